@@ -1,0 +1,1 @@
+"""Makes things: corpus, index, regularization, shards, adapters, samples."""

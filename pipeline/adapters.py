@@ -1,0 +1,161 @@
+"""The adapter: all that training makes and all that sampling needs beside the base model.
+
+An adapter is one safetensors file: the embedding rows of modifier tokens, and changes to named
+weights of the UNet, each dense or of low rank. Textual Inversion is one row; Custom Diffusion is
+a row and the K and V of cross-attention; DreamBooth is every weight; a merge is one more adapter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.base import Base
+from pipeline.errors import BenchError
+from pipeline.files import atomic
+
+FORMAT = "concept-bench-adapter-1"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change `up @ down` of a matrix: up [out, rank], down [rank, in]."""
+
+    up: Tensor
+    down: Tensor
+
+    def dense(self) -> Tensor:
+        """The change as a matrix [out, in]."""
+        return self.up @ self.down
+
+
+Delta = Tensor | LowRank
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an adapter is and how it was made. Holds nothing that differs between equal runs."""
+
+    method: str
+    subject: str
+    base: str
+    base_hash: str
+    references: tuple[str, ...]  # what stands for each concept in a prompt: "<new1> cat"
+    initial_ids: dict[str, int] = field(default_factory=dict)  # modifier token: where it started
+    steps: int = 0
+    learning_rate: float = 0.0
+    seed: int = 0
+    notes: dict[str, float] = field(default_factory=dict)  # such as the residual of a merge
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Modifier-token rows [d] by token, changes by UNet parameter name, and where they are from."""
+
+    tokens: dict[str, Tensor]
+    deltas: dict[str, Delta]
+    provenance: Provenance
+
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        parts = [*self.tokens.values()]
+        for delta in self.deltas.values():
+            parts += [delta.up, delta.down] if isinstance(delta, LowRank) else [delta]
+        return sum(part.numel() for part in parts)
+
+
+def save_adapter(adapter: Adapter, path: str | Path) -> None:
+    """Writes the adapter; equal adapters give equal bytes."""
+    tensors = {f"token.{name}": row for name, row in adapter.tokens.items()}
+    for name, delta in adapter.deltas.items():
+        if isinstance(delta, LowRank):
+            tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
+        else:
+            tensors[f"delta.{name}"] = delta
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    content = {"format": FORMAT, "provenance": asdict(adapter.provenance)}
+    # One entry alone: safetensors writes several in random order.
+    metadata = {"adapter": json.dumps(content, sort_keys=True, ensure_ascii=False)}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_adapter(path: str | Path) -> Adapter:
+    """Reads an adapter.
+
+    Raises:
+        BenchError: the file is missing, corrupt or not an adapter.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise BenchError(f"{path}: the adapter is missing: run `dvc repro` to train it") from None
+    except SafetensorError as error:
+        raise BenchError(f"{path}: not a readable safetensors file ({error})") from error
+    described = json.loads(metadata.get("adapter", "{}"))
+    if described.get("format") != FORMAT:
+        raise BenchError(f"{path}: not an adapter of this project: no {FORMAT} in its metadata")
+    content = described["provenance"]
+    content["references"] = tuple(content["references"])
+    tokens: dict[str, Tensor] = {}
+    deltas: dict[str, Delta] = {}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "token":
+            tokens[name] = tensor
+        elif kind == "delta":
+            deltas[name] = tensor
+        elif kind == "up":
+            deltas[name] = LowRank(tensor, tensors[f"down.{name}"])
+    # As the modifier tokens are ordered, whatever order the file has.
+    tokens = {name: tokens[name] for name in sorted(tokens)}
+    return Adapter(tokens, deltas, Provenance(**content))
+
+
+@contextmanager
+def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
+    """Installs the adapter in the base; afterwards the base's weights are exactly what they were.
+
+    Raises:
+        BenchError: the adapter was made for another base, or a weight has another shape.
+    """
+    made_for = adapter.provenance
+    if made_for.base_hash != base.hash:
+        raise BenchError(
+            f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
+            f"({made_for.base_hash}), not for {base.path} ({base.hash})"
+        )
+    weights = dict(base.unet.named_parameters())
+    for name, delta in adapter.deltas.items():
+        shape = delta.dense().shape if isinstance(delta, LowRank) else delta.shape
+        if name not in weights or weights[name].shape != shape:
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: weight {name} {tuple(shape)} does "
+                f"not fit the base {base.path}"
+            )
+    table = base.text_encoder.get_input_embeddings()
+    originals = {name: weights[name].detach().clone() for name in adapter.deltas}
+    try:
+        if adapter.tokens:
+            base.add_modifier_tokens(adapter.tokens)
+        with torch.no_grad():
+            for name, delta in adapter.deltas.items():
+                change = delta.dense() if isinstance(delta, LowRank) else delta
+                weights[name].add_(change.to(weights[name]))
+        yield base
+    finally:
+        base.text_encoder.set_input_embeddings(table)
+        with torch.no_grad():
+            for name, original in originals.items():
+                weights[name].copy_(original)

@@ -1,0 +1,256 @@
+"""The `bench` command: one sub-command for each stage, and a few for people.
+
+Names are checked before anything heavy is imported, so a typing error costs a moment. Everything
+that a user can mend is a BenchError: one line on stderr, exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import BenchError
+from pipeline.params import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
+
+app = typer.Typer(
+    help="Concept customization of text-to-image models: data pipeline and benchmark.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+toyland = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
+concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
+app.add_typer(toyland, name="toyland")
+app.add_typer(concept, name="concept")
+
+Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
+Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
+Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
+Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
+
+
+@toyland.command("world")
+def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Draw the captioned scenes that stand for the web."""
+    _check(profile)
+    from pipeline.toyland.corpus import draw_world
+
+    draw_world(profile)
+
+
+@toyland.command("pretrain")
+def toyland_pretrain(
+    only: Annotated[str | None, typer.Option(help="One model, and those it rests on.")] = None,
+) -> None:
+    """Train Toyland's models from nothing; continues where it stopped."""
+    from pipeline.toyland.pretrain import pretrain
+
+    pretrain(only=only)
+
+
+@toyland.command("scorecard")
+def toyland_scorecard(
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Also write the pictures, as JPEG.")] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="What they were trained on; rewrites the model cards.")
+    ] = None,
+) -> None:
+    """Measure the shipped models."""
+    from pipeline.toyland.scorecard import scorecard
+
+    scorecard(json_path=json, sheet_path=sheet, hardware=hardware)
+
+
+@toyland.command("concepts")
+def toyland_concepts() -> None:
+    """Draw the ten personal concepts into datasets/concepts."""
+    from pipeline.toyland.personal import main as draw_concepts
+
+    draw_concepts()
+
+
+@app.command("corpus")
+def corpus(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Fetch the images of the profile's URL table."""
+    _check(profile)
+    from pipeline.corpus import build_corpus
+
+    build_corpus(profile)
+
+
+@app.command("index")
+def index(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Embed the captions of the corpus and index them."""
+    _check(profile)
+    from pipeline.index import build_index
+
+    build_index(profile)
+
+
+@app.command("retrieve")
+def retrieve(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Find the regularization images of a concept's class noun."""
+    _check(profile, concept=concept)
+    from pipeline.retrieve import retrieve as retrieve_images
+
+    retrieve_images(concept, profile)
+
+
+@app.command("shard")
+def shard(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Put a concept's images and its regularization images into one shard."""
+    _check(profile, concept=concept)
+    from pipeline.shard import shard as write_shard
+
+    write_shard(concept, profile)
+
+
+@app.command("train")
+def train(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Train the adapter of one cell."""
+    _check(profile, method=method, subject=subject)
+    from pipeline.training import train_cell
+
+    train_cell(method, subject, profile)
+
+
+@app.command("sample")
+def sample(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Generate the images of one cell."""
+    _check(profile, method=method, subject=subject)
+    from pipeline.sampling import sample_cell
+
+    sample_cell(method, subject, profile)
+
+
+@app.command("score")
+def score(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Score the images of one cell."""
+    _check(profile, method=method, subject=subject)
+    from eval.scores import score_cell
+
+    score_cell(method, subject, profile)
+
+
+@app.command("oracle")
+def oracle(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Score a concept's real images against each other: what a perfect method would reach."""
+    _check(profile, concept=concept)
+    from eval.scores import score_oracle
+
+    score_oracle(concept, profile)
+
+
+@app.command("report")
+def report(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Write the tables, figures, image grids and the web page of a profile."""
+    _check(profile)
+    from eval.report import write_report
+
+    write_report(profile)
+
+
+@app.command("table")
+def table(
+    profile: Profile = DEFAULT_PROFILE,
+    metric: Names = None,
+    method: Names = None,
+    subject: Names = None,
+    format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
+) -> None:
+    """Print the comparison from the scores that exist; runs nothing."""
+    _check(profile)
+    from eval.tables import print_table
+
+    print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
+
+
+@concept.command("add")
+def concept_add(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    class_noun: Annotated[str, typer.Option("--class", help='What it is: "wooden pot".')],
+    prompts: Annotated[
+        Path | None, typer.Option(help="One a line, each with {}; a set of 20 if absent.")
+    ] = None,
+    caption: Annotated[str, typer.Option(help="Template of training captions.")] = "photo of a {}",
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Add a concept to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.concept_add import add_concept
+
+    add_concept(name, images, class_noun, prompts, caption, profile)
+
+
+def _check(
+    profile: str,
+    *,
+    concept: str | None = None,
+    method: str | None = None,
+    subject: str | None = None,
+) -> None:
+    """Checks the profile's files and the names, and says whether the network may be used.
+
+    Raises:
+        BenchError: an unknown profile, concept, method or subject, or a bad parameter.
+    """
+    if not Path("params.yaml").is_file():
+        raise BenchError("no params.yaml here: run `bench` in the root of the project")
+    params, grid = load_params(profile), load_grid(profile)
+    _check_name("concept", concept, list(grid.concepts))
+    _check_name("method", method, known_methods(params, grid))
+    _check_name("subject", subject, grid.subjects())
+    names = (params.base.path, params.retrieve.clip, params.score.clip)
+    if not any(is_hub_id(name) for name in names):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def known_methods(params: Params, grid: Grid) -> list[str]:
+    """The methods that have a row in the grid and hyper-parameters."""
+    return [method for method in grid.methods if method in params.methods]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the name means a download: OWNER/NAME, and no such folder here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
+
+
+def _check_name(kind: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise BenchError(f"{kind} {name!r} is unknown: choose one of {', '.join(known)}")
+
+
+def main() -> None:
+    """Runs `bench`; prints what a user can mend as one line and exits with status 2."""
+    # Before any import that reads them: albumentations and transformers look at import.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    try:
+        app()
+    except BenchError as error:
+        _fail(str(error))
+    except Exception as error:
+        # Libraries wrap ENOSPC in errors of their own; its text survives.
+        if "No space left on device" not in str(error):
+            raise
+        _fail(f"the disk is full ({error}): free some space and run the same command again")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

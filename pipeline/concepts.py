@@ -1,0 +1,158 @@
+"""`datasets/` as objects: concepts and compositions with their images, captions and prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.errors import BenchError
+from pipeline.params import DEFAULT_PROFILE, load_grid, parse, read_yaml
+
+DATASETS = Path("datasets")
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+class ConceptFile(BaseModel):
+    """`concept.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    class_noun: str = Field(min_length=1)
+    modifier_token: str = Field(pattern=r"^<[^<>\s]+>$")
+    caption: str
+    prompts: str = Field(description="relative to datasets/")
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing to learn: a few images, its class noun and the prompts that it is judged by."""
+
+    name: str
+    class_noun: str  # "wooden pot"
+    modifier_token: str  # "<new1>"
+    caption: str  # template of training captions: "photo of a {}"
+    prompts: tuple[str, ...]  # templates with {}
+    images: tuple[Path, ...]  # sorted
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one cell is about: one concept, or several that are composed.
+
+    Concepts get their modifier tokens by position, so that two of them never share one.
+    """
+
+    name: str
+    concepts: tuple[Concept, ...]
+    prompts: tuple[str, ...]  # templates with {} (one concept) or {0}, {1} (several)
+
+    @property
+    def modifier_tokens(self) -> tuple[str, ...]:
+        """`<new1>`, `<new2>`, ... one for each concept."""
+        return tuple(f"<new{i + 1}>" for i in range(len(self.concepts)))
+
+    def scored_prompts(self) -> tuple[str, ...]:
+        """The prompts with class nouns alone, as text-alignment sees them."""
+        nouns = [concept.class_noun for concept in self.concepts]
+        return tuple(prompt.format(*nouns) for prompt in self.prompts)
+
+
+def load_concept(name: str) -> Concept:
+    """The concept in `datasets/concepts/<name>/`.
+
+    Raises:
+        BenchError: something is missing or wrong; names the file and the way out.
+    """
+    folder = DATASETS / "concepts" / name
+    path = folder / "concept.yaml"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in (DATASETS / "concepts").glob("*/concept.yaml"))
+        raise BenchError(
+            f"{path}: concept {name!r} is unknown: add it with `bench concept add {name} ...` "
+            f"or choose one of {', '.join(known)}"
+        )
+    file = parse(path, ConceptFile, read_yaml(path))
+    if file.caption.count("{}") != 1:
+        raise BenchError(f"{path}: caption: needs the placeholder {{}} once (got {file.caption!r})")
+    images = tuple(
+        sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    )
+    if not images:
+        raise BenchError(f"{folder / 'images'}: holds no images: put PNG or JPEG files there")
+    return Concept(
+        name=file.name,
+        class_noun=file.class_noun,
+        modifier_token=file.modifier_token,
+        caption=file.caption,
+        prompts=read_prompts(DATASETS / file.prompts, 1),
+        images=images,
+    )
+
+
+def load_subject(name: str, profile: str = DEFAULT_PROFILE) -> Subject:
+    """The concept or the composition of that name in the profile's grid.
+
+    Raises:
+        BenchError: the grid has no such subject, or something about it is wrong.
+    """
+    grid = load_grid(profile)
+    if name in grid.concepts:
+        concept = load_concept(name)
+        return Subject(name, (concept,), concept.prompts)
+    if name in grid.compositions:
+        pair = grid.compositions[name]
+        concepts = (load_concept(pair.first), load_concept(pair.second))
+        prompts = read_prompts(DATASETS / "prompts" / f"{name}.txt", len(concepts))
+        return Subject(name, concepts, prompts)
+    raise BenchError(f"subject {name!r} is unknown: the grid has {', '.join(grid.subjects())}")
+
+
+def read_prompts(path: Path, concepts: int) -> tuple[str, ...]:
+    """The prompts of a file, one a line, each with one placeholder for each concept.
+
+    Placeholders are {} for one concept and {0}, {1}, ... for several, as in CustomConcept101.
+
+    Raises:
+        BenchError: the file is missing or empty, or a line lacks or repeats a placeholder.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise BenchError(f"{path}: the prompt file is missing: write one prompt a line") from None
+    placeholders = ["{}"] if concepts == 1 else [f"{{{i}}}" for i in range(concepts)]
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        prompt = " ".join(line.split())
+        if not prompt:
+            continue
+        for placeholder in placeholders:
+            if prompt.count(placeholder) != 1:
+                raise BenchError(
+                    f"{path}:{number}: prompt needs the placeholder {placeholder} once: {prompt!r}"
+                )
+        if prompt.count("{") != concepts or prompt.count("}") != concepts:
+            raise BenchError(f"{path}:{number}: unknown placeholder in {prompt!r}")
+        prompts.append(prompt)
+    if not prompts:
+        raise BenchError(f"{path}: holds no prompts: write one a line")
+    return tuple(prompts)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image as RGB, turned as its EXIF orientation says.
+
+    Raises:
+        BenchError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow says SyntaxError of a broken chunk in a PNG or a broken EXIF header.
+        raise BenchError(f"{path}: cannot be decoded as an image ({error})") from error

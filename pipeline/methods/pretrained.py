@@ -1,0 +1,5 @@
+"""The base model without any training: the reference row. It is asked for the class noun."""
+
+from pipeline.methods import Untrained
+
+METHOD = Untrained()

@@ -1,0 +1,153 @@
+"""Regularization images: real images whose captions are close to a concept's class noun.
+
+Custom Diffusion, section 3.1: 200 images of the corpus whose caption has a cosine of at least
+0.85 with the target prompt in CLIP's text space. The held-out part of the corpus gives real
+images for KID in the same way.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from pipeline.concepts import DATASETS, load_concept
+from pipeline.corpus import HELD_OUT, TRAIN, shard_of
+from pipeline.errors import BenchError
+from pipeline.files import read_tar, write_tar
+from pipeline.index import INDEX, METADATA
+from pipeline.openclip import load_clip
+from pipeline.params import Params, load_params, profile_folder
+
+LEAST_HELD_OUT = 20  # fewer real images say little about a distribution
+
+
+@dataclass(frozen=True)
+class Match:
+    """A sample of the corpus and how near its caption is to the query."""
+
+    similarity: float  # cosine, rounded to four digits
+    key: str
+    caption: str
+    split: str
+    sha256: str
+
+
+def retrieve(concept: str, profile: str) -> None:
+    """Writes a concept's regularization and held-out images to `regularization/<concept>.tar`.
+
+    Each sample is copied from the corpus: `png`, `txt` (its caption) and `json` with part
+    ("regularization" or "held_out"), similarity, key and sha256. The nearest come first, equally
+    near ones in the order of their keys, and no image occurs twice.
+
+    Raises:
+        BenchError: corpus or index are missing, or hold too few images of the class noun.
+    """
+    started = time.perf_counter()
+    params = load_params(profile)
+    thing = load_concept(concept)
+    query = params.retrieve.query.format(thing.class_noun)
+    matches, rest = search(query, params)
+    wanted, held_out = params.retrieve.images, params.retrieve.held_out_images
+    seen: set[str] = set()
+    parts = {
+        "regularization": _distinct(matches, TRAIN, wanted, seen),
+        "held_out": _distinct(matches, HELD_OUT, held_out, seen),
+    }
+    needed = {"regularization": wanted, "held_out": min(LEAST_HELD_OUT, held_out)}
+    for part, found in parts.items():
+        if len(found) < needed[part]:
+            raise BenchError(
+                f"{concept}: only {len(found)} {part} images have a caption with a similarity of "
+                f"at least {params.retrieve.threshold} to {query!r}, {needed[part]} are needed "
+                f"(just below: {', '.join(rest) or 'nothing'}): enlarge the corpus, lower "
+                "retrieve.threshold or reword retrieve.query in "
+                f"{profile_folder(profile) / 'params.yaml'}, or change class_noun in "
+                f"{DATASETS / 'concepts' / concept / 'concept.yaml'}"
+            )
+    target = params.runs() / "regularization" / f"{concept}.tar"
+    write_tar(target, _samples(parts, params.runs() / "corpus"))
+    seconds = time.perf_counter() - started
+    print(
+        f"retrieve: {len(parts['regularization'])} regularization and {len(parts['held_out'])} "
+        f"held-out images near {query!r}, similarities down to "
+        f"{parts['regularization'][-1].similarity}, {seconds:.0f} s: {target}"
+    )
+
+
+def search(query: str, params: Params) -> tuple[list[Match], list[str]]:
+    """What is at or above the threshold, nearest first, and the next three captions in words.
+
+    Raises:
+        BenchError: the index is missing.
+    """
+    folder = params.runs() / "index"
+    if not (folder / INDEX).is_file():
+        raise BenchError(f"{folder / INDEX}: the index is missing: run `dvc repro` to make it")
+    vector = load_clip(params.retrieve.clip).encode_texts([query])
+    index = faiss.read_index(str(folder / INDEX))
+    # faiss takes what is above the radius, strictly.
+    radius = float(np.nextafter(np.float32(params.retrieve.threshold), np.float32(0)))
+    _, similarities, rows = index.range_search(vector, radius)
+    metadata = pq.read_table(str(folder / METADATA))
+    matches = _matches(metadata, similarities, rows)
+    # Many samples may share a caption.
+    nearest, rows = index.search(vector, min(len(matches) + 100, index.ntotal))
+    below = nearest[0] <= radius
+    rest = _matches(metadata, nearest[0][below], rows[0][below])
+    return matches, list(dict.fromkeys(f"{m.similarity} {m.caption!r}" for m in rest))[:3]
+
+
+def _matches(
+    metadata: pa.Table, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
+) -> list[Match]:
+    records = metadata.take(rows).to_pylist()
+    found = [Match(round(float(s), 4), **record) for s, record in zip(similarities, records)]
+    return sorted(found, key=lambda match: (-match.similarity, match.key))
+
+
+def _distinct(matches: list[Match], split: str, most: int, seen: set[str]) -> list[Match]:
+    """The nearest `most` matches of a split whose images are not yet `seen`; adds theirs to it."""
+    found: list[Match] = []
+    for match in matches:
+        if match.split == split and match.sha256 not in seen and len(found) < most:
+            found.append(match)
+            seen.add(match.sha256)
+    return found
+
+
+def _samples(parts: dict[str, list[Match]], corpus: Path) -> list[dict[str, Any]]:
+    """The samples of the matches, read from the corpus."""
+    keys: dict[str, set[str]] = {}
+    for match in chain(*parts.values()):
+        keys.setdefault(shard_of(match.key), set()).add(match.key)
+    images: dict[str, bytes] = {}
+    for name, some in tqdm(sorted(keys.items()), "retrieve", leave=False):
+        samples = read_tar(corpus / name, some)
+        images |= {sample["__key__"]: sample["png"] for sample in samples}
+    samples = []
+    for part, matches in parts.items():
+        for i, match in enumerate(matches):
+            if match.key not in images:
+                raise BenchError(
+                    f"{corpus / shard_of(match.key)}: sample {match.key} is missing: the corpus is "
+                    "not the one that was indexed: run `dvc repro`"
+                )
+            record = {
+                "part": part,
+                "similarity": match.similarity,
+                "key": match.key,
+                "sha256": match.sha256,
+            }
+            sample = {"png": images[match.key], "txt": match.caption, "json": record}
+            samples.append({"__key__": f"{part}-{i:04d}", **sample})
+    return samples

@@ -1,0 +1,180 @@
+"""The model cards: every number in them comes from the scorecard or the budget."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.files import atomic
+from pipeline.toyland import autoencoder, clip, denoiser, judge
+from pipeline.toyland.budget import Budget
+
+_HEAD = """\
+---
+license: apache-2.0
+tags: [toyland]
+---
+# {title}
+
+{what}
+
+## How it was trained
+
+{how}
+
+Hardware: {hardware}. Everything it has seen was drawn by this project; no photograph, no
+download and no pretrained weight is in it. `bench toyland pretrain` makes it again.
+
+## How good it is
+
+On scenes that nothing was trained on, `bench toyland scorecard`:
+
+{table}
+
+## Limits
+
+{limits}
+
+## Licence
+
+Apache-2.0, weights and training code.
+"""
+_ROW = "| {name} | {value:.3f} | {error:.3f} | {n} |"
+
+
+def hardware_of(device: torch.device) -> str:
+    """The machine in words, as far as it can be asked."""
+    if device.type == "cuda":
+        return f"one {torch.cuda.get_device_name(device)}"
+    return f"{os.cpu_count()} CPU cores, no GPU"
+
+
+def write_cards(results: dict[str, Any], models: Path, budget: Budget, hardware: str) -> None:
+    """Writes `README.md` into the folder of each model.
+
+    Args:
+        results: what `scorecard` returned for these models.
+        budget: what they were trained with.
+        hardware: what they were trained on, in words.
+    """
+    for name, parts in _cards(results, budget).items():
+        groups = parts.pop("groups").split()
+        table = _table(results, groups)
+        with atomic(models / name / "README.md") as part:
+            part.write_text(_HEAD.format(table=table, hardware=hardware, **parts), "utf-8")
+
+
+def _table(results: dict[str, Any], groups: list[str]) -> str:
+    """The measures of these groups as a Markdown table."""
+    lines = ["| measure | value | standard error | n |", "|---|---|---|---|"]
+    for group in groups:
+        for key, value in results[group].items():
+            error, n = results["std_error"][group][key], results["n"][group][key]
+            lines.append(_ROW.format(name=f"{group}.{key}", value=value, error=error, n=n))
+    return "\n".join(lines)
+
+
+def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]:
+    generated, scorer = results["generated"], results["scorer"]
+    scenes = f"{budget.scenes:,} drawn scenes of 64 x 64 pixels with captions"
+    return {
+        "base": {
+            "title": "Toyland's base model",
+            "what": (
+                "A latent diffusion model in Stable Diffusion's format (AutoencoderKL, "
+                "CLIPTextModel, CLIPTokenizer, UNet2DConditionModel, DDIMScheduler) that draws "
+                "scenes of Toyland, the small world that this benchmark is tried on: 64 x 64 "
+                f"pixels, latents of 8 x 8 with {autoencoder.LATENT_CHANNELS} channels. "
+                '`StableDiffusionPipeline.from_pretrained("models/toyland/base")` loads it.'
+            ),
+            "how": (
+                f"On {scenes}. Autoencoder: {budget.autoencoder:,} steps, three quarters of them "
+                f"on {2 * autoencoder.BATCH} crops of 32 pixels, the rest on {autoencoder.BATCH} "
+                "pictures; absolute and squared errors of pixels, edges and areas, and a small KL "
+                "term. Text encoder: the text tower of [the retrieval CLIP](../clip), frozen. "
+                f"UNet: {budget.denoiser:,} steps of {denoiser.BATCH} latents, predicting the "
+                "noise, min-SNR weight 5, one caption in ten empty. AdamW with a cosine; the "
+                "average of the weights is what is kept, in half precision."
+            ),
+            "groups": "generated reconstructed real autoencoder",
+            "limits": (
+                "It knows Toyland's words and nothing else. Of its pictures, "
+                f"{generated['category']:.0%} show the category, {generated['colour']:.0%} the "
+                f"colour and {generated['background']:.0%} the background they were asked for, "
+                f"and {generated['pair_both']:.0%} of the pairs show both things, as "
+                "[a classifier](../judge) sees it, whose own errors are those under `real`. "
+                'Styles, sizes, accessories and other relations than "and" are in its training '
+                "data, but how well it draws them was not measured; nor was whether the two things "
+                "of a pair have the right colours."
+            ),
+        },
+        "clip": {
+            "title": "Toyland's retrieval CLIP",
+            "what": (
+                "A small CLIP in open_clip's format. Retrieval compares captions with it, and its "
+                "text tower conditions [the base model](../base)."
+            ),
+            "how": _clip_training(clip.RETRIEVAL, budget.clip, scenes),
+            "groups": "clip retrieval",
+            "limits": (
+                "It was never taught to tell individuals of one category apart: use "
+                "[the scorer](../scorer) for that. The rule cosine >= 0.85 finds short captions "
+                "of a thing; those that also name a colour or a place lie farther away, hence its "
+                "recall."
+            ),
+        },
+        "scorer": {
+            "title": "Toyland's scoring CLIP",
+            "what": (
+                "A second small CLIP in open_clip's format, of another width and seed than "
+                "[the one](../clip) that conditions the base model: text- and image-alignment "
+                "are measured with it."
+            ),
+            "how": (
+                _clip_training(clip.SCORING, budget.scorer, scenes)
+                + " In every other step a second, contrastive term (weight "
+                f"{clip.SCORING.instance_weight:g}) brings the two pictures of each of "
+                f"{budget.things:,} individuals together and other individuals of the category "
+                "apart, so that it sees what captions cannot name. The ten personal concepts were "
+                "made by hand and are none of them."
+            ),
+            "groups": "scorer",
+            "limits": (
+                f"In {scorer['identity_accuracy']:.0%} of the cases a personal concept is nearer "
+                "to its own pictures than another individual of its category and colour in the "
+                "same scene (chance is 50 %): differences in image-alignment between methods are "
+                "differences in what it can see."
+            ),
+        },
+        "judge": {
+            "title": "Toyland's judge",
+            "what": (
+                "A small convolutional classifier of the category, the colour and the background "
+                "of a picture, and of which categories are in it. The scorecard uses it to tell "
+                "what [the base model](../base) draws; nothing is trained with it."
+            ),
+            "how": (
+                f"On the photographs among {scenes}, a part of them blurred or noised as decoders "
+                f"blur and samplers noise: {budget.judge:,} steps of {judge.BATCH}, AdamW with a "
+                "cosine, the average of the weights, kept in half precision."
+            ),
+            "groups": "judge",
+            "limits": (
+                "It answers for pictures of Toyland only. Category and colour mean the thing that "
+                "is alone in the picture. A picture that shows no known thing is still given the "
+                "likeliest category."
+            ),
+        },
+    }
+
+
+def _clip_training(recipe: clip.ClipRecipe, steps: int, scenes: str) -> str:
+    return (
+        f"On {scenes}: {steps:,} steps of {clip.BATCH} pairs. In most batches all pictures share "
+        "their background or their colour, and a part of them is blurred or noised. A residual "
+        f"network of width {recipe.width} for pictures, a transformer of four layers for texts, "
+        "AdamW with a cosine, the average of the weights, kept in half precision."
+    )

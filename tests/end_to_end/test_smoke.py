@@ -1,0 +1,208 @@
+"""Profile smoke with the real stages, in a copy of the project: as a user would run it.
+
+The tests build on each other, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = "profiles/smoke/dvc.yaml"
+CELLS = "profiles/smoke/cells"
+METHODS = ("pretrained", "textual_inversion", "dreambooth", "custom_diffusion")
+
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.skipif(
+        not (ROOT / "models/toyland/base").is_dir(), reason="the models are not here"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Clone:
+    """What git holds of the project, with nothing made yet."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.root)}
+
+    def start(self) -> subprocess.Popen[str]:
+        """`dvc repro` of the profile in a process group of its own."""
+        return subprocess.Popen(
+            ["dvc", "repro", PIPELINE],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def repro(self) -> set[str]:
+        """Runs the profile to its end; returns the stages that ran."""
+        process = self.start()
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        return set(re.findall(r"^Running stage '(.*)'", output, re.MULTILINE))
+
+    def hashes(self, pattern: str) -> dict[str, str]:
+        """SHA-256 of the files in the profile's folder that match."""
+        runs = self.root / "runs/smoke"
+        return {
+            str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(runs.glob(pattern))
+        }
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    root = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    for lock in root.glob("profiles/smoke/**/dvc.lock"):
+        lock.unlink()
+    (root / "bin").mkdir()
+    bench = root / "bin" / "bench"
+    bench.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.cli "$@"\n')
+    bench.chmod(0o755)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return Clone(root)
+
+
+def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
+    """The stages of a method's cells."""
+    return {
+        f"{CELLS}/{method}/dvc.yaml:{step}{'_composition' if '+' in subject else ''}@{subject}"
+        for step in ("train", "sample", "score")
+        for subject in subjects
+    }
+
+
+REPORT = {f"{PIPELINE}:report"}
+
+
+def test_fresh_clone(clone: Clone) -> None:
+    start = time.perf_counter()
+    ran = clone.repro()
+    print(f"{len(ran)} stages in {time.perf_counter() - start:.0f} s")
+    assert len(ran) == 3 + 2 * 3 + 2 * 4 * 3 + 4 * 3 + 1
+    reports = clone.root / "reports/smoke"
+    page = (reports / "index.html").read_text(encoding="utf-8")
+    for method in (*METHODS, "custom_diffusion_merge"):
+        assert (reports / "methods" / f"{method}.json").is_file()
+    for image in re.findall(r'src="([^":]+)"', page):
+        assert (reports / image).is_file()
+    leftovers = [p for p in clone.root.rglob("*.part") if p.name.startswith(".")]
+    assert not leftovers
+
+
+def test_nothing_changed(clone: Clone) -> None:
+    start = time.perf_counter()
+    assert clone.repro() == set()
+    print(f"nothing to do: {time.perf_counter() - start:.1f} s")
+
+
+def test_table(clone: Clone) -> None:
+    run = subprocess.run(
+        ["bench", "table", "--profile", "smoke", "--method", "dreambooth", "--format", "csv"],
+        cwd=clone.root,
+        env=clone.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "dreambooth" in run.stdout
+
+
+def test_killed_in_the_middle(clone: Clone) -> None:
+    """The machine goes down while a cell trains or samples; the next run ends the same."""
+    pattern = "cells/textual_inversion/*/*"
+    before = clone.hashes(pattern)
+    assert len(before) == 2 * 3
+    # As if this method had never run here: neither files, nor records, nor remembered results.
+    shutil.rmtree(clone.root / "runs/smoke/cells/textual_inversion")
+    shutil.rmtree(clone.root / ".dvc/cache/runs")
+    (clone.root / CELLS / "textual_inversion/dvc.lock").unlink()
+
+    process = clone.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Running stage") and "textual_inversion" in line and ":sample@" in line:
+            break
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+    assert len(clone.hashes(pattern)) < len(before)
+
+    ran = clone.repro()
+    assert ran - REPORT < cells("textual_inversion", ("cat", "chair"))
+    assert clone.hashes(pattern) == before
+
+
+def test_one_parameter(clone: Clone) -> None:
+    """A merge has nothing to train again but its own cell; other methods keep theirs."""
+    params = clone.root / "profiles/smoke/params.yaml"
+    before = clone.hashes("cells/*/*/adapter.safetensors")
+    text = params.read_text()
+    yaml = YAML()
+    content = yaml.load(text)
+    content["methods"]["custom_diffusion"]["learning_rate"] = 2.0e-3
+    with params.open("w") as file:
+        yaml.dump(content, file)
+    ran = clone.repro()
+    both = ("cat", "chair", "cat+chair")
+    merged = cells("custom_diffusion_merge", ("cat+chair",))
+    assert ran == cells("custom_diffusion", both) | merged | REPORT
+    after = clone.hashes("cells/*/*/adapter.safetensors")
+    changed = {path.split("/")[1] for path in after if after[path] != before[path]}
+    assert changed == {"custom_diffusion", "custom_diffusion_merge"}
+
+    # Going back takes the old results out of DVC's cache and trains nothing.
+    params.write_text(text)
+    clone.repro()
+    assert clone.hashes("cells/*/*/adapter.safetensors") == before
+
+
+def test_added_concept(clone: Clone) -> None:
+    command = "bench concept add my_dog datasets/concepts/dog/images --class dog --profile smoke"
+    subprocess.run(
+        command.split(),
+        cwd=clone.root,
+        env=clone.environment,
+        check=True,
+    )
+    ran = clone.repro()
+    fed = {f"{PIPELINE}:{stage}@my_dog" for stage in ("retrieve", "shard", "oracle")}
+    trained = set().union(*(cells(method, ("my_dog",)) for method in METHODS))
+    assert ran == fed | trained | REPORT
+    assert "my_dog" in "".join(
+        path.read_text(encoding="utf-8")
+        for path in (clone.root / "reports/smoke/tables").glob("*.csv")
+    )

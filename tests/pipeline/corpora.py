@@ -1,0 +1,78 @@
+"""Corpora in which everything is known, and a CLIP whose similarities can be told by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+from safetensors.torch import load_file
+
+from pipeline.corpus import MANIFEST
+from pipeline.files import write_json, write_tar
+from pipeline.toyland.clip import RETRIEVAL, model_config, new_clip, save_clip, tokenizer
+from pipeline.toyland.vocabulary import write_open_clip
+
+CORPUS = Path("runs/toyland/corpus")
+SHARD = 100  # samples
+SILENT = "photo of a an my cute picture"
+
+
+def bag_of_words(folder: Path) -> None:
+    """Writes a CLIP to which a text is the sum of its words, each a direction of its own.
+
+    Articles and the like count for nothing: "photo of a cat" is exactly "my cat". The cosine of
+    a class noun with a text that has one more word is near 0.7, with other texts near 0.
+    """
+    clip = new_clip(RETRIEVAL, write_open_clip(folder))
+    width = clip.ln_final.weight.shape[0]
+    with torch.no_grad():
+        clip.positional_embedding.zero_()
+        words = clip.token_embedding.weight.normal_(generator=torch.Generator().manual_seed(0))
+        words[tokenizer(folder)([SILENT])[0]] = 0  # and the special tokens around them
+        for block in clip.transformer.resblocks:
+            for layer in (block.attn.out_proj, block.mlp.c_proj):
+                layer.weight.zero_()
+                layer.bias.zero_()
+        # The first layer averages over the tokens, the others do nothing.
+        attention = clip.transformer.resblocks[0].attn
+        attention.in_proj_weight.zero_()
+        attention.in_proj_bias.zero_()
+        attention.in_proj_weight[2 * width :] = torch.eye(width)
+        attention.out_proj.weight.copy_(torch.eye(width))
+        clip.text_projection.copy_(torch.eye(width))
+    save_clip(clip, RETRIEVAL, folder)
+
+
+def embed(folder: Path, texts: list[str]) -> npt.NDArray[np.float64]:
+    """Unit vectors [n, d] of texts, one at a time in double precision, by open_clip alone."""
+    weights = load_file(folder / "open_clip_model.safetensors")
+    clip = open_clip.CLIP(**model_config(RETRIEVAL, len(weights["token_embedding.weight"])))
+    clip.load_state_dict(weights)
+    clip.double().eval()
+    tokenize = tokenizer(folder)
+    with torch.no_grad():
+        of = {text: clip.encode_text(tokenize([text]))[0].numpy() for text in set(texts)}
+    return np.stack([of[text] / max(float(np.linalg.norm(of[text])), 1e-12) for text in texts])
+
+
+def write_corpus(samples: list[tuple[str, str, str]]) -> list[str]:
+    """Writes shards of (caption, split, sha256); returns their keys.
+
+    In place of images they hold their keys.
+    """
+    keys, shards = [], {}
+    for number, start in enumerate(range(0, len(samples), SHARD)):
+        shard = []
+        for i, (caption, split, sha256) in enumerate(samples[start : start + SHARD]):
+            key = f"{number:05d}{i:04d}"
+            record = {"key": key, "caption": caption, "split": split, "sha256": sha256}
+            shard.append({"__key__": key, "png": key, "txt": caption, "json": record})
+            keys.append(key)
+        name = f"{number:05d}.tar"
+        write_tar(CORPUS / name, shard)
+        shards[name] = len(shard)
+    write_json(CORPUS / MANIFEST, {"shards": shards})
+    return keys

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.adapters import Adapter, LowRank, Provenance, applied, load_adapter, save_adapter
+from pipeline.base import Base, check_base
+from pipeline.errors import BenchError
+from pipeline.tokens import ModifierEmbedding
+from tests.pipeline.test_sampling import random_adapter
+from tests.pipeline.tiny import RARE_TOKENS, new_base, write_base
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return new_base()
+
+
+def test_file_gives_back_what_was_saved_and_has_the_same_bytes_each_time(base, tmp_path):
+    adapter = random_adapter(base)
+    name = next(iter(adapter.deltas))
+    low = LowRank(torch.randn(adapter.deltas[name].shape[0], 2), torch.randn(2, 32))
+    adapter = Adapter(adapter.tokens, {**adapter.deltas, name: low}, adapter.provenance)
+    save_adapter(adapter, tmp_path / "a.safetensors")
+    save_adapter(adapter, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    back = load_adapter(tmp_path / "a.safetensors")
+    assert back.provenance == adapter.provenance
+    assert back.tokens.keys() == adapter.tokens.keys()
+    assert back.parameters() == adapter.parameters()
+    assert torch.equal(back.deltas[name].dense(), low.dense())
+    assert all(torch.equal(back.tokens[t], adapter.tokens[t]) for t in adapter.tokens)
+
+
+def test_base_is_restored_bit_by_bit_even_after_an_error(base):
+    before = {n: p.clone() for n, p in base.unet.state_dict().items()}
+    table = base.text_encoder.get_input_embeddings()
+    adapter = random_adapter(base)
+    with pytest.raises(ZeroDivisionError), applied(base, adapter):
+        name = next(iter(adapter.deltas))
+        assert not torch.equal(base.unet.state_dict()[name], before[name])
+        assert isinstance(base.text_encoder.get_input_embeddings(), ModifierEmbedding)
+        raise ZeroDivisionError
+    assert all(torch.equal(p, before[n]) for n, p in base.unet.state_dict().items())
+    assert base.text_encoder.get_input_embeddings() is table
+
+
+def test_modifier_rows_embed_their_tokens_and_leave_others_alone(base):
+    text = "photo of a cat and a dog"
+    plain = base.encode_text([text])
+    row = base.embedding_row(RARE_TOKENS[0])
+    table = base.text_encoder.get_input_embeddings()
+    layer = base.add_modifier_tokens({"<new1>": row, "<new2>": row + 1})
+    ids = base.tokenize(["a <new1> cat"])
+    assert torch.equal(layer(ids)[0, 2], row)
+    assert torch.equal(layer(ids)[0, 3], table.weight[ids[0, 3]])
+    assert torch.equal(base.encode_text([text]), plain)
+    # A token that starts from a row of the table acts like that row's own token.
+    torch.testing.assert_close(base.encode_text(["a <new1> cat"]), base.encode_text(["a q cat"]))
+    base.text_encoder.set_input_embeddings(table)
+
+
+def test_gradient_reaches_the_modifier_row_alone(base):
+    table = base.text_encoder.get_input_embeddings()
+    layer = base.add_modifier_tokens({"<new1>": base.embedding_row(300)})
+    layer.rows.requires_grad_(True)
+    base.encode_text(["photo of a <new1> cat"]).sum().backward()
+    assert layer.rows.grad is not None and layer.rows.grad.abs().sum() > 0
+    assert all(p.grad is None for n, p in base.text_encoder.named_parameters() if "rows" not in n)
+    base.text_encoder.set_input_embeddings(table)
+
+
+def test_adapter_of_another_base_is_refused_and_both_are_named(base):
+    adapter = random_adapter(base)
+    foreign = Provenance(**{**vars(adapter.provenance), "base": "other", "base_hash": "feed"})
+    with (
+        pytest.raises(BenchError, match="other.*feed.*not for"),
+        applied(base, Adapter(adapter.tokens, adapter.deltas, foreign)),
+    ):
+        pass
+
+
+def test_weight_of_another_shape_is_refused(base):
+    adapter = random_adapter(base)
+    name = next(iter(adapter.deltas))
+    wrong = Adapter({}, {name: torch.zeros(3, 3)}, adapter.provenance)
+    with pytest.raises(BenchError, match=r"\(3, 3\) does not fit"), applied(base, wrong):
+        pass
+
+
+def test_missing_corrupt_and_foreign_files_are_one_clear_line(tmp_path):
+    with pytest.raises(BenchError, match="adapter is missing"):
+        load_adapter(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(BenchError, match="not a readable safetensors"):
+        load_adapter(tmp_path / "bad.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(BenchError, match="not an adapter"):
+        load_adapter(tmp_path / "foreign.safetensors")
+
+
+def test_incomplete_base_folder_is_named(tmp_path):
+    write_base(tmp_path)
+    check_base(str(tmp_path))
+    for path in (tmp_path / "vae").iterdir():
+        path.unlink()
+    with pytest.raises(BenchError, match="vae.*lacks its vae"):
+        check_base(str(tmp_path))
+    with pytest.raises(BenchError, match="no such folder"):
+        check_base("./nowhere")

@@ -1,0 +1,112 @@
+"""Concepts, compositions, prompts and images as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.concepts import load_concept, load_subject, open_image, read_prompts
+from pipeline.errors import BenchError
+from pipeline.params import load_grid
+
+
+@pytest.mark.parametrize("profile", ["toyland", "toyland-full", "smoke"])
+def test_every_subject_of_every_profile_loads(project: Path, profile: str) -> None:
+    grid = load_grid(profile)
+    for name in grid.subjects():
+        subject = load_subject(name, profile)
+        assert len(subject.prompts) == (20 if name in grid.concepts else 8)
+        assert len(set(subject.modifier_tokens)) == len(subject.concepts)
+        assert not any(set("{}<>") & set(prompt) for prompt in subject.scored_prompts())
+    for name, concept in grid.concepts.items():
+        assert concept.class_noun == load_concept(name).class_noun
+
+
+def test_scored_prompts_name_the_concepts_in_order(project: Path) -> None:
+    subject = load_subject("wooden_pot+cat")
+    prompt = subject.prompts.index("a {1} in a {0}") if "a {1} in a {0}" in subject.prompts else 0
+    expected = subject.prompts[prompt].replace("{0}", "wooden pot").replace("{1}", "cat")
+    assert subject.scored_prompts()[prompt] == expected
+
+
+def test_unknown_concept_and_subject(project: Path) -> None:
+    with pytest.raises(BenchError, match="concept 'cow' is unknown: .*barn, cat"):
+        load_concept("cow")
+    with pytest.raises(BenchError, match="subject 'cow' is unknown: the grid has cat"):
+        load_subject("cow")
+
+
+def test_concept_without_images(project: Path) -> None:
+    for path in (project / "datasets/concepts/cat/images").iterdir():
+        path.unlink()
+    with pytest.raises(BenchError, match=r"datasets/concepts/cat/images: holds no images"):
+        load_concept("cat")
+
+
+@pytest.mark.parametrize(
+    ("text", "concepts", "message"),
+    [
+        ("a {} here\na dog there\n", 1, r"p\.txt:2: prompt needs the placeholder \{\} once"),
+        ("a {} and a {}\n", 1, r"p\.txt:1: prompt needs the placeholder \{\} once"),
+        ("a {0}\n", 2, r"p\.txt:1: prompt needs the placeholder \{1\} once"),
+        ("a {0} {1} {2}\n", 2, r"p\.txt:1: unknown placeholder"),
+        ("\n \n", 1, r"p\.txt: holds no prompts"),
+    ],
+)
+def test_bad_prompts(tmp_path: Path, text: str, concepts: int, message: str) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text(text)
+    with pytest.raises(BenchError, match=message):
+        read_prompts(path, concepts)
+
+
+def test_missing_prompt_file(project: Path) -> None:
+    (project / "datasets/prompts/cat.txt").unlink()
+    with pytest.raises(BenchError, match=r"datasets/prompts/cat\.txt: the prompt file is missing"):
+        load_concept("cat")
+
+
+def test_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    # Left half red, right half blue; orientation 6 means: turn clockwise to see it upright.
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8, 0], pixels[:, 8:, 2] = 255, 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    image = open_image(tmp_path / "a.png")
+    assert (image.mode, image.size) == ("RGB", (8, 16))
+    assert np.array_equal(np.asarray(image), np.rot90(pixels, k=-1))
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "truncated", "overwritten"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_undecodable_image(tmp_path: Path, damage: str, suffix: str) -> None:
+    path = tmp_path / f"bad{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(
+        {
+            "text": b"this is no image",
+            "empty": b"",
+            "truncated": whole[:half],
+            "overwritten": whole[:20] + b"\0" * 200 + whole[220:],
+        }[damage]
+    )
+    with pytest.raises(BenchError, match=rf"bad\{suffix}: cannot be decoded") as error:
+        open_image(path)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_exif(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "bad.webp"
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    path.write_bytes(path.read_bytes().replace(b"MM\0*", b"XX\0*"))
+    with pytest.raises(BenchError, match=r"bad\.webp: cannot be decoded"):
+        open_image(path)

@@ -1,0 +1,81 @@
+"""Parameters and grids: what is read, and what is refused with one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BenchError
+from pipeline.params import load_grid, load_params
+
+PROFILES = ("toyland", "toyland-full", "smoke")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_shipped_profiles_are_valid(project: Path, profile: str) -> None:
+    params, grid = load_params(profile), load_grid(profile)
+    assert params.profile == profile
+    assert params.runs() == Path("runs") / profile
+    assert params.corpus.url_table.startswith(f"runs/{profile}/")
+    assert set(grid.methods) == set(params.methods)
+
+
+def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
+    params, grid = load_params("toyland-full"), load_grid("toyland-full")
+    assert (len(grid.concepts), len(grid.compositions)) == (10, 5)
+    assert params.sample.images_per_prompt == params.sample.composition_images_per_prompt == 50
+
+
+def test_profiles_differ_in_size_alone(project: Path) -> None:
+    default, full = load_params(), load_params("toyland-full")
+    for section in ("base", "train", "methods", "score"):
+        assert getattr(default, section) == getattr(full, section)
+
+
+def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
+    edit(project / "params.yaml", "learning_rate: 3.0e-4", "learning_rate: 3e-4")
+    assert load_params().methods["dreambooth"].learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("batch_size: 8", "batch_size: 7", "train.batch_size"),
+        ("batch_size: 8", "batch_size: many", "train.batch_size"),
+        ("threshold: 0.85", "threshold: 1.2", "retrieve.threshold"),
+        ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
+        ("  eta: 1.0\n", "", "sample.eta"),
+        ("  eta: 1.0\n", "  eta: 1.0\n  etta: 1.0\n", "sample.etta"),
+        ("kid_features: clip", "kid_features: dino", "score.kid_features"),
+    ],
+)
+def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
+    edit(project / "params.yaml", old, new)
+    with pytest.raises(BenchError, match=rf"^params\.yaml: {field}: ") as error:
+        load_params()
+    assert "\n" not in str(error.value)
+
+
+def test_not_yaml(project: Path) -> None:
+    (project / "params.yaml").write_text("train: [1,\n")
+    with pytest.raises(BenchError, match=r"^params\.yaml: not valid YAML") as error:
+        load_params()
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_profile(project: Path) -> None:
+    with pytest.raises(BenchError, match="'paperr' is unknown: choose one of toyland, smoke"):
+        load_params("paperr")
+
+
+def test_composition_of_an_unknown_concept(project: Path) -> None:
+    edit(project / "grid.yaml", "second: chair", "second: sofa")
+    with pytest.raises(BenchError, match=r"grid\.yaml: compositions\.cat\+chair: .*'sofa'"):
+        load_grid()

@@ -1,0 +1,145 @@
+"""Retrieval is what comparing the query with every caption gives; too few images are told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import BenchError
+from pipeline.files import read_tar
+from pipeline.index import build_index
+from pipeline.retrieve import retrieve
+from pipeline.toyland.corpus import captioned_scene
+from tests.pipeline.conftest import Settings
+from tests.pipeline.corpora import CORPUS, embed, write_corpus
+
+QUERY = "photo of a wooden pot"
+OUTPUT = Path("runs/toyland/regularization/wooden_pot.tar")
+
+
+def captions(count: int) -> list[str]:
+    """Captions of Toyland, every other one about the wooden pot as well."""
+    texts = [captioned_scene(5, "train", i)[1] for i in range(count)]
+    return [f"wooden pot {text}" if i % 2 else text for i, text in enumerate(texts)]
+
+
+def project_with(
+    settings: Settings, clip: Path, samples: list[tuple[str, str, str]], **retrieval: object
+) -> list[str]:
+    settings(retrieve={"clip": str(clip), **retrieval})
+    keys = write_corpus(samples)
+    build_index("toyland")
+    return keys
+
+
+def samples(count: int, copies_of: int) -> list[tuple[str, str, str]]:
+    """Every fourth is held out; there are `copies_of` different images."""
+    return [
+        (caption, "held_out" if i % 4 == 3 else "train", f"{i % copies_of:064x}")
+        for i, caption in enumerate(captions(count))
+    ]
+
+
+def test_equals_brute_force(settings: Settings, clip_folder: Path) -> None:
+    corpus = samples(400, copies_of=351)
+    threshold, train, held_out = 0.45, 60, 20
+    retrieval = {"threshold": threshold, "images": train, "held_out_images": held_out}
+    keys = project_with(settings, clip_folder, corpus, **retrieval)
+    retrieve("wooden_pot", "toyland")
+
+    query, *vectors = embed(clip_folder, [QUERY, *(caption for caption, _, _ in corpus)])
+    similarity = np.stack(vectors) @ query
+    assert np.abs(similarity - threshold).min() > 1e-5  # single precision does not decide
+    near = sorted(
+        (-round(float(s), 4), key, *sample)
+        for s, key, sample in zip(similarity, keys, corpus)
+        if s >= threshold
+    )
+    # The case is not trivial: similarities are many, and more are near than are wanted.
+    assert len({value for value, *_ in near}) > 30 and 100 < len(near) < 300
+    found = read_tar(OUTPUT)
+    seen: set[str] = set()
+    parts = (("regularization", "train", train), ("held_out", "held_out", held_out))
+    for part, split, most in parts:
+        expected: list[str] = []
+        for _, key, _, its_split, sha256 in near:
+            if its_split == split and sha256 not in seen and len(expected) < most:
+                seen.add(sha256)
+                expected.append(key)
+        chosen = [sample for sample in found if sample["json"]["part"] == part]
+        assert [s["__key__"] for s in chosen] == [f"{part}-{i:04d}" for i in range(most)]
+        assert [sample["json"]["key"] for sample in chosen] == expected
+        for sample in chosen:
+            record, row = sample["json"], keys.index(sample["json"]["key"])
+            assert record["similarity"] == pytest.approx(similarity[row], abs=1e-4)
+            assert record["similarity"] == round(record["similarity"], 4)
+            assert (sample["txt"], split, record["sha256"]) == corpus[row]
+            assert sample["png"] == record["key"].encode()
+    assert len({sample["json"]["sha256"] for sample in found}) == len(found)
+
+
+def test_reproducible_and_ties_go_by_key(settings: Settings, clip_folder: Path) -> None:
+    texts = ["my wooden pot", "photo of a wooden pot", "a cat", "wooden pot"]
+    corpus = [(texts[i % 4], "held_out" if i > 119 else "train", f"{i:064x}") for i in range(180)]
+    keys = project_with(settings, clip_folder, corpus, images=50)
+    retrieve("wooden_pot", "toyland")
+    first = OUTPUT.read_bytes()
+    chosen = [s["json"]["key"] for s in read_tar(OUTPUT) if s["json"]["part"] == "regularization"]
+    assert chosen == [key for i, key in enumerate(keys) if i % 4 != 2][:50]
+    assert {s["json"]["similarity"] for s in read_tar(OUTPUT)} == {1.0}
+    retrieve("wooden_pot", "toyland")
+    assert OUTPUT.read_bytes() == first
+
+
+def test_too_few_images(settings: Settings, clip_folder: Path) -> None:
+    corpus = [("photo of a wooden pot", "train", f"{i:064x}") for i in range(37)]
+    corpus += [("a red wooden pot", "train", f"red {i}") for i in range(9)]
+    corpus += [("wooden pot in a vase", "held_out", "vase"), ("a cat", "train", "cat")]
+    project_with(settings, clip_folder, corpus)
+    with pytest.raises(BenchError) as error:
+        retrieve("wooden_pot", "toyland")
+    message = str(error.value)
+    assert message.startswith("wooden_pot: only 37 regularization images ")
+    assert "at least 0.85 to 'photo of a wooden pot', 200 are needed" in message
+    rest = r"0\.\d+ 'a red wooden pot', 0\.\d+ 'wooden pot in a vase', -?0\.\d+ 'a cat'"
+    assert re.search(rf"\(just below: {rest}\)", message)
+    for way_out in ("the corpus", "retrieve.threshold", "retrieve.query", "concept.yaml"):
+        assert way_out in message
+    assert "\n" not in message and not OUTPUT.exists()
+
+    settings(retrieve={"images": 30})
+    with pytest.raises(BenchError, match="only 0 held_out images .* 20 are needed"):
+        retrieve("wooden_pot", "toyland")
+
+
+def test_noun_that_no_caption_names(settings: Settings, clip_folder: Path) -> None:
+    corpus = [("a cat", "train", f"{i:064x}") for i in range(5)]
+    project_with(settings, clip_folder, corpus)
+    with pytest.raises(BenchError, match=r"only 0 regularization .* \(just below: .*'a cat'"):
+        retrieve("wooden_pot", "toyland")
+
+
+def test_broken_or_other_corpus(settings: Settings, clip_folder: Path) -> None:
+    corpus = [("a wooden pot", "train" if i < 50 else "held_out", f"{i:064x}") for i in range(90)]
+    project_with(settings, clip_folder, corpus, images=50)
+    shard = CORPUS / "00000.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:50_000])
+    with pytest.raises(BenchError, match=r"00000\.tar: the shard is truncated or not a tar"):
+        retrieve("wooden_pot", "toyland")
+    write_corpus(corpus[:60])
+    with pytest.raises(BenchError, match=r"00000\.tar: sample 000000060 is missing: .*dvc repro"):
+        retrieve("wooden_pot", "toyland")
+    shard.unlink()
+    with pytest.raises(BenchError, match=r"00000\.tar: the shard is missing"):
+        retrieve("wooden_pot", "toyland")
+
+
+def test_missing_index_and_unknown_concept(settings: Settings) -> None:
+    with pytest.raises(BenchError, match=r"text\.index: the index is missing: run `dvc repro`"):
+        retrieve("wooden_pot", "toyland")
+    with pytest.raises(BenchError, match="concept 'unicorn' is unknown"):
+        retrieve("unicorn", "toyland")
