@@ -134,12 +134,12 @@ def _write_metrics(found: Estimates, grid: Grid, folder: Path) -> None:
 
 
 def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.6g}")
+    return None if math.isnan(value) else float(f"{value:.10g}")
 
 
 def _write_overview(grid: Grid, profile: str, rows: dict[str, list[Row]], folder: Path) -> None:
     concepts = [c for c in grid.concepts if c in rows][:OVERVIEW_CONCEPTS]
-    compositions = [c for c in grid.compositions if c in rows][:OVERVIEW_COMPOSITIONS]
+    compositions = [c for c in grid.composed() if c in rows][:OVERVIEW_COMPOSITIONS]
     subjects = [load_subject(name, profile) for name in concepts + compositions]
     write_image(overview(grid, subjects, rows), folder / "overview.png")
 

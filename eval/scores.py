@@ -151,24 +151,18 @@ def load_scores(profile: str) -> pd.DataFrame:
 
 
 def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
-    """By method, the grid's subjects without scores; complete methods are left out.
+    """By method, the subjects without scores that it makes adapters of, if there are any."""
+    from pipeline.methods import load_method  # imports torch
 
-    Merges are of several concepts, so that they have no single ones to miss.
-    """
     grid = load_grid(profile)
     there = set(zip(scores["method"], scores["subject"]))
-    asked = {ORACLE: list(grid.concepts)} | {method: grid.subjects() for method in grid.methods}
-    missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}
+    asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
-        if set(grid.concepts) <= set(missing[method]) and _is_merge(method):
-            missing[method] = [s for s in missing[method] if s in grid.compositions]
+        how = load_method(method)
+        asked[method] = [*grid.concepts] if how.single else []
+        asked[method] += [*grid.composed()] if how.composition else []
+    missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}
     return {method: subjects for method, subjects in missing.items() if subjects}
-
-
-def _is_merge(method: str) -> bool:
-    from pipeline.methods import Merged, load_method  # imports torch
-
-    return isinstance(load_method(method), Merged)
 
 
 def _check_comparable(scores: pd.DataFrame) -> None:

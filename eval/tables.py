@@ -71,7 +71,7 @@ def words(name: str) -> str:
 
 def subjects_of(grid: Grid, kind: str) -> list[str]:
     """The grid's concepts or its compositions."""
-    return list(grid.concepts if kind == "single" else grid.compositions)
+    return list(grid.concepts if kind == "single" else grid.composed())
 
 
 def estimates(scores: pd.DataFrame) -> Estimates:
@@ -230,6 +230,7 @@ def print_table(
         update={
             "concepts": {k: v for k, v in grid.concepts.items() if k in chosen_subjects},
             "compositions": {k: v for k, v in grid.compositions.items() if k in chosen_subjects},
+            "triples": {k: v for k, v in grid.triples.items() if k in chosen_subjects},
         }
     )
     table = comparison(estimates(scores), grid, chosen_methods, chosen_metrics)
@@ -412,7 +413,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int], left: Sequence[bool]) ->
 
 
 def _plain(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.6g}"
+    return "" if value is None or math.isnan(value) else f"{value:.10g}"
 
 
 def _latex(text: str) -> str:

@@ -40,6 +40,11 @@ class LowRank:
 Delta = Tensor | LowRank
 
 
+def dense(delta: Delta) -> Tensor:
+    """The change as a tensor of the weight's shape."""
+    return delta.dense() if isinstance(delta, LowRank) else delta
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What an adapter is and how it was made. Holds nothing that differs between equal runs."""
@@ -138,7 +143,7 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
         )
     weights = dict(base.unet.named_parameters())
     for name, delta in adapter.deltas.items():
-        shape = delta.dense().shape if isinstance(delta, LowRank) else delta.shape
+        shape = dense(delta).shape
         if name not in weights or weights[name].shape != shape:
             raise BenchError(
                 f"adapter {made_for.method}/{made_for.subject}: weight {name} {tuple(shape)} does "
@@ -151,8 +156,7 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
             base.add_modifier_tokens(adapter.tokens)
         with torch.no_grad():
             for name, delta in adapter.deltas.items():
-                change = delta.dense() if isinstance(delta, LowRank) else delta
-                weights[name].add_(change.to(weights[name]))
+                weights[name].add_(dense(delta).to(weights[name]))
         yield base
     finally:
         base.text_encoder.set_input_embeddings(table)

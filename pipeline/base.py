@@ -83,15 +83,20 @@ class Base:
 
     def embedding_row(self, token_id: int) -> Tensor:
         """A copy of the input embedding [d] of a token of the original vocabulary."""
-        table = self.text_encoder.get_input_embeddings()
-        table = table.table if isinstance(table, ModifierEmbedding) else table
-        size = table.weight.shape[0]
+        table = self.embedding_table()
+        size = table.shape[0]
         if not 0 <= token_id < size:
             raise BenchError(
                 f"params.yaml: base.modifier_token_ids: {token_id} is not in the vocabulary of "
                 f"{self.path}, which has {size} tokens"
             )
-        return table.weight[token_id].detach().clone()
+        return table[token_id].clone()
+
+    def embedding_table(self) -> Tensor:
+        """The input embeddings [vocabulary, d] of the original vocabulary."""
+        table = self.text_encoder.get_input_embeddings()
+        table = table.table if isinstance(table, ModifierEmbedding) else table
+        return table.weight.detach()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids int64 [n, context], padded and truncated."""

@@ -7,7 +7,6 @@ that a user can mend is a BenchError: one line on stderr, exit status 2.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +15,14 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
+from pipeline.params import (
+    DEFAULT_PROFILE,
+    Grid,
+    Params,
+    is_hub_id,
+    load_grid,
+    load_params,
+)
 
 app = typer.Typer(
     help="Concept customization of text-to-image models: data pipeline and benchmark.",
@@ -26,13 +32,16 @@ app = typer.Typer(
 )
 toyland = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
 concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
+adapter = typer.Typer(help="Adapters, in and out.", no_args_is_help=True)
 app.add_typer(toyland, name="toyland")
+app.add_typer(adapter, name="adapter")
 app.add_typer(concept, name="concept")
 
 Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
 Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
 Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+AdapterFile = Annotated[Path, typer.Argument(help="An adapter.safetensors of this project.")]
 Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
 
 
@@ -113,11 +122,20 @@ def shard(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
     write_shard(concept, profile)
 
 
+@app.command("generate")
+def generate(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+    """Make regularization images of a concept's class noun with the base model."""
+    _check(profile, concept=concept)
+    from pipeline.generate import generate as generate_images
+
+    generate_images(concept, profile)
+
+
 @app.command("train")
 def train(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
     """Train the adapter of one cell."""
     _check(profile, method=method, subject=subject)
-    from pipeline.training import train_cell
+    from pipeline.cells import train_cell
 
     train_cell(method, subject, profile)
 
@@ -149,6 +167,18 @@ def oracle(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
     score_oracle(concept, profile)
 
 
+@app.command("pipelines")
+def pipelines(
+    profile: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all if absent.")
+    ] = None,
+) -> None:
+    """Write the dvc.yaml files of the profiles from their parameters and grids."""
+    from pipeline.pipelines import write_pipelines
+
+    write_pipelines(profile)
+
+
 @app.command("report")
 def report(profile: Profile = DEFAULT_PROFILE) -> None:
     """Write the tables, figures, image grids and the web page of a profile."""
@@ -171,6 +201,54 @@ def table(
     from eval.tables import print_table
 
     print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
+
+
+@adapter.command("compress")
+def adapter_compress(
+    source: AdapterFile,
+    target: Annotated[Path, typer.Argument(help="The compressed adapter to write.")],
+    share: Annotated[
+        float | None, typer.Option(help="Of the sum of singular values; 0.6 in the paper.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="The same rank for all matrices.")] = None,
+) -> None:
+    """Write a low-rank version of an adapter."""
+    from pipeline.compression import compress_file
+
+    compress_file(source, target, share=share, rank=rank)
+
+
+@adapter.command("export")
+def adapter_export(
+    source: AdapterFile,
+    folder: Annotated[Path, typer.Argument(help="Where to write the files.")],
+    layout: Annotated[
+        str, typer.Option(help="custom-diffusion, textual-inversion, lora or official.")
+    ],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Write an adapter in a layout that other programs read."""
+    _check(profile)
+    from pipeline.formats import export_file
+
+    export_file(source, layout, folder, profile)
+
+
+@adapter.command("import")
+def adapter_import(
+    source: Annotated[Path, typer.Argument(help="A file or a folder in one of the layouts.")],
+    target: Annotated[Path, typer.Argument(help="The adapter to write.")],
+    subject: Annotated[str, typer.Option(help="What it was trained on, for its record.")],
+    class_noun: Annotated[
+        list[str], typer.Option("--class", help="The class noun; repeat for each token.")
+    ],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Read an adapter that another program made for the profile's base model."""
+    _check(profile)
+    from pipeline.formats import import_file
+
+    import_file(source, target, subject, class_noun, profile)
 
 
 @concept.command("add")
@@ -212,16 +290,13 @@ def _check(
     names = (params.base.path, params.retrieve.clip, params.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"
+        if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.warm
+            hub.constants.HF_HUB_OFFLINE = True
 
 
 def known_methods(params: Params, grid: Grid) -> list[str]:
     """The methods that have a row in the grid and hyper-parameters."""
     return [method for method in grid.methods if method in params.methods]
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether the name means a download: OWNER/NAME, and no such folder here."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
 
 
 def _check_name(kind: str, name: str | None, known: list[str]) -> None:

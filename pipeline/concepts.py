@@ -52,11 +52,6 @@ class Subject:
     concepts: tuple[Concept, ...]
     prompts: tuple[str, ...]  # templates with {} (one concept) or {0}, {1} (several)
 
-    @property
-    def modifier_tokens(self) -> tuple[str, ...]:
-        """`<new1>`, `<new2>`, ... one for each concept."""
-        return tuple(f"<new{i + 1}>" for i in range(len(self.concepts)))
-
     def scored_prompts(self) -> tuple[str, ...]:
         """The prompts with class nouns alone, as text-alignment sees them."""
         nouns = [concept.class_noun for concept in self.concepts]
@@ -105,9 +100,8 @@ def load_subject(name: str, profile: str = DEFAULT_PROFILE) -> Subject:
     if name in grid.concepts:
         concept = load_concept(name)
         return Subject(name, (concept,), concept.prompts)
-    if name in grid.compositions:
-        pair = grid.compositions[name]
-        concepts = (load_concept(pair.first), load_concept(pair.second))
+    if name in grid.composed():
+        concepts = tuple(load_concept(concept) for concept in grid.composed()[name].concepts())
         prompts = read_prompts(DATASETS / "prompts" / f"{name}.txt", len(concepts))
         return Subject(name, concepts, prompts)
     raise BenchError(f"subject {name!r} is unknown: the grid has {', '.join(grid.subjects())}")

@@ -22,6 +22,13 @@ def key_value_names(unet: nn.Module) -> list[str]:
     ]
 
 
+def attention_names(unet: nn.Module) -> list[str]:
+    """Names of the four matrices of all attention layers, self and cross: LoRA's usual targets."""
+    kinds = ("to_q", "to_k", "to_v", "to_out.0")
+    endings = tuple(f".{a}.{kind}.weight" for a in ("attn1", "attn2") for kind in kinds)
+    return [name for name, _ in unet.named_parameters() if name.endswith(endings)]
+
+
 def _projections(unet: nn.Module) -> list[nn.Module]:
     modules = dict(unet.named_modules())
     return [modules[name.removesuffix(".weight")] for name in key_value_names(unet)]

@@ -6,6 +6,7 @@ Files are read as YAML 1.2, as DVC reads them (`1e-4` is a number, `no` a word).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -52,6 +53,21 @@ class RetrieveParams(_Section):
     held_out_images: int = Field(ge=2, description="real images per class noun for KID, at most")
 
 
+class SamplerParams(_Section):
+    """The sampler: DDIM with classifier-free guidance."""
+
+    steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=1)
+    eta: float = Field(ge=0, le=1)
+    batch_size: int = Field(ge=1, description="images at once; changes no image")
+
+
+class GenerateParams(SamplerParams):
+    """Regularization images that the base model makes, for the methods that use them."""
+
+    images: int = Field(ge=1, description="per concept")
+
+
 class BaseParams(_Section):
     """The text-to-image model that is customized."""
 
@@ -79,20 +95,20 @@ class MethodParams(_Section):
     learning_rate: float | None = Field(default=None, gt=0, lt=10)
     steps: int | None = Field(default=None, ge=0, description="steps on a single concept")
     composition_steps: int | None = Field(default=None, ge=0, description="steps on a composition")
+    rank: int | None = Field(default=None, ge=1, description="of low-rank changes")
     ridge: float | None = Field(default=None, ge=0, description="relative to the mean eigenvalue")
+    template_words: bool = Field(
+        default=True, description='whether "photo of a" constrains a merge, as in the paper\'s code'
+    )
 
 
-class SampleParams(_Section):
-    """The sampling protocol (paper, section 4.1): DDIM with eta 1, guidance 6."""
+class SampleParams(SamplerParams):
+    """The sampling protocol (paper, section 4.1): eta 1, guidance 6."""
 
     protocol: str = Field(description="part of every image's seed")
-    steps: int = Field(ge=1, le=1000)
-    guidance_scale: float = Field(ge=1)
-    eta: float = Field(ge=0, le=1)
     images_per_prompt: int = Field(ge=1, description="for a single concept")
     composition_images_per_prompt: int = Field(ge=1)
     images_per_caption: int = Field(ge=0, description="for each held-out caption, for KID")
-    batch_size: int = Field(ge=1, description="images at once; changes no image")
 
 
 class ScoreParams(_Section):
@@ -110,6 +126,7 @@ class Params(_Section):
     world: WorldParams | None = None
     corpus: CorpusParams
     retrieve: RetrieveParams
+    generate: GenerateParams
     base: BaseParams
     train: TrainParams
     methods: dict[str, MethodParams]
@@ -128,10 +145,20 @@ class GridConcept(_Section):
 
 
 class GridComposition(_Section):
-    """A composition in the grid, in the order of {0} and {1}."""
+    """A composition of two concepts in the grid, in the order of {0} and {1}."""
 
     first: str
     second: str
+
+    def concepts(self) -> tuple[str, ...]:
+        """The names of its concepts."""
+        return tuple(vars(self).values())
+
+
+class GridTriple(GridComposition):
+    """A composition of three concepts; DVC's templates need a field for each."""
+
+    third: str
 
 
 class Grid(_Section):
@@ -139,11 +166,16 @@ class Grid(_Section):
 
     concepts: dict[str, GridConcept]
     compositions: dict[str, GridComposition]
+    triples: dict[str, GridTriple] = {}
     methods: list[str] = Field(description="rows of the table; the order is theirs")
+
+    def composed(self) -> dict[str, GridComposition]:
+        """All compositions, of two concepts and of three."""
+        return {**self.compositions, **self.triples}
 
     def subjects(self) -> list[str]:
         """Concepts, then compositions."""
-        return [*self.concepts, *self.compositions]
+        return [*self.concepts, *self.composed()]
 
 
 def profile_folder(profile: str) -> Path:
@@ -154,12 +186,22 @@ def profile_folder(profile: str) -> Path:
     """
     folder = Path() if profile == DEFAULT_PROFILE else Path("profiles") / profile
     if not (folder / "params.yaml").is_file():
-        known = [
-            DEFAULT_PROFILE,
-            *sorted(p.parent.name for p in Path("profiles").glob("*/params.yaml")),
-        ]
-        raise BenchError(f"profile {profile!r} is unknown: choose one of {', '.join(known)}")
+        known = ", ".join(profile_names())
+        raise BenchError(f"profile {profile!r} is unknown: choose one of {known}")
     return folder
+
+
+def profile_names() -> list[str]:
+    """All profiles, the default one first."""
+    return [
+        DEFAULT_PROFILE,
+        *sorted(path.parent.name for path in Path("profiles").glob("*/params.yaml")),
+    ]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the name means a download: OWNER/NAME, and no such folder here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
 
 
 def load_params(profile: str = DEFAULT_PROFILE) -> Params:
@@ -180,8 +222,8 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = _parsed(path, Grid)
-    for name, composition in grid.compositions.items():
-        for concept in (composition.first, composition.second):
+    for name, composition in grid.composed().items():
+        for concept in composition.concepts():
             if concept not in grid.concepts:
                 raise BenchError(
                     f"{path}: compositions.{name}: concept {concept!r} is unknown: add it under "

@@ -17,7 +17,7 @@ from pipeline.base import Base, load_base
 from pipeline.concepts import load_subject
 from pipeline.crossattn import cached_keys_and_values
 from pipeline.files import png_bytes, read_tar, write_tar
-from pipeline.params import DEFAULT_PROFILE, SampleParams, load_params
+from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.seeds import seed_of
 
 
@@ -33,7 +33,7 @@ class Request:
 
 @torch.no_grad()
 def sample(
-    base: Base, prompts: Sequence[str], seeds: Sequence[int], params: SampleParams
+    base: Base, prompts: Sequence[str], seeds: Sequence[int], params: SamplerParams
 ) -> list[Image.Image]:
     """One image for each prompt and seed.
 
@@ -64,7 +64,7 @@ def _noise(generators: Sequence[torch.Generator], base: Base) -> Tensor:
     ).to(base.device)
 
 
-def sample_all(base: Base, requests: Sequence[Request], params: SampleParams) -> list[Image.Image]:
+def sample_all(base: Base, requests: Sequence[Request], params: SamplerParams) -> list[Image.Image]:
     """The images of all requests, in batches."""
     images: list[Image.Image] = []
     with tqdm(total=len(requests), desc="sampling", unit="image") as progress:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,12 @@ import pytest
 from dvc.repo import Repo
 
 from pipeline.concept_add import add_concept, new_stages
-from pipeline.methods import Merged, load_method, method_names
-from pipeline.params import load_grid, load_params, read_yaml
+from pipeline.methods import load_method, method_names
+from pipeline.params import load_grid, load_params, profile_names
+from pipeline.pipelines import pipelines
 
 ROOT = Path(__file__).parents[1]
-PROFILES = ("toyland", "smoke", "toyland-full")
-TEMPLATE = ROOT / "cells" / "custom_diffusion" / "dvc.yaml"
+PROFILES = profile_names()
 
 BENCH = """\
 #!{python} -S
@@ -130,19 +131,25 @@ def pipeline(finished: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def stages_of(profile: str) -> set[str]:
     """What the pipeline of a profile should consist of, from its grid alone."""
-    grid = load_grid(profile)
+    grid, params = load_grid(profile), load_params(profile)
     prefix = "" if profile == "toyland" else f"profiles/{profile}/"
     root = f"{prefix}dvc.yaml:" if prefix else ""
-    names = {f"{root}{name}" for name in ("world", "corpus", "index", "report")}
+    names = {f"{root}{name}" for name in ("corpus", "index", "report")}
+    names |= {f"{root}world"} if params.world else set()
     for concept in grid.concepts:
-        names |= {f"{root}{stage}@{concept}" for stage in ("retrieve", "shard", "oracle")}
+        fed = ("retrieve", "shard", "generate", "oracle")
+        names |= {f"{root}{stage}@{concept}" for stage in fed}
+    groups = (
+        ("", grid.concepts, "single"),
+        ("_composition", grid.compositions, "composition"),
+        ("_triple", grid.triples, "composition"),
+    )
     for method in grid.methods:
-        for step in ("train", "sample", "score"):
-            cells = f"{prefix}cells/{method}/dvc.yaml:{step}"
-            if method != "custom_diffusion_merge":
-                names |= {f"{cells}@{concept}" for concept in grid.concepts}
-            if method != "textual_inversion":
-                names |= {f"{cells}_composition@{pair}" for pair in grid.compositions}
+        for suffix, subjects, kind in groups:
+            if getattr(load_method(method), kind):
+                cells = f"{prefix}cells/{method}/dvc.yaml"
+                for step in ("train", "sample", "score"):
+                    names |= {f"{cells}:{step}{suffix}@{subject}" for subject in subjects}
     return names
 
 
@@ -160,52 +167,24 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_root_file_is_the_default_one_up_to_its_paths(profile: str) -> None:
-    default = (ROOT / "dvc.yaml").read_text()
-    if profile != "toyland":
-        for old, new in (
-            ("params: params.yaml", f"params: profiles/{profile}/params.yaml"),
-            ("grid: grid.yaml", f"grid: profiles/{profile}/grid.yaml"),
-            ("root: .", "root: ../.."),
-            ("reports: reports", f"reports: reports/{profile}"),
-        ):
-            assert default.count(f"    {old}\n") + default.count(f"  - {old}\n") == 1
-            default = default.replace(old + "\n", new + "\n")
-    assert (folder_of(profile) / "dvc.yaml").read_text() == default
+def test_files_are_what_the_command_would_write(
+    profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    wanted = pipelines(profile)
+    folder = folder_of(profile).relative_to(ROOT)
+    assert set(wanted) == {folder / "dvc.yaml", *folder.glob("cells/*/dvc.yaml")}
+    for path, text in wanted.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run `bench pipelines`"
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_cells_of_a_method_are_those_of_the_default_profile(profile: str) -> None:
-    for path in sorted(ROOT.glob("cells/*/dvc.yaml")):
-        text = path.read_text()
-        if profile != "toyland":
-            text = text.replace("params: params.yaml", f"params: profiles/{profile}/params.yaml")
-            text = text.replace("root: ../..", "root: ../../../..")
-        assert (folder_of(profile) / path.relative_to(ROOT)).read_text() == text
-
-
-@pytest.mark.parametrize("method", [p.parent.name for p in sorted(ROOT.glob("cells/*/dvc.yaml"))])
-def test_cells_of_all_methods_are_one_template(method: str) -> None:
-    template = read_yaml(TEMPLATE)
-    pipeline = read_yaml(ROOT / "cells" / method / "dvc.yaml")
-    assert pipeline["vars"][-1].pop("method") == method
-    template["vars"][-1].pop("method")
-    assert pipeline["vars"] == template["vars"]
-    same = dict(pipeline["stages"])
-    if isinstance(load_method(method), Merged):
-        del same["train_composition"]  # the one that differs: it depends on other adapters
-    assert same == {name: template["stages"][name] for name in same}
-    # A method has all three steps of a kind of subject, or none of them.
-    for ending in ("", "_composition"):
-        steps = {f"{step}{ending}" in pipeline["stages"] for step in ("train", "sample", "score")}
-        assert len(steps) == 1
-
-
-def test_every_method_has_its_cells_and_parameters() -> None:
-    assert sorted(p.parent.name for p in ROOT.glob("cells/*/dvc.yaml")) == method_names()
+def test_every_method_has_parameters_where_it_is_in_the_grid() -> None:
     for profile in PROFILES:
-        assert sorted(load_grid(profile).methods) == method_names()
-        assert sorted(load_params(profile).methods) == method_names()
+        methods = load_grid(profile).methods
+        assert sorted(load_params(profile).methods) == sorted(methods)
+        assert set(methods) <= set(method_names())
+    for profile in ("toyland-ablation", "paper"):
+        assert set(load_grid(profile).methods) == set(method_names())
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -233,7 +212,9 @@ def test_sources_that_stages_depend_on_exist() -> None:
         os.path.relpath(dep.fs_path, ROOT) for stage in repo.index.stages for dep in stage.deps
     }
     repo.close()
-    missing = [p for p in sources if not p.startswith("runs/") and not (ROOT / p).exists()]
+    # What users of profile `paper` bring: photographs with their prompts, and a corpus.
+    theirs = re.compile(r"runs/|data/|datasets/concepts/\w+_photo/|datasets/prompts/\w+_photo")
+    missing = [p for p in sources if not theirs.match(p) and not (ROOT / p).exists()]
     assert not missing
 
 
@@ -256,7 +237,9 @@ def test_parameter_of_a_method_reruns_what_merges_from_it(pipeline: Pipeline) ->
 
 
 def test_sampling_does_not_train(pipeline: Pipeline) -> None:
-    edit(pipeline.root / "profiles/smoke/params.yaml", "guidance_scale: 6.0", "guidance_scale: 5.0")
+    edit(
+        pipeline.root / "profiles/smoke/params.yaml", "smoke-v1\n  steps: 4", "smoke-v1\n  steps: 5"
+    )
     ran = pipeline.repro()
     expected = {name for name in stages_of("smoke") if ":sample" in name or ":score" in name}
     assert ran == expected | REPORT
@@ -268,7 +251,7 @@ def test_code_of_a_method_reruns_its_cells(pipeline: Pipeline) -> None:
 
 
 def test_parameter_of_another_profile_runs_nothing(pipeline: Pipeline) -> None:
-    edit(pipeline.root / "params.yaml", "guidance_scale: 6.0", "guidance_scale: 5.0")
+    edit(pipeline.root / "params.yaml", "toyland-v1\n  steps: 50", "toyland-v1\n  steps: 40")
     assert pipeline.repro() == set()
 
 
@@ -280,7 +263,7 @@ def test_added_concept_runs_its_own_stages(pipeline: Pipeline) -> None:
         for path, names in new_stages("my_cat", "smoke").items()
         for stage in names
     }
-    assert len(expected) == 3 + 4 * 3
+    assert len(expected) == 4 + 4 * 3
     assert pipeline.repro() == expected | REPORT
 
 

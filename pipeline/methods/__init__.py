@@ -9,9 +9,8 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.concepts import Concept
 from pipeline.errors import BenchError
 
 if TYPE_CHECKING:
@@ -28,36 +27,39 @@ def all_weights(unet: nn.Module) -> list[str]:
     return [name for name, _ in unet.named_parameters()]
 
 
-def rare_token(_concept: Concept) -> None:
-    """Modifier tokens start from the profile's rare tokens, in their order."""
-    return
-
-
-def last_word(concept: Concept) -> str:
-    """Modifier tokens start from the last word of the class noun ("pot")."""
-    return concept.class_noun.split()[-1]
-
-
 @dataclass(frozen=True)
 class Trained:
-    """A method that fine-tunes: what trains, from where, on which captions, with which loss."""
+    """Fine-tuning: what trains, from where, on which captions, with which loss.
+
+    Several concepts are trained jointly, each with its share of every batch.
+    """
 
     weights: Callable[[nn.Module], list[str]]  # names of the UNet's weights that train
+    low_rank: bool  # they change by a product of two factors of the parameter `rank`
+    token: Literal["rare", "noun", "normal"]  # where modifier tokens start: see `first_rows`
     train_token: bool
-    initial_word: Callable[[Concept], str | None]
     reference: str  # what stands for the concept in prompts: {token} and {noun}
     captions: tuple[str, ...]  # templates; {} is the reference. Empty: the concept's own caption
-    regularization: bool  # half of each batch are retrieved images of the class
+    regularization: Literal["retrieved", "generated"] | None  # of the class: half of each batch
     resize: bool  # targets are resized, and their captions say so
     masked_loss: bool  # sum over the mask's squares / size of the mask, else the plain mean
     detach_start_token: bool
 
 
 @dataclass(frozen=True)
-class Merged:
-    """A method that combines the adapters which another method made for each concept."""
+class Continued:
+    """Fine-tuning of one concept after the other, the first being that of another method."""
 
     of: str
+    how: Trained
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Adapters of single concepts, made by another method or by this one, become one adapter."""
+
+    of: str
+    rule: Literal["constrained", "average"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,15 @@ class Untrained:
     """The base model as it is."""
 
 
-Method = Trained | Merged | Untrained
+How = Trained | Continued | Merged | Untrained
+
+
+@dataclass(frozen=True)
+class Method:
+    """How it makes adapters of single concepts and of compositions, or None."""
+
+    single: Trained | Untrained | None
+    composition: How | None
 
 
 def method_names() -> list[str]:

@@ -1,19 +1,21 @@
 """Custom Diffusion: K and V of cross-attention and the modifier token train (section 3.1).
 
-On a composition the concepts are trained jointly, each with its share of every batch.
+On a composition the concepts are trained jointly (section 3.2).
 """
 
 from pipeline.crossattn import key_value_names
-from pipeline.methods import Trained, rare_token
+from pipeline.methods import Method, Trained
 
-METHOD = Trained(
+TRAINED = Trained(
     weights=key_value_names,
+    low_rank=False,
+    token="rare",
     train_token=True,
-    initial_word=rare_token,
     reference="{token} {noun}",
     captions=(),
-    regularization=True,
+    regularization="retrieved",
     resize=True,
     masked_loss=True,
     detach_start_token=True,
 )
+METHOD = Method(single=TRAINED, composition=TRAINED)

@@ -1,5 +1,5 @@
 """Custom Diffusion's constrained optimization: adapters of concepts become one (section 3.2)."""
 
-from pipeline.methods import Merged
+from pipeline.methods import Merged, Method
 
-METHOD = Merged(of="custom_diffusion")
+METHOD = Method(single=None, composition=Merged(of="custom_diffusion", rule="constrained"))

@@ -1,5 +1,5 @@
 """The base model without any training: the reference row. It is asked for the class noun."""
 
-from pipeline.methods import Untrained
+from pipeline.methods import Method, Untrained
 
-METHOD = Untrained()
+METHOD = Method(single=Untrained(), composition=Untrained())

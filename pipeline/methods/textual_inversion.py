@@ -1,10 +1,11 @@
 """Textual Inversion (Gal et al., 2022): one new word is learned, nothing else changes.
 
 It starts as the class noun's last word and replaces the noun in prompts (Custom Diffusion,
-appendix E and Fig. 6). No regularization images; targets are only mirrored.
+appendix E and Fig. 6). No regularization images; targets are only mirrored. A composition has the
+words that were learned separately (section 4.2).
 """
 
-from pipeline.methods import Trained, last_word, no_weights
+from pipeline.methods import Merged, Method, Trained, no_weights
 
 CAPTIONS = (
     "a photo of {}",
@@ -25,14 +26,18 @@ CAPTIONS = (
     "a depiction of {}",
 )
 
-METHOD = Trained(
-    weights=no_weights,
-    train_token=True,
-    initial_word=last_word,
-    reference="{token}",
-    captions=CAPTIONS,
-    regularization=False,
-    resize=False,
-    masked_loss=False,
-    detach_start_token=False,
+METHOD = Method(
+    single=Trained(
+        weights=no_weights,
+        low_rank=False,
+        token="noun",
+        train_token=True,
+        reference="{token}",
+        captions=CAPTIONS,
+        regularization=None,
+        resize=False,
+        masked_loss=False,
+        detach_start_token=False,
+    ),
+    composition=Merged(of="textual_inversion", rule="average"),
 )

@@ -17,6 +17,7 @@ class Budget:
     autoencoder: int = 9000
     judge: int = 4000
     denoiser: int = 6500
+    denoiser_pairs: int = 4_000  # the UNet's second phase, on scenes of mostly two things
     scenes: int = 40_000  # captioned pictures, for all of them
     things: int = 6_000  # individuals with two pictures each, for the scorer
 

@@ -95,9 +95,11 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
                 f"on {2 * autoencoder.BATCH} crops of 32 pixels, the rest on {autoencoder.BATCH} "
                 "pictures; absolute and squared errors of pixels, edges and areas, and a small KL "
                 "term. Text encoder: the text tower of [the retrieval CLIP](../clip), frozen. "
-                f"UNet: {budget.denoiser:,} steps of {denoiser.BATCH} latents, predicting the "
-                "noise, min-SNR weight 5, one caption in ten empty. AdamW with a cosine; the "
-                "average of the weights is what is kept, in half precision."
+                f"UNet: {budget.denoiser:,} steps of {denoiser.BATCH} latents, then "
+                f"{budget.denoiser_pairs:,} on as many other scenes, three quarters of which hold "
+                "two things; predicting the noise, min-SNR weight 5, one caption in ten empty. "
+                "AdamW with a cosine; the average of the weights is what is kept, in half "
+                "precision."
             ),
             "groups": "generated reconstructed real autoencoder",
             "limits": (

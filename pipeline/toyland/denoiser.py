@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.toyland.autoencoder import LATENT_CHANNELS, to_tensor
 from pipeline.toyland.fitting import autocast, fit
-from pipeline.toyland.pictures import pictures, training_scene
+from pipeline.toyland.pictures import SceneOf, paired_scene, pictures, training_scene
 from pipeline.toyland.vocabulary import CONTEXT_LENGTH, clip_tokenizer
 from pipeline.toyland.world import caption, full_caption
 
@@ -98,10 +99,10 @@ def scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode_scenes(
-    autoencoder: AutoencoderKL, scenes: int, work: Path, device: torch.device
+    autoencoder: AutoencoderKL, scene_of: SceneOf, scenes: int, work: Path, device: torch.device
 ) -> Tensor:
-    """Scaled latents float32 [scenes, c, 8, 8] of the training scenes."""
-    images = pictures(training_scene, scenes, work)
+    """Scaled latents float32 [scenes, c, 8, 8] of the first scenes of a part of the world."""
+    images = pictures(scene_of, scenes, work)
     parts = []
     for start in tqdm(range(0, scenes, 100), "encoding", leave=False):
         with autocast(device):
@@ -118,21 +119,46 @@ def train_denoiser(
     work: Path,
     device: torch.device,
     steps: int,
+    paired_steps: int,
     scenes: int,
 ) -> UNet2DConditionModel:
     """Trains the UNet to predict the noise in latents of captioned scenes.
 
+    First on the scenes that everything is trained on, then on others which mostly hold two
+    things: what two captions' worth of words mean takes longer to learn than one.
+    """
+    torch.manual_seed(31)
+    net = new_unet().to(device)
+    train = partial(_train_phase, net, text_encoder_of(clip), autoencoder, work, device, scenes)
+    train("denoiser", training_scene, 1e-3, steps)
+    net.train().requires_grad_(True)
+    train("denoiser-pairs", paired_scene, 5e-4, paired_steps)
+    return net
+
+
+def _train_phase(
+    net: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    autoencoder: AutoencoderKL,
+    work: Path,
+    device: torch.device,
+    scenes: int,
+    label: str,
+    scene_of: SceneOf,
+    learning_rate: float,
+    steps: int,
+) -> None:
+    """Trains on one part of the world.
+
     Half of the captions are full ones, the rest as the corpus has them; one in ten is empty. Each
     noise level counts as min(SNR, 5) / SNR (Hang et al., 2023).
     """
-    text_encoder = text_encoder_of(clip).to(device)
+    text_encoder.to(device)
     tokenizer = clip_tokenizer(work / "tokenizer")
-    latents = encode_scenes(autoencoder.to(device), scenes, work, device)
-    parts = [training_scene(i) for i in range(scenes)]
+    latents = encode_scenes(autoencoder.to(device), scene_of, scenes, work, device)
+    parts = [scene_of(i) for i in range(scenes)]
     noise_schedule = scheduler()
     alphas = noise_schedule.alphas_cumprod.to(device)
-    torch.manual_seed(31)
-    net = new_unet().to(device)
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([31, step])
@@ -165,12 +191,11 @@ def train_denoiser(
         net,
         loss,
         steps=steps,
-        learning_rate=1e-3,
+        learning_rate=learning_rate,
         average=0.9995,
-        checkpoint=work / "denoiser.pt",
-        label="denoiser",
+        checkpoint=work / f"{label}.pt",
+        label=label,
     )
-    return net
 
 
 def save_base(

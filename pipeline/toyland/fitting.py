@@ -17,7 +17,7 @@ SAVE_EVERY = 500
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """bfloat16 autocast where the hardware is faster with it than without."""
-    fast = device.type == "cuda" or torch.backends.mkldnn.is_available()
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pipeline.toyland.drawing import draw
-from pipeline.toyland.world import Scene, Thing, random_thing, scene_at
+from pipeline.toyland.world import Scene, Thing, random_scene, random_thing, scene_at
 
 # Seeds of disjoint parts of the world.
-TRAINING, HELD_OUT, THINGS = 1, 2, 3
+TRAINING, HELD_OUT, THINGS, PAIRS = 1, 2, 3, 5  # THINGS takes 4 as well
 
 SceneOf = Callable[[int], Scene]
 
@@ -24,6 +24,15 @@ SceneOf = Callable[[int], Scene]
 def training_scene(index: int) -> Scene:
     """Scene number `index` of the part that models are trained on."""
     return scene_at(TRAINING, index)
+
+
+def paired_scene(index: int) -> Scene:
+    """Scene number `index` of a part where at least two of three scenes hold two things."""
+    rng = np.random.default_rng([PAIRS, index])
+    while True:
+        scene = random_scene(rng)
+        if index % 3 == 0 or len(scene.things) == 2:
+            return scene
 
 
 def held_out_scene(index: int) -> Scene:

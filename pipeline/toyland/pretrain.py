@@ -114,7 +114,13 @@ class _Pretraining:
     def denoiser(self) -> UNet2DConditionModel:
         clip, autoencoder, budget = self.clip, self.autoencoder, self.budget
         net = train_denoiser(
-            clip, autoencoder, self.work, self.device, budget.denoiser, budget.scenes
+            clip,
+            autoencoder,
+            self.work,
+            self.device,
+            budget.denoiser,
+            budget.denoiser_pairs,
+            budget.scenes,
         )
         with atomic(self.out / "base") as folder:
             save_base(clip, autoencoder, net, folder)

@@ -58,11 +58,11 @@ def test_adds_a_concept(project: Path, photos: Path, capsys: pytest.CaptureFixtu
     ]
     assert not any(0x0112 in image.getexif() for image in opened)
     assert load_grid().concepts["my_cat"].class_noun == "cat"
-    assert load_subject("my_cat").modifier_tokens == ("<new1>",)
+    assert load_subject("my_cat").concepts[0].name == "my_cat"
 
     said = capsys.readouterr().out
     assert "added my_cat: 3 images and 20 prompts" in said
-    assert "`dvc repro` will run these 15 stages" in said
+    assert "`dvc repro` will run these 16 stages" in said
     assert "cells/dreambooth/dvc.yaml: train@my_cat sample@my_cat score@my_cat" in said
 
 
@@ -213,7 +213,7 @@ def test_interrupt_undoes_everything(
 
 def test_stages_of_a_concept(project: Path) -> None:
     stages = new_stages("x", "smoke")
-    assert stages["profiles/smoke/dvc.yaml"] == ["retrieve@x", "shard@x", "oracle@x"]
+    assert stages["profiles/smoke/dvc.yaml"] == ["retrieve@x", "shard@x", "generate@x", "oracle@x"]
     assert "profiles/smoke/cells/custom_diffusion_merge/dvc.yaml" not in stages
 
 

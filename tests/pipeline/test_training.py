@@ -5,16 +5,17 @@ from collections import Counter
 import pytest
 import torch
 
-from pipeline.adapters import Provenance
+from pipeline.adapters import Adapter, Provenance, dense
 from pipeline.base import Base, to_tensor
-from pipeline.crossattn import detached_start_token, key_value_names
+from pipeline.cells import continued, first_rows, merged, trained
+from pipeline.crossattn import attention_names, detached_start_token, key_value_names
 from pipeline.errors import BenchError
-from pipeline.methods import load_method, method_names
+from pipeline.methods import Continued, Merged, Trained, load_method, method_names
 from pipeline.params import MethodParams, Params, load_params
-from pipeline.training import draw_schedule, loss_of_rows, merge, train
+from pipeline.training import Row, TrainingSet, draw_schedule, loss_of_rows
 from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
 
-HYPER = MethodParams(learning_rate=1e-2)
+HYPER = MethodParams(learning_rate=1e-2, rank=2, ridge=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +28,33 @@ def params() -> Params:
     return load_params()
 
 
-def provenance(base: Base, method: str, references: tuple[str, ...]) -> Provenance:
-    return Provenance(
-        method,
-        "+".join(str(i) for i in range(len(references))),
-        base.path,
-        base.hash,
-        references,
-        {f"<new{i + 1}>": RARE_TOKENS[i] for i in range(len(references))},
-    )
+def provenance(base: Base, method: str, *sets: TrainingSet) -> Provenance:
+    nouns = tuple(part.concept.class_noun for part in sets)
+    name = "+".join(part.concept.name for part in sets)
+    return Provenance(method, name, base.path, base.hash, nouns)
 
 
-def run(base: Base, params: Params, name: str, *sets, steps: int = 3):
-    method = load_method(name)
-    references = tuple(f"<new{i + 1}> {s.concept.class_noun}" for i, s in enumerate(sets))
-    return train(base, method, sets, params, HYPER, steps, provenance(base, name, references))
+def how(method: str, concepts: int = 1) -> Trained:
+    found = load_method(method)
+    chosen = found.single if concepts == 1 else found.composition
+    assert isinstance(chosen, Trained)
+    return chosen
+
+
+def run(base: Base, params: Params, name: str, *sets: TrainingSet, steps: int = 3) -> Adapter:
+    hyper = HYPER.model_copy(update={"steps": steps, "composition_steps": steps})
+    about = provenance(base, name, *sets)
+    return trained(base, how(name, len(sets)), sets, params, hyper, about)
+
+
+def schedule(
+    method: Trained, sets: list[TrainingSet], params: Params, resolution: int, steps: int
+) -> list[list[Row]]:
+    references = [
+        method.reference.format(token=f"<new{i}>", noun=part.concept.class_noun)
+        for i, part in enumerate(sets, 1)
+    ]
+    return draw_schedule(method, sets, references, params.train, resolution, steps)
 
 
 def state(base: Base) -> dict[str, torch.Tensor]:
@@ -53,25 +66,84 @@ def state(base: Base) -> dict[str, torch.Tensor]:
     }
 
 
+def no_names(_unet) -> list[str]:
+    return []
+
+
+def all_names(unet) -> list[str]:
+    return [name for name, _ in unet.named_parameters()]
+
+
 @pytest.mark.parametrize(
-    ("name", "rows_train", "weights"),
+    ("name", "token_trains", "weights"),
     [
-        ("textual_inversion", True, lambda unet: set()),
-        ("custom_diffusion", True, lambda unet: set(key_value_names(unet))),
-        ("dreambooth", False, lambda unet: {n for n, _ in unet.named_parameters()}),
+        ("textual_inversion", True, no_names),
+        ("custom_diffusion", True, key_value_names),
+        ("custom_diffusion_all", True, all_names),
+        ("custom_diffusion_no_augmentation", True, key_value_names),
+        ("custom_diffusion_no_regularization", True, key_value_names),
+        ("custom_diffusion_generated", True, key_value_names),
+        ("custom_diffusion_normal_token", True, key_value_names),
+        ("custom_diffusion_frozen_token", False, key_value_names),
+        ("dreambooth", False, all_names),
+        ("lora", False, attention_names),
+        ("lora_kv", True, key_value_names),
     ],
 )
-def test_only_what_the_method_names_changes(base, params, name, rows_train, weights):
+def test_only_what_the_method_names_changes(base, params, name, token_trains, weights):
     before = state(base)
-    adapter = run(base, params, name, training_set("cat", "cat"))
-    assert set(adapter.deltas) == weights(base.unet)
-    if weights(base.unet):
-        assert all(delta.abs().max() > 0 for n, delta in adapter.deltas.items() if "bias" not in n)
-    start = base.embedding_row(RARE_TOKENS[0])
-    assert torch.equal(adapter.tokens["<new1>"], start) is not rows_train
+    one = training_set("cat", "cat")
+    adapter = run(base, params, name, one)
+    assert list(adapter.deltas) == list(weights(base.unet))
+    for key, delta in adapter.deltas.items():
+        assert dense(delta).abs().max() > 0 or "bias" in key
+    rows, _ = first_rows(base, how(name), [one.concept], 0, params)
+    assert torch.equal(adapter.tokens["<new1>"], rows["<new1>"]) is not token_trains
     after = state(base)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_every_method_that_trains_single_concepts_is_tested_above():
+    (mark,) = test_only_what_the_method_names_changes.pytestmark
+    tested = {case[0] for case in mark.args[1]}
+    assert tested == {n for n in method_names() if isinstance(load_method(n).single, Trained)}
+
+
+def test_normal_token_has_the_tables_mean_and_deviation(base, params):
+    method = how("custom_diffusion_normal_token")
+    names = [f"concept-{i}" for i in range(400)]
+    drawn = torch.stack(
+        [
+            first_rows(base, method, [training_set(n, "cat").concept], 0, params)[0]["<new1>"]
+            for n in names
+        ]
+    )
+    table = base.embedding_table()
+    scale = table.std(0)
+    torch.testing.assert_close(drawn.mean(0) / scale, table.mean(0) / scale, rtol=0, atol=0.25)
+    torch.testing.assert_close(drawn.std(0) / scale, torch.ones_like(scale), rtol=0, atol=0.25)
+
+
+def test_low_rank_change_is_that_of_its_factors_trained_plainly(base, params):
+    """One step on the factors against autograd through W + up @ down, and AdamW."""
+    one = training_set("cat", "cat")
+    adapter = run(base, params, "lora_kv", one, steps=1)
+    for name, delta in adapter.deltas.items():
+        assert delta.up.shape[1] == delta.down.shape[0] == 2
+        # AdamW's first step moves `up` from zero by the learning rate where there is a gradient;
+        # `down` has none, as `up` is zero: it is only decayed.
+        assert delta.up.abs().max() == pytest.approx(HYPER.learning_rate, rel=1e-3), name
+        assert torch.linalg.matrix_rank(delta.dense()) <= 2
+
+
+def test_a_rank_larger_than_a_matrix_is_refused(base, params):
+    hyper = HYPER.model_copy(update={"steps": 1, "rank": 1000})
+    one = training_set("cat", "cat")
+    before = state(base)
+    with pytest.raises(BenchError, match="rank 1000 does not fit .*choose a rank from 1 to"):
+        trained(base, how("lora"), [one], params, hyper, provenance(base, "lora", one))
+    assert state(base).keys() == before.keys()
 
 
 def test_key_value_names_are_all_of_cross_attention_and_nothing_else(base):
@@ -93,14 +165,14 @@ def test_training_twice_gives_the_same_adapter(base, params):
 def test_a_step_is_the_step_computed_plainly(base, params):
     """One step on one target image against a computation with autograd and no caches."""
     one = training_set("cat", "cat")
-    method = load_method("custom_diffusion")
+    method = how("custom_diffusion")
     adapter = run(base, params, "custom_diffusion", one, steps=1)
 
     from pipeline.augment import render_view, view_mask
     from pipeline.seeds import seed_of
 
-    rows = draw_schedule(method, [one], params.train, base.resolution, 1)[0]
-    generator = torch.Generator().manual_seed(seed_of(params.train.seed, "0", "step", 0))
+    rows = schedule(method, [one], params, base.resolution, 1)[0]
+    generator = torch.Generator().manual_seed(seed_of(params.train.seed, "cat", "step", 0))
     shape = (len(rows), *base.latent_shape)
     posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))
     timesteps = torch.randint(1000, shape[:1], generator=generator)
@@ -160,7 +232,7 @@ def test_masked_loss_is_the_sum_over_the_mask_divided_by_its_size():
 def test_batches_share_targets_and_regularization_and_concepts_equally(params):
     sets = [training_set("cat", "cat"), training_set("chair", "chair", 1)]
     for method, kinds in (("custom_diffusion", 2), ("textual_inversion", 1)):
-        for rows in draw_schedule(load_method(method), sets, params.train, 32, 20):
+        for rows in schedule(how(method), sets, params, 32, 20):
             counts = Counter((row.concept, row.target) for row in rows)
             assert set(counts.values()) == {params.train.batch_size // (2 * kinds)}
             assert len(rows) == params.train.batch_size
@@ -171,7 +243,7 @@ def test_captions_follow_the_method(params):
     prefixes = ("", "a far away ", "very small ", "zoomed in ", "close up ")
 
     def captions(method: str, target: bool = True) -> set[str]:
-        steps = draw_schedule(load_method(method), [one], params.train, 64, 60)
+        steps = schedule(how(method), [one], params, 64, 60)
         return {row.caption for rows in steps for row in rows if row.target is target}
 
     assert captions("custom_diffusion") == {f"{p}photo of a <new1> wooden pot" for p in prefixes}
@@ -180,17 +252,41 @@ def test_captions_follow_the_method(params):
     assert captions("custom_diffusion", target=False) <= set(one.captions)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(params):
+def test_three_concepts_share_a_batch_of_eight_equally(params):
     sets = [training_set(n, "cat") for n in ("a", "b", "c")]
-    with pytest.raises(BenchError, match="batch_size.*3 concepts"):
-        draw_schedule(load_method("custom_diffusion"), sets, params.train, 32, 1)
+    for rows in schedule(how("custom_diffusion", 3), sets, params, 32, 3):
+        assert set(Counter((row.concept, row.target) for row in rows).values()) == {1}
+        assert len(rows) == 6
+
+
+def test_a_batch_that_is_too_small_is_refused(params):
+    sets = [training_set(n, "cat") for n in ("a", "b", "c")]
+    small = params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 4})})
+    with pytest.raises(BenchError, match="batch_size: 4 is too small for 3 concepts"):
+        schedule(how("custom_diffusion", 3), sets, small, 32, 1)
+
+
+def test_without_regularization_all_images_are_targets(params):
+    one = training_set("cat", "cat")
+    steps = schedule(how("custom_diffusion_no_regularization"), [one], params, 32, 5)
+    assert all(row.target for rows in steps for row in rows)
+    assert {len(rows) for rows in steps} == {params.train.batch_size}
+
+
+def test_without_augmentation_targets_are_only_mirrored(params):
+    one = training_set("cat", "cat")
+    steps = schedule(how("custom_diffusion_no_augmentation"), [one], params, 32, 40)
+    rows = [row for rows in steps for row in rows if row.target]
+    assert {row.caption for row in rows} == {"photo of a <new1> cat"}
+    assert {row.view.size for row in rows} == {32}
+    assert {row.view.flip for row in rows} == {True, False}
 
 
 def test_missing_regularization_is_refused(params):
     bare = training_set("cat", "cat")
     bare = type(bare)(bare.concept, bare.targets, [], [])
     with pytest.raises(BenchError, match="no regularization images"):
-        draw_schedule(load_method("custom_diffusion"), [bare], params.train, 32, 1)
+        schedule(how("custom_diffusion"), [bare], params, 32, 1)
 
 
 def test_unknown_method_is_refused():
@@ -199,25 +295,92 @@ def test_unknown_method_is_refused():
     assert "pretrained" in method_names()
 
 
-def test_merge_through_the_text_encoder_maps_each_concept_as_its_own_adapter(base, params):
-    sets = [training_set("cat", "cat"), training_set("chair", "chair", 1)]
-    parts = [run(base, params, "custom_diffusion", part, steps=5) for part in sets]
-    about = subject(*sets)
-    captions = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
-    merged = merge(base, parts, about, captions, 1e-6, provenance(base, "m", ("a", "b")))
-    assert merged.provenance.notes["residual"] < 1e-6
-    assert torch.equal(merged.tokens["<new2>"], parts[1].tokens["<new1>"])
+CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
+NOUNS = ("cat", "chair", "dog")
+
+
+def parts_of(base: Base, params: Params, count: int) -> tuple[list[TrainingSet], list[Adapter]]:
+    sets = [training_set(noun, noun, i) for i, noun in enumerate(NOUNS[:count])]
+    return sets, [run(base, params, "custom_diffusion", part, steps=5) for part in sets]
+
+
+@pytest.mark.parametrize("template_words", [True, False])
+@pytest.mark.parametrize("count", [2, 3])
+def test_merge_maps_each_concept_as_its_own_adapter(
+    base, params, monkeypatch, count, template_words
+):
+    sets, parts = parts_of(base, params, count)
+    monkeypatch.setattr("pipeline.cells.regularization_captions", lambda _: CAPTIONS)
+    about, found = subject(*sets), load_method("custom_diffusion_merge").composition
+    assert isinstance(found, Merged)
+    hyper = HYPER.model_copy(update={"template_words": template_words})
+    result = merged(base, found, parts, about, params, hyper, provenance(base, "m", *sets))
+    assert result.provenance.notes["residual"] < 1e-6
+    # Three words and the template's four with template words, else twice "<new1> cat" and the end;
+    # the words of the template before the token are the same for all concepts.
+    rows = 3 + 3 + 3 if template_words else 3 + 3
+    shared = 3 * (count - 1) if template_words else 0
+    assert result.provenance.notes["constraints"] == rows * count - shared
+    assert result.provenance.references == tuple(
+        f"<new{i}> {noun}" for i, noun in enumerate(NOUNS[:count], 1)
+    )
 
     table = base.text_encoder.get_input_embeddings()
-    base.add_modifier_tokens(merged.tokens)
+    base.add_modifier_tokens(result.tokens)
     with torch.no_grad():
-        text = base.encode_text(["<new1> cat", "<new2> chair"])
+        text = base.encode_text(list(result.provenance.references))
     base.text_encoder.set_input_embeddings(table)
     weights = dict(base.unet.named_parameters())
     for i, part in enumerate(parts):
+        assert torch.equal(result.tokens[f"<new{i + 1}>"], part.tokens["<new1>"])
         for name, delta in part.deltas.items():
             words = text[i, 1:4]  # modifier token, noun, end
             own = words @ (weights[name] + delta).T
             torch.testing.assert_close(
-                words @ (weights[name] + merged.deltas[name]).T, own, rtol=1e-3, atol=1e-4
+                words @ (weights[name] + result.deltas[name]).T, own, rtol=1e-3, atol=1e-4
             )
+
+
+def test_average_is_the_mean_of_the_changes_and_keeps_all_tokens(base, params):
+    sets, parts = parts_of(base, params, 2)
+    found = load_method("custom_diffusion_average").composition
+    assert isinstance(found, Merged)
+    about = provenance(base, "m", *sets)
+    result = merged(base, found, parts, subject(*sets), params, HYPER, about)
+    for name, delta in result.deltas.items():
+        both = parts[0].deltas[name].double() + parts[1].deltas[name].double()
+        torch.testing.assert_close(delta.double(), both / 2, rtol=1e-6, atol=1e-9)
+    assert torch.equal(result.tokens["<new2>"], parts[1].tokens["<new1>"])
+
+
+def test_words_of_textual_inversion_are_put_side_by_side(base, params):
+    sets = [training_set(noun, noun, i) for i, noun in enumerate(("cat", "wooden pot"))]
+    parts = [run(base, params, "textual_inversion", part) for part in sets]
+    found = load_method("textual_inversion").composition
+    assert isinstance(found, Merged)
+    about = provenance(base, "m", *sets)
+    result = merged(base, found, parts, subject(*sets), params, HYPER, about)
+    assert result.deltas == {}
+    assert result.provenance.references == ("<new1>", "<new2>")
+    for i, part in enumerate(parts, 1):
+        assert torch.equal(result.tokens[f"<new{i}>"], part.tokens["<new1>"])
+
+
+def test_sequential_goes_on_from_the_first_concept_and_leaves_its_token(base, params):
+    sets, parts = parts_of(base, params, 3)
+    found = load_method("custom_diffusion_sequential").composition
+    assert isinstance(found, Continued)
+    hyper = HYPER.model_copy(update={"composition_steps": 4})
+    before = state(base)
+    about = provenance(base, "s", *sets)
+    result = continued(base, found.how, parts[0], sets, params, hyper, about)
+    assert torch.equal(result.tokens["<new1>"], parts[0].tokens["<new1>"])
+    assert result.provenance.references == ("<new1> cat", "<new2> chair", "<new3> dog")
+    assert result.provenance.steps == 5 + 4 + 4
+    assert all(torch.equal(before[key], value) for key, value in state(base).items())
+    # No step: the adapter of the first concept, and the other tokens where they start.
+    hyper = HYPER.model_copy(update={"composition_steps": 0})
+    same = continued(base, found.how, parts[0], sets, params, hyper, about)
+    for name, delta in same.deltas.items():
+        torch.testing.assert_close(delta, parts[0].deltas[name], rtol=0, atol=0)
+    assert torch.equal(same.tokens["<new3>"], base.embedding_row(RARE_TOKENS[2]))

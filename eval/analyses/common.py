@@ -1,0 +1,164 @@
+"""What the analyses share: their parameters, scores of images in memory, files and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from eval.features import clip_extractor, inception_extractor, kernel_features
+from eval.figures import DPI, STYLE
+from eval.metrics import SetValue
+from eval.metrics.image_alignment import image_alignment
+from eval.metrics.kid import kid
+from eval.metrics.text_alignment import text_alignment
+from eval.report import report_folder
+from pipeline.adapters import Adapter, load_adapter
+from pipeline.concepts import Subject
+from pipeline.errors import BenchError
+from pipeline.files import atomic, png_bytes, read_tar
+from pipeline.openclip import load_clip
+from pipeline.params import Params, profile_folder
+from pipeline.sampling import Request, prompt_requests
+
+Values = npt.NDArray[np.float64]
+S = TypeVar("S")
+
+
+def section(params: Params, name: str, kind: type[S]) -> S:
+    """The parameters of an analysis.
+
+    Raises:
+        BenchError: the profile does not run it.
+    """
+    found = getattr(params.analyses, name)
+    if not isinstance(found, kind):
+        path = profile_folder(params.profile) / "params.yaml"
+        raise BenchError(
+            f"{path}: analyses.{name}: missing: the profile does not run this analysis"
+        )
+    return found
+
+
+def folder_of(params: Params, name: str) -> Path:
+    """Where an analysis writes to."""
+    return report_folder(params.profile) / "analyses" / name
+
+
+def adapter_path(params: Params, method: str, subject: str) -> Path:
+    """Where the adapter of a cell lies."""
+    return params.runs() / "cells" / method / subject / "adapter.safetensors"
+
+
+def adapter_of(params: Params, method: str, subject: str) -> Adapter:
+    """The adapter of a cell.
+
+    Raises:
+        BenchError: it is missing or damaged.
+    """
+    return load_adapter(adapter_path(params, method, subject))
+
+
+def requests_of(
+    params: Params, about: Subject, references: Sequence[str], count: int
+) -> list[Request]:
+    """The first `count` images of each of the subject's prompts, from the noise of its cells."""
+    nouns = [concept.class_noun for concept in about.concepts]
+    protocol = params.sample.protocol
+    return prompt_requests(protocol, about.name, about.prompts, references, nouns, count)
+
+
+class Judge:
+    """The models that measure, loaded once; what they give is what `eval.scores` would."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.clip = load_clip(params.score.clip)
+        self.extract = clip_extractor(self.clip)
+
+    def text_alignment(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Values:
+        """Text-alignment [n] of each image with its prompt (without modifier tokens)."""
+        features = self.extract([png_bytes(image) for image in images])
+        return text_alignment(features, self.clip.encode_texts(prompts)).values
+
+    def image_alignment(self, images: Sequence[Image.Image], concept: str) -> Values:
+        """Image-alignment [n] of each image with the concept's target images.
+
+        Raises:
+            BenchError: the concept's shard is missing or holds none.
+        """
+        path = self.params.runs() / "shards" / f"{concept}.tar"
+        targets = [s["png"] for s in read_tar(path) if s["__key__"].startswith("target-")]
+        if not targets:
+            raise BenchError(f"{path}: holds no target images: delete it and run `dvc repro`")
+        features = self.extract([png_bytes(image) for image in images])
+        return image_alignment(features, self.extract(targets)).values
+
+    def kid(self, images: Sequence[Image.Image], concept: str) -> SetValue:
+        """KID of images that are independent of each other and the concept's held-out real ones.
+
+        Raises:
+            BenchError: there are too few real images.
+        """
+        path = self.params.runs() / "regularization" / f"{concept}.tar"
+        reals = [s for s in read_tar(path) if s["json"]["part"] == "held_out"]
+        if len(reals) < 2:
+            raise BenchError(f"{path}: KID needs two held-out images: raise held_out_images")
+        extract = self.extract
+        if self.params.score.kid_features == "inception":
+            extract = inception_extractor(self.params.score.inception)
+        x = kernel_features(extract, [s["png"] for s in reals])
+        y = kernel_features(extract, [png_bytes(image) for image in images])
+        captions = [" ".join(s["txt"].split()) for s in reals]
+        return kid(x, y, captions, [f"image {i}" for i in range(len(y))])
+
+
+def write_results(
+    folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure]
+) -> Path:
+    """Replaces the folder by `<name>.csv` of each table and `<name>.png` of each figure."""
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        for name, table in tables.items():
+            path = temporary / f"{name}.csv"
+            table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+        with mpl.rc_context(STYLE):
+            for name, figure in figures.items():
+                path = temporary / f"{name}.png"
+                figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return folder
+
+
+def picture_table(
+    rows: Mapping[str, Sequence[Image.Image | npt.NDArray[np.float64]]],
+    titles: Sequence[str] = (),
+    size: float = 1.3,
+) -> Figure:
+    """Pictures, and maps [h, w] in colours of their own scale, in rows that have a label each.
+
+    Args:
+        rows: of equal length, by label.
+        titles: of the columns.
+        size: inches of a picture.
+    """
+    across = max(len(pictures) for pictures in rows.values())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(size * across + 1.6, size * len(rows) + 0.4), layout="constrained")
+        axes = figure.subplots(len(rows), across, squeeze=False)
+        for line, (label, pictures) in zip(axes, rows.items()):
+            for ax in line:
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+            for ax, picture in zip(line, pictures):
+                ax.imshow(np.asarray(picture), cmap="magma", interpolation="nearest")
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for ax, title in zip(axes[0], titles):
+            ax.set_title(title, fontsize=9, loc="center", fontweight="normal")
+    return figure

@@ -1,0 +1,133 @@
+"""Language drift: what the class noun alone gives after a concept was learned (paper, Fig. 24).
+
+A method that forgets draws the concept, or worse things, when it is asked for "photo of a cat"
+without a modifier token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eval.analyses.common import (
+    Judge,
+    adapter_of,
+    adapter_path,
+    folder_of,
+    picture_table,
+    section,
+    write_results,
+)
+from eval.analyses.params import DriftParams
+from eval.figures import COLOURS, STYLE
+from eval.statistics import mean_over
+from eval.tables import METRICS, words
+from pipeline.adapters import applied
+from pipeline.base import load_base
+from pipeline.concepts import Concept, load_concept
+from pipeline.errors import BenchError
+from pipeline.params import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
+from pipeline.sampling import Request, sample_all
+from pipeline.seeds import seed_of
+
+SHOWN = 8
+
+
+def class_requests(params: Params, concept: Concept, count: int) -> list[Request]:
+    """Images of the concept's class: its caption with the noun in place of the reference.
+
+    All methods start from the same noise.
+    """
+    prompt = concept.caption.format(concept.class_noun)
+    seeds = [seed_of(params.sample.protocol, "class", prompt, i) for i in range(count)]
+    return [Request(f"class-{i:03d}", prompt, seed, {}) for i, seed in enumerate(seeds)]
+
+
+def methods_of(params: Params, grid: Grid, about: DriftParams) -> list[str]:
+    """The methods to look at: those given, or those of the grid that made adapters of concepts.
+
+    Raises:
+        BenchError: there are none.
+    """
+    concepts = about.concepts
+    chosen = about.methods or [
+        m for m in grid.methods if all(adapter_path(params, m, c).is_file() for c in concepts)
+    ]
+    if not chosen:
+        raise BenchError(f"no method has adapters of {', '.join(concepts)}: run `dvc repro`")
+    return chosen
+
+
+def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
+    """Stage: `drift.csv`, a chart, and a sheet of images for each concept.
+
+    Text-alignment is that with the class prompt, KID that with the concept's held-out real images,
+    and image-alignment is that with its targets: here a lower one is better.
+
+    Raises:
+        BenchError: the profile does not run it, or adapters or real images are missing.
+    """
+    params, grid = load_params(profile), load_grid(profile)
+    about = section(params, "drift", DriftParams)
+    methods = methods_of(params, grid, about)
+    base, judge = load_base(params.base), Judge(params)
+    rows, sheets = [], {}
+    for name in about.concepts:
+        requests = class_requests(params, load_concept(name), about.images)
+        prompts = [request.prompt for request in requests]
+        sheet = {}
+        for method in methods:
+            with applied(base, adapter_of(params, method, name)):
+                images = sample_all(base, requests, params.sample)
+            text = mean_over(judge.text_alignment(images, prompts))
+            near = mean_over(judge.image_alignment(images, name))
+            distance = judge.kid(images, name)
+            rows.append(
+                {
+                    "method": method,
+                    "subject": name,
+                    "images": len(images),
+                    "text_alignment": text.mean,
+                    "text_alignment_se": text.std_error,
+                    "image_alignment": near.mean,
+                    "image_alignment_se": near.std_error,
+                    "kid": distance.value,
+                    "kid_se": distance.std_error,
+                }
+            )
+            print(
+                f"drift: {method} on {name}: text-alignment {text.mean:.3f}, "
+                f"image-alignment {near.mean:.3f}, KID {distance.value:.2f}"
+            )
+            sheet[words(method)] = images[:SHOWN]
+        sheets[name] = picture_table(sheet)
+    table = pd.DataFrame(rows)
+    folder = folder_of(params, "drift")
+    return write_results(folder, {"drift": table}, {"drift": chart(table), **sheets})
+
+
+def chart(table: pd.DataFrame) -> Figure:
+    """A panel for each metric: the mean over concepts of each method, and each concept as a dot."""
+    methods = list(dict.fromkeys(table["method"]))
+    titles = {
+        "text_alignment": f"{METRICS['text_alignment'].title} with the class →",
+        "image_alignment": f"← {METRICS['image_alignment'].title} with the targets",
+        "kid": f"← {METRICS['kid'].title}",
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 0.4 * len(methods) + 1), layout="constrained")
+        axes = figure.subplots(1, 3, sharey=True)
+        for ax, (metric, title) in zip(axes, titles.items()):
+            for place, method in enumerate(methods):
+                values = table.loc[table["method"] == method, metric]
+                ax.barh(place, values.mean(), 0.62, color=COLOURS[place % len(COLOURS)], alpha=0.85)
+                ax.plot(values, np.full(len(values), place), "o", color="white", mec="k", ms=4)
+            ax.set(xlabel=title)
+            ax.grid(axis="y", visible=False)
+        axes[0].set_yticks(range(len(methods)), [words(method) for method in methods])
+        axes[0].invert_yaxis()
+    return figure

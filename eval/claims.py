@@ -1,0 +1,435 @@
+"""What the paper of Custom Diffusion (arXiv:2212.04488) finds, put to the test on our own scores.
+
+A claim compares two methods by one metric. It is tested on the differences of the two, paired by
+subject, or by prompt where there is one subject only. A comparison that claims a direction counts
+as decided if it is significant after Holm's correction for all of them; one that claims no more
+than a margin is decided by its interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import stdtr
+
+from eval.scores import load_scores
+from eval.statistics import Estimate, Interval, interval, mean_over
+from eval.tables import FORMATS, METRICS, Cell, Column, Table, subjects_of, words
+from pipeline.errors import BenchError
+from pipeline.files import atomic
+from pipeline.params import DEFAULT_PROFILE, load_grid
+
+LEVEL = 0.95
+# What "on a par" allows: a little more than the paper's own differences between rows that it calls
+# alike (0.014 in text-alignment, 0.011 in image-alignment, Table 1).
+MARGIN = 0.02
+
+
+class Relation(Enum):
+    """How the first method relates to the second."""
+
+    GREATER = ">"
+    LESS = "<"
+    AT_LEAST = "≥"  # or less by no more than the margin
+    ON_A_PAR = "≈"  # differs by no more than the margin
+
+
+DIRECTIONS = (Relation.GREATER, Relation.LESS)
+
+
+class Verdict(Enum):
+    """What the scores say about a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper as a relation of two methods."""
+
+    name: str
+    says: str
+    where: str  # in the paper
+    kind: str  # of subjects: a key of `eval.tables.KINDS`
+    metric: str
+    first: str
+    relation: Relation
+    second: str
+    margin: float = MARGIN
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what the scores say about it."""
+
+    claim: Claim
+    difference: Estimate | None  # first - second
+    p: float  # of no difference, two-sided, after Holm's correction; NaN without a direction
+    verdict: Verdict
+
+
+def _each(rivals: Sequence[str], claim: Claim) -> tuple[Claim, ...]:
+    """The claim against each of several methods."""
+    return tuple(
+        Claim(**{**vars(claim), "name": f"{claim.name}: {words(rival)}", "second": rival})
+        for rival in rivals
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "keys and values suffice",
+        "Training keys and values alone follows the prompt as well as DreamBooth does.",
+        "section 4.1, Table 1",
+        "single",
+        "text_alignment",
+        "custom_diffusion",
+        Relation.AT_LEAST,
+        "dreambooth",
+    ),
+    Claim(
+        "all weights are no better",
+        "Training all weights brings the images no nearer to the concept than keys and values.",
+        "section 4.1, Table 1",
+        "single",
+        "image_alignment",
+        "custom_diffusion",
+        Relation.AT_LEAST,
+        "custom_diffusion_all",
+    ),
+    *_each(
+        ("custom_diffusion", "custom_diffusion_all", "dreambooth"),
+        Claim(
+            "a word alone is nearest",
+            "Of the methods that train, Textual Inversion is nearest to the concept.",
+            "section 4.1, Table 1",
+            "single",
+            "image_alignment",
+            "textual_inversion",
+            Relation.GREATER,
+            "",
+        ),
+    ),
+    *_each(
+        ("custom_diffusion", "custom_diffusion_all", "dreambooth"),
+        Claim(
+            "a word alone forgets the prompt",
+            "Of the methods that train, Textual Inversion follows the prompt least.",
+            "section 4.1, Table 1",
+            "single",
+            "text_alignment",
+            "textual_inversion",
+            Relation.LESS,
+            "",
+        ),
+    ),
+    Claim(
+        "regularization prevents forgetting",
+        "With retrieved regularization images the class stays nearer to real ones than without.",
+        "section 4.4, Table 3",
+        "single",
+        "kid",
+        "custom_diffusion",
+        Relation.LESS,
+        "custom_diffusion_no_regularization",
+    ),
+    Claim(
+        "real images regularize better",
+        "Retrieved regularization images keep the class nearer to real ones than generated ones.",
+        "section 4.4, Table 3",
+        "single",
+        "kid",
+        "custom_diffusion",
+        Relation.LESS,
+        "custom_diffusion_generated",
+    ),
+    Claim(
+        "augmentation helps",
+        "Without resized targets the images are less like the concept.",
+        "section 4.4, Table 3",
+        "single",
+        "image_alignment",
+        "custom_diffusion",
+        Relation.GREATER,
+        "custom_diffusion_no_augmentation",
+    ),
+    Claim(
+        "the word should train",
+        "A trained modifier token brings the images nearer to the concept than a frozen one.",
+        "appendix, Table 5",
+        "single",
+        "image_alignment",
+        "custom_diffusion",
+        Relation.GREATER,
+        "custom_diffusion_frozen_token",
+    ),
+    *(
+        Claim(
+            f"joint training is no worse than merging: {METRICS[metric].title}",
+            "Concepts trained jointly compose at least as well as those merged by optimization.",
+            "section 4.2, Table 1",
+            "compositions",
+            metric,
+            "custom_diffusion",
+            Relation.AT_LEAST,
+            "custom_diffusion_merge",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    *(
+        Claim(
+            f"merging beats DreamBooth: {METRICS[metric].title}",
+            "Concepts merged by optimization compose better than DreamBooth's, trained jointly.",
+            "section 4.2, Table 1",
+            "compositions",
+            metric,
+            "custom_diffusion_merge",
+            Relation.GREATER,
+            "dreambooth",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    Claim(
+        "one after the other forgets",
+        "Trained one after the other, the first concept is lost more than in joint training.",
+        "section 4.2, Table 8",
+        "compositions",
+        "image_alignment_1",
+        "custom_diffusion_sequential",
+        Relation.LESS,
+        "custom_diffusion",
+    ),
+    *(
+        Claim(
+            f"constraints beat the mean: {METRICS[metric].title}",
+            "Merging by constrained optimization composes better than the mean of the weights.",
+            "section 3.2",
+            "compositions",
+            metric,
+            "custom_diffusion_merge",
+            Relation.GREATER,
+            "custom_diffusion_average",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    *(
+        Claim(
+            f"60 % is enough: {METRICS[metric].title}",
+            "Changes cut to 60 % of the sum of their singular values are as good as whole ones.",
+            "appendix C, Fig. 21",
+            "single",
+            metric,
+            "compressed to 0.6",
+            Relation.ON_A_PAR,
+            "compressed to 1",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    *_each(
+        ("self-attention", "other"),
+        Claim(
+            "cross-attention changes most",
+            "When all weights train, those of cross-attention change most, relative to their size.",
+            "section 3.1, Fig. 3",
+            "single",
+            "weight_change",
+            "cross-attention",
+            Relation.GREATER,
+            "",
+        ),
+    ),
+)
+
+
+def difference(scores: pd.DataFrame, claim: Claim, subjects: Sequence[str]) -> Estimate | None:
+    """The mean difference of the claim's methods, first - second; None if one was not scored.
+
+    It is paired by subject, with the error of the sample of subjects. Where the two share a single
+    subject it is paired by prompt.
+
+    Args:
+        scores: as `eval.scores.load_scores` gives. "image_alignment" of compositions is the mean
+            of that with their concepts.
+        claim: what to compare.
+        subjects: those to look at.
+    """
+    metric = scores["metric"]
+    chosen = metric == claim.metric
+    if claim.metric == "image_alignment":
+        chosen |= metric.str.fullmatch(r"image_alignment_\d+").astype(bool)
+    chosen &= scores["subject"].isin(list(subjects))
+    # Images of a prompt, then prompts of a subject; a set's only value has no prompt.
+    by_prompt = [
+        scores[chosen & (scores["method"] == method)]
+        .fillna({"prompt_index": -1})
+        .groupby(["subject", "prompt_index"])["value"]
+        .mean()
+        for method in (claim.first, claim.second)
+    ]
+    pairs = (by_prompt[0] - by_prompt[1]).dropna()
+    if pairs.empty:
+        return None
+    means = pairs.groupby("subject").mean()
+    return mean_over(pairs if len(means) == 1 else means)
+
+
+def findings(claims: Sequence[Claim], differences: Sequence[Estimate | None]) -> list[Finding]:
+    """The verdict on each claim from its difference, first - second.
+
+    Of the claims of a direction none is decided, either way, unless Holm's correction for all of
+    them that could be tested leaves p at 5 % or less: where no two methods differ, the chance
+    that any is decided is 5 % at most. A claim up to a margin holds if the 95 % interval of the
+    difference lies within the margin, and does not if it lies outside.
+    """
+    raw = [
+        p_value(found) if found and claim.relation in DIRECTIONS else float("nan")
+        for claim, found in zip(claims, differences)
+    ]
+    corrected = holm(raw)
+    return [
+        Finding(claim, found, float(p), _verdict(claim, found, float(p)))
+        for claim, found, p in zip(claims, differences, corrected)
+    ]
+
+
+def _verdict(claim: Claim, found: Estimate | None, p: float) -> Verdict:
+    if found is None:
+        return Verdict.NOT_RUN
+    if claim.relation in DIRECTIONS:
+        claimed = (found.mean > 0) == (claim.relation is Relation.GREATER)
+        within, outside = (claimed, not claimed) if p <= 1 - LEVEL else (False, False)
+    else:
+        low, high = interval(found, LEVEL)
+        at_most = claim.margin if claim.relation is Relation.ON_A_PAR else math.inf
+        within = -claim.margin < low and high < at_most
+        outside = high < -claim.margin or low > at_most
+    return Verdict.HOLDS if within else Verdict.FAILS if outside else Verdict.UNDECIDED
+
+
+def p_value(estimate: Estimate) -> float:
+    """Two-sided p of Student's t test that the mean is zero; NaN without an error."""
+    if math.isnan(estimate.std_error):
+        return float("nan")
+    if estimate.std_error == 0:
+        return 1.0 if estimate.mean == 0 else 0.0
+    t = abs(estimate.mean) / estimate.std_error
+    return float(2 * stdtr(estimate.clusters - 1, -t))
+
+
+def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Holm's (1979) corrected p-values [n] of the tests with p-values `p` [n]; NaN is no test."""
+    values = np.asarray(p, np.float64)
+    corrected = np.full(values.shape, np.nan)
+    order = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN comes last
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
+    return corrected
+
+
+def check_claims(profile: str) -> list[Finding]:
+    """The verdict on every claim, from what has been scored and analysed so far."""
+    grid = load_grid(profile)
+    scores = pd.concat([load_scores(profile), *_analysed(profile)], ignore_index=True)
+    return findings(
+        CLAIMS, [difference(scores, claim, subjects_of(grid, claim.kind)) for claim in CLAIMS]
+    )
+
+
+def _analysed(profile: str) -> list[pd.DataFrame]:
+    """What the analyses measured, as scores of the "methods" that claims name."""
+    from eval.report import report_folder  # which shows the claims
+
+    folder = report_folder(profile) / "analyses"
+    frames = []
+    if (path := folder / "compression" / "prompts.csv").is_file():
+        frame = _read(path, ["subject", "share", "metric", "prompt_index", "value"])
+        frames.append(frame.assign(method=[f"compressed to {share:g}" for share in frame["share"]]))
+    if (path := folder / "weights" / "groups.csv").is_file():
+        frame = _read(path, ["subject", "group", "mean"])
+        named = frame.rename(columns={"group": "method", "mean": "value"})
+        frames.append(named.assign(metric="weight_change", prompt_index=-1))
+    columns = ["method", "subject", "metric", "prompt_index", "value"]
+    return [frame[columns] for frame in frames]
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, usecols=list(columns))
+    except (ValueError, OSError):
+        raise BenchError(f"{path}: not the file of an analysis: run `dvc repro`") from None
+
+
+def claims_table(profile: str = DEFAULT_PROFILE) -> Table:
+    """A row for each claim: the difference with its error and interval, p and the verdict."""
+    columns = (
+        Column("claim", "claim"),
+        Column("says", "the paper"),
+        Column("where", "where"),
+        Column("comparison", "as measured"),
+        Column("difference", "difference", digits=3),
+        Column("interval", "95 % interval"),
+        Column("pairs", "pairs"),
+        Column("p", "p (Holm)", digits=3),
+        Column("verdict", "verdict"),
+    )
+    rows = []
+    for finding in check_claims(profile):
+        claim, found = finding.claim, finding.difference
+        row: tuple[Cell, ...] = (
+            claim.name,
+            claim.says,
+            claim.where,
+            comparison_text(claim),
+            found,
+            interval_text(interval(found, LEVEL)) if found else None,
+            str(found.clusters) if found else None,
+            None if math.isnan(finding.p) else finding.p,
+            finding.verdict.value,
+        )
+        rows.append(row)
+    caption = (
+        "Differences (first − second) ± standard error over subjects, or over prompts where there "
+        f"is one subject; a margin of {MARGIN:g} counts as on a par"
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def comparison_text(claim: Claim) -> str:
+    """The claim as a relation: "image-alignment: custom diffusion > dreambooth"."""
+    title = METRICS[claim.metric].title if claim.metric in METRICS else words(claim.metric)
+    return f"{title}: {words(claim.first)} {claim.relation.value} {words(claim.second)}"
+
+
+def interval_text(found: Interval) -> str | None:
+    """As "[0.012, 0.034]"; None without an error."""
+    return None if math.isnan(found.low) else f"[{found.low:.3f}, {found.high:.3f}]"
+
+
+def write_claims(profile: str = DEFAULT_PROFILE) -> None:
+    """Writes `claims.csv` and `claims.md` into the report's folder, and prints the verdicts.
+
+    Raises:
+        BenchError: scores are damaged or cannot be compared, or nothing was scored yet.
+    """
+    from eval.report import report_folder
+
+    if load_scores(profile).empty:
+        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
+    table = claims_table(profile)
+    folder = report_folder(profile)
+    for style, name in (("csv", "claims.csv"), ("markdown", "claims.md")):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(FORMATS[style](table), encoding="utf-8")
+    for row in table.rows:
+        print(f"{row[-1]:>13}  {row[0]}")
+    print(f"{len(table.rows)} claims -> {folder / 'claims.csv'}, {folder / 'claims.md'}")

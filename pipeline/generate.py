@@ -1,0 +1,41 @@
+"""Stage `generate`: the base model's own pictures of a class, as regularization images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pipeline.base import load_base
+from pipeline.concepts import load_concept
+from pipeline.files import png_bytes, write_tar
+from pipeline.params import DEFAULT_PROFILE, load_params
+from pipeline.sampling import Request, sample_all
+from pipeline.seeds import seed_of
+
+
+def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
+    """Writes images of "photo of a {class noun}" to `generated/<concept>.tar`.
+
+    The paper's baselines use them (appendix E: 50 steps, guidance 6, 200 images).
+    """
+    started = time.perf_counter()
+    params = load_params(profile)
+    thing = load_concept(concept)
+    prompt = thing.caption.format(thing.class_noun)
+    requests = []
+    for i in range(params.generate.images):
+        seed = seed_of(params.train.seed, "generated", prompt, i)
+        record: dict[str, str | int] = {"part": "generated", "prompt": prompt, "seed": seed}
+        requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
+    images = sample_all(load_base(params.base), requests, params.generate)
+    path = params.runs() / "generated" / f"{concept}.tar"
+    write_tar(
+        path,
+        [
+            {"__key__": r.key, "png": png_bytes(image), "txt": r.prompt, "json": r.record}
+            for r, image in zip(requests, images)
+        ],
+    )
+    seconds = time.perf_counter() - started
+    print(f"generate: {len(images)} images of {prompt!r} in {seconds:.1f} s -> {path}")
+    return path

@@ -1,0 +1,74 @@
+"""The scored profile with a base model of random weights and adapters that were never trained."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline.adapters import Adapter, Provenance, save_adapter
+from pipeline.base import Base, load_base
+from pipeline.concepts import load_subject
+from pipeline.crossattn import key_value_names
+from pipeline.methods import all_weights
+from pipeline.params import load_params
+from tests.pipeline.tiny import RARE_TOKENS, RESOLUTION, write_base
+
+Configure = Callable[..., None]
+Adapt = Callable[..., Adapter]
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    write_base(folder)
+    return folder
+
+
+@pytest.fixture
+def configure(profile: Path, base_folder: Path) -> Configure:
+    """Makes the base and its sampling small, and writes the section `analyses`."""
+    shutil.copytree(base_folder, profile / "models" / "base")
+    yaml = YAML()
+
+    def write(**analyses: Any) -> None:
+        params = yaml.load(profile / "params.yaml")
+        params["base"] |= {"path": "models/base", "resolution": RESOLUTION}
+        params["base"]["modifier_token_ids"] = RARE_TOKENS
+        params["sample"] |= {"steps": 2, "batch_size": 100}
+        params["analyses"] = analyses
+        yaml.dump(params, profile / "params.yaml")
+
+    return write
+
+
+@pytest.fixture
+def base(configure: Configure) -> Base:
+    """The base of the profile."""
+    configure()
+    return load_base(load_params().base, torch.device("cpu"))
+
+
+@pytest.fixture
+def adapt(base: Base) -> Adapt:
+    """Writes the adapter of a cell: random changes of a size, of K and V or of all weights."""
+
+    def write(method: str, subject: str, size: float = 0.5, whole: bool = False) -> Adapter:
+        g = torch.Generator().manual_seed(3)
+        weights = dict(base.unet.named_parameters())
+        names = all_weights(base.unet) if whole else key_value_names(base.unet)
+        deltas = {n: size * torch.randn(weights[n].shape, generator=g) for n in names if size}
+        concepts = load_subject(subject).concepts
+        tokens = {f"<new{i}>": torch.randn(32, generator=g) for i in range(1, len(concepts) + 1)}
+        references = tuple(f"{t} {c.class_noun}" for t, c in zip(tokens, concepts))
+        made = Provenance(method, subject, base.path, base.hash, references)
+        adapter = Adapter(tokens, {**deltas}, made)
+        save_adapter(adapter, Path("runs/toyland/cells", method, subject, "adapter.safetensors"))
+        return adapter
+
+    return write

@@ -1,0 +1,121 @@
+"""The warm process: commands run in it as they would by themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import warm
+
+ROOT = Path(__file__).parents[2]
+# Stands for a project: what `bench` runs is read from the folder that the command comes from.
+CLI = """\
+import os, sys, time
+from pathlib import Path
+def main():
+    try:
+        print("torch" in sys.modules, os.getcwd(), os.environ["GREETING"], sys.argv[2:], flush=True)
+        if "--wait" in sys.argv:
+            time.sleep(60)
+    finally:
+        Path("cleaned").touch()
+    print("to stderr", file=sys.stderr)
+    raise SystemExit(int(sys.argv[2]))
+"""
+
+pytestmark = pytest.mark.skipif(
+    Path("/dev/nvidiactl").exists() or not hasattr(os, "fork"), reason="warm starts are not used"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with a `bench` of its own, and a folder for its warm process."""
+    home = tmp_path_factory.mktemp("warm")
+    (home / "pipeline").mkdir()
+    (home / "pipeline" / "__init__.py").touch()
+    source = (ROOT / "pipeline" / "warm.py").read_text(encoding="utf-8")
+    # As heavy as needed to tell a warm process from a cold one.
+    source = (
+        source[: source.index("PRELOADED = {")]
+        + 'PRELOADED = {"torch": ()}\n'
+        + source[source.index("IDLE_SECONDS = ") :].replace(
+            "IDLE_SECONDS = 120.0", "IDLE_SECONDS = 20.0"
+        )
+    )
+    (home / "pipeline" / "warm.py").write_text(source, encoding="utf-8")
+    (home / "pipeline" / "cli.py").write_text(CLI, encoding="utf-8")
+    (home / "tmp").mkdir()
+    yield home
+
+
+def start(home: Path, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ, "PYTHONPATH": str(home), "TMPDIR": str(home / "tmp"), "GREETING": "hello",
+    } | environ  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.warm", *arguments],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_command_runs_as_by_itself_but_warm(home: Path) -> None:
+    process = start(home, "train", "3")
+    out, err = process.communicate(timeout=120)
+    assert out == f"True {home} hello ['3']\n"
+    assert err == "to stderr\n"
+    assert process.returncode == 3
+
+
+def test_code_and_environment_are_those_of_the_moment(home: Path) -> None:
+    start(home, "train", "0").communicate(timeout=120)
+    (home / "pipeline" / "cli.py").write_text(CLI.replace("to stderr", "changed"))
+    began = time.perf_counter()
+    process = start(home, "train", "0", GREETING="bye")
+    out, err = process.communicate(timeout=120)
+    assert (out, err, process.returncode) == (f"True {home} bye ['0']\n", "changed\n", 0)
+    assert time.perf_counter() - began < 2, "torch was imported again"
+    (home / "pipeline" / "cli.py").write_text(CLI)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ending_the_command_ends_its_work(home: Path, number: signal.Signals) -> None:
+    (home / "cleaned").unlink(missing_ok=True)
+    process = start(home, "train", "0", "--wait")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.wait(timeout=10) != 0
+    end = time.monotonic() + 9
+    while not (home / "cleaned").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (home / "cleaned").exists(), "no chance to remove what is half-written"
+    process.communicate()
+
+
+@pytest.mark.parametrize(("command", "warm"), [("table", "1"), ("train", "0")])
+def test_others_run_by_themselves(home: Path, command: str, warm: str) -> None:
+    out, _ = start(home, command, "0", BENCH_WARM=warm).communicate(timeout=60)
+    assert out.startswith("False ")
+
+
+def test_a_folder_that_others_can_write_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / f"bench-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setattr(warm.tempfile, "gettempdir", lambda: str(tmp_path))
+    with pytest.raises(PermissionError):
+        warm._address()
