@@ -213,7 +213,7 @@ CLAIMS: tuple[Claim, ...] = (
         Claim(
             f"constraints beat the mean: {METRICS[metric].title}",
             "Merging by constrained optimization composes better than the mean of the weights.",
-            "section 3.2",
+            "section 3.2, implied",
             "compositions",
             metric,
             "custom_diffusion_merge",

@@ -16,6 +16,8 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from eval.analyses.stages import STAGES, chosen
+from eval.claims import claims_table
 from eval.figures import write_figures
 from eval.grids import (
     OVERVIEW_COMPOSITIONS,
@@ -181,6 +183,8 @@ def _page(
         differences=[t for kind in kinds if (t := differences(scores, grid, kind)).rows],
         printed=printed(grid),
         subjects=subjects,
+        claims=claims_table(params.profile),
+        analyses=_analyses(params, folder),
         missing=missing,
         charts={p.stem for p in (folder / "figures").glob("*.png")},
         metrics=METRICS,
@@ -193,6 +197,20 @@ def _page(
         excludes_zero=_excludes_zero,
         shares=_shares,
     )
+
+
+def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str]]]:
+    """What each analysis that was run left in the report's folder."""
+    found: list[dict[str, str | list[str]]] = []
+    for name in chosen(params):
+        inside = folder / "analyses" / name
+        paths = {
+            kind: [p.relative_to(folder).as_posix() for p in sorted(inside.rglob(f"*.{suffix}"))]
+            for kind, suffix in (("figures", "png"), ("tables", "csv"))
+        }
+        if paths["tables"]:
+            found.append({"desc": STAGES[name].desc, **paths})
+    return found
 
 
 def _rows_about(table: Table, subject: str) -> Table:

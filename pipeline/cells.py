@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +19,7 @@ from pipeline.adapters import Adapter, Provenance, applied, dense, load_adapter,
 from pipeline.base import Base, load_base
 from pipeline.concepts import Concept, Subject, load_subject
 from pipeline.errors import BenchError
+from pipeline.files import write_json
 from pipeline.merging import average, constrained
 from pipeline.methods import Continued, How, Merged, Trained, load_method
 from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
@@ -68,12 +72,34 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
     path = runs / "cells" / method / subject / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started
+    write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base.device))
     print(
         f"train: {method} on {subject}, {adapter.provenance.steps} steps, "
         f"{adapter.parameters():,} numbers, {path.stat().st_size / 1e6:.2f} MB in {seconds:.1f} s "
         f"-> {path}"
     )
     return path
+
+
+def cost(
+    adapter: Adapter, path: Path, seconds: float, device: torch.device
+) -> dict[str, int | float | str]:
+    """What an adapter cost: time, memory, size. Memory is the GPU's, or that of the process."""
+    if device.type == "cuda":
+        peak, hardware = torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
+    else:
+        # Kilobytes, except on macOS.
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        hardware = f"{os.cpu_count()} CPU cores"
+    return {
+        "seconds": round(seconds, 2),
+        "peak_bytes": peak,
+        "parameters": adapter.parameters(),
+        "bytes": path.stat().st_size,
+        "device": device.type,
+        "hardware": hardware,
+    }
 
 
 def how_of(method: str, subject: Subject) -> How:

@@ -167,6 +167,27 @@ def oracle(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
     score_oracle(concept, profile)
 
 
+@app.command("analyse")
+def analyse(
+    name: Annotated[str, typer.Argument(help="An analysis that the profile names.")],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Look behind the table: weights, spectra, compression, drift, steps, attention, ..."""
+    _check(profile)
+    from eval.analyses.stages import run
+
+    run(name, profile)
+
+
+@app.command("claims")
+def claims(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Test what the paper says on the scores that exist."""
+    _check(profile)
+    from eval.claims import write_claims
+
+    write_claims(profile)
+
+
 @app.command("pipelines")
 def pipelines(
     profile: Annotated[

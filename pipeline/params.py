@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from eval.analyses.params import AnalysesParams
 from pipeline.errors import BenchError
 
 DEFAULT_PROFILE = "toyland"
@@ -132,6 +133,7 @@ class Params(_Section):
     methods: dict[str, MethodParams]
     sample: SampleParams
     score: ScoreParams
+    analyses: AnalysesParams = AnalysesParams()
 
     def runs(self) -> Path:
         """The folder of everything that this profile makes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from eval.analyses.stages import STAGES, chosen, deps, settings
 from pipeline.files import atomic
 from pipeline.methods import Continued, How, Merged, Trained, load_method
 from pipeline.params import (
@@ -92,6 +93,16 @@ def pipelines(profile: str) -> dict[Path, str]:
             reports="reports" if default else f"reports/{profile}",
             world=params.world is not None,
             url_table=params.corpus.url_table,
+            triples=bool(grid.triples),
+            analyses=[
+                {
+                    "name": name,
+                    "desc": STAGES[name].desc,
+                    "deps": deps(name, params, grid),
+                    "params": settings(name, params),
+                }
+                for name in chosen(params)
+            ],
             generated=any(_needs_generated(how) for how in hows),
         )
     }

@@ -134,7 +134,8 @@ def stages_of(profile: str) -> set[str]:
     grid, params = load_grid(profile), load_params(profile)
     prefix = "" if profile == "toyland" else f"profiles/{profile}/"
     root = f"{prefix}dvc.yaml:" if prefix else ""
-    names = {f"{root}{name}" for name in ("corpus", "index", "report")}
+    names = {f"{root}{name}" for name in ("corpus", "index", "claims", "report")}
+    names |= {f"{root}analyse_{name}" for name in params.analyses.model_fields_set}
     names |= {f"{root}world"} if params.world else set()
     for concept in grid.concepts:
         fed = ("retrieve", "shard", "generate", "oracle")
@@ -157,7 +158,7 @@ def cells(method: str) -> set[str]:
     return {name for name in stages_of("smoke") if f"/cells/{method}/" in name}
 
 
-REPORT = {"profiles/smoke/dvc.yaml:report"}
+REPORT = {"profiles/smoke/dvc.yaml:claims", "profiles/smoke/dvc.yaml:report"}
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -213,7 +214,7 @@ def test_sources_that_stages_depend_on_exist() -> None:
     }
     repo.close()
     # What users of profile `paper` bring: photographs with their prompts, and a corpus.
-    theirs = re.compile(r"runs/|data/|datasets/concepts/\w+_photo/|datasets/prompts/\w+_photo")
+    theirs = re.compile(r"runs/|reports/|data/|datasets/(concepts|prompts)/\w+_photo")
     missing = [p for p in sources if not theirs.match(p) and not (ROOT / p).exists()]
     assert not missing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TypeVar
 
 import matplotlib as mpl
@@ -20,14 +21,17 @@ from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
 from eval.report import report_folder
-from pipeline.adapters import Adapter, load_adapter
+from eval.statistics import clustered_mean, mean_over
+from pipeline.adapters import Adapter, applied, load_adapter
+from pipeline.base import Base
 from pipeline.concepts import Subject
 from pipeline.errors import BenchError
 from pipeline.files import atomic, png_bytes, read_tar
 from pipeline.openclip import load_clip
 from pipeline.params import Params, profile_folder
-from pipeline.sampling import Request, prompt_requests
+from pipeline.sampling import Request, prompt_requests, sample_all
 
+ALIGNMENTS = ("text_alignment", "image_alignment")
 Values = npt.NDArray[np.float64]
 S = TypeVar("S")
 
@@ -120,6 +124,71 @@ class Judge:
         return kid(x, y, captions, [f"image {i}" for i in range(len(y))])
 
 
+def adapter_scores(
+    judge: Judge, base: Base, adapter: Adapter, about: Subject, count: int
+) -> pd.DataFrame:
+    """Samples a single concept's prompts with an adapter, as its cells are, and scores them.
+
+    Args:
+        judge: measures.
+        base: the adapter is applied to it meanwhile.
+        adapter: of the concept.
+        about: the subject, of one concept.
+        count: images of each prompt.
+
+    Returns:
+        Columns subject, prompt_index, metric and value, the mean of each prompt.
+    """
+    requests = requests_of(judge.params, about, adapter.provenance.references, count)
+    with applied(base, adapter):
+        images = sample_all(base, requests, judge.params.sample)
+    frame = pd.DataFrame(
+        {
+            "subject": about.name,
+            "prompt_index": [request.record["prompt_index"] for request in requests],
+            "text_alignment": judge.text_alignment(
+                images, [str(request.record["scored_prompt"]) for request in requests]
+            ),
+            "image_alignment": judge.image_alignment(images, about.concepts[0].name),
+        }
+    )
+    return by_prompt(frame)
+
+
+def by_prompt(images: pd.DataFrame) -> pd.DataFrame:
+    """Scores of images, a column each, as rows of the mean of each prompt and metric."""
+    known = [name for name in images.columns if name not in ALIGNMENTS]
+    long = images.melt(known, list(ALIGNMENTS), "metric", "value")
+    return long.groupby([*known, "metric"], sort=False)["value"].mean().reset_index()
+
+
+def summary(prompts: pd.DataFrame, by: Sequence[str], step: str) -> pd.DataFrame:
+    """Means over subjects with their errors; those over prompts where there is one subject.
+
+    Args:
+        prompts: columns subject, metric, prompt_index, value, those of `by` and that of `step`.
+        by: columns that tell lines of a chart apart, such as the method.
+        step: the column along which a line runs.
+
+    Returns:
+        A row for each of `by` and `step`: text_alignment, text_alignment_se and so on.
+    """
+    rows = []
+    for key, part in prompts.groupby([*by, step], sort=False):
+        row = dict(zip([*by, step], key))
+        for metric in ALIGNMENTS:
+            values = part[part["metric"] == metric]
+            means = values.groupby("subject")["value"].mean()
+            mean = (
+                mean_over(means)
+                if len(means) > 1
+                else clustered_mean(values["value"], values["prompt_index"])
+            )
+            row |= {metric: mean.mean, f"{metric}_se": mean.std_error}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def write_results(
     folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure]
 ) -> Path:
@@ -158,7 +227,7 @@ def picture_table(
                 ax.spines[:].set_visible(False)
             for ax, picture in zip(line, pictures):
                 ax.imshow(np.asarray(picture), cmap="magma", interpolation="nearest")
-            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+            line[0].set_ylabel(fill(label, 22), rotation=0, ha="right", va="center")
         for ax, title in zip(axes[0], titles):
             ax.set_title(title, fontsize=9, loc="center", fontweight="normal")
     return figure

@@ -16,21 +16,19 @@ from matplotlib.figure import Figure
 from eval.analyses.common import (
     Judge,
     adapter_of,
-    adapter_path,
     folder_of,
     picture_table,
     section,
     write_results,
 )
-from eval.analyses.params import DriftParams
+from eval.analyses.params import DriftParams, single_methods
 from eval.figures import COLOURS, STYLE
 from eval.statistics import mean_over
 from eval.tables import METRICS, words
 from pipeline.adapters import applied
 from pipeline.base import load_base
 from pipeline.concepts import Concept, load_concept
-from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
+from pipeline.params import DEFAULT_PROFILE, Params, load_grid, load_params
 from pipeline.sampling import Request, sample_all
 from pipeline.seeds import seed_of
 
@@ -47,21 +45,6 @@ def class_requests(params: Params, concept: Concept, count: int) -> list[Request
     return [Request(f"class-{i:03d}", prompt, seed, {}) for i, seed in enumerate(seeds)]
 
 
-def methods_of(params: Params, grid: Grid, about: DriftParams) -> list[str]:
-    """The methods to look at: those given, or those of the grid that made adapters of concepts.
-
-    Raises:
-        BenchError: there are none.
-    """
-    concepts = about.concepts
-    chosen = about.methods or [
-        m for m in grid.methods if all(adapter_path(params, m, c).is_file() for c in concepts)
-    ]
-    if not chosen:
-        raise BenchError(f"no method has adapters of {', '.join(concepts)}: run `dvc repro`")
-    return chosen
-
-
 def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
     """Stage: `drift.csv`, a chart, and a sheet of images for each concept.
 
@@ -71,9 +54,9 @@ def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
     Raises:
         BenchError: the profile does not run it, or adapters or real images are missing.
     """
-    params, grid = load_params(profile), load_grid(profile)
+    params = load_params(profile)
     about = section(params, "drift", DriftParams)
-    methods = methods_of(params, grid, about)
+    methods = about.methods or single_methods(load_grid(profile))
     base, judge = load_base(params.base), Judge(params)
     rows, sheets = [], {}
     for name in about.concepts:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pipeline.params import Grid  # which imports this module
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def reads(self, grid: Grid) -> list[str]:
+        """What the analysis reads of what the profile made, relative to `runs/<profile>/`."""
+        raise NotImplementedError
+
+
+def _adapters(methods: Iterable[str], subjects: Iterable[str]) -> list[str]:
+    subjects = list(subjects)
+    return [f"cells/{m}/{s}/adapter.safetensors" for m in methods for s in subjects]
+
+
+def _shards(concepts: Iterable[str], kind: str = "shards") -> list[str]:
+    return [f"{kind}/{concept}.tar" for concept in concepts]
+
+
+def single_methods(grid: Grid) -> list[str]:
+    """The methods of the grid that make adapters of single concepts."""
+    from pipeline.methods import load_method  # imports torch
+
+    return [method for method in grid.methods if load_method(method).single]
 
 
 class WeightsParams(_Section):
@@ -19,12 +43,20 @@ class WeightsParams(_Section):
     methods: list[str] = Field(min_length=1, description="such as train all weights")
     concepts: list[str] | None = Field(default=None, description="all of the grid if absent")
 
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return _adapters(self.methods, self.concepts or grid.concepts)
+
 
 class SpectraParams(_Section):
     """The singular values of changes (Fig. 14)."""
 
     method: str = "custom_diffusion"
     concepts: list[str] = Field(min_length=1)
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return _adapters([self.method], self.concepts)
 
 
 class CompressionParams(_Section):
@@ -35,6 +67,10 @@ class CompressionParams(_Section):
     shares: list[Share] = [1, 0.6, 0.4, 0.2, 0.1, 0.01, 0]
     images_per_prompt: int = Field(default=1, ge=1)
 
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return _shards(self.concepts) + _adapters([self.method], self.concepts)
+
 
 class DriftParams(_Section):
     """What is left of the class (Fig. 24)."""
@@ -42,6 +78,11 @@ class DriftParams(_Section):
     methods: list[str] | None = Field(default=None, description="all of the grid if absent")
     concepts: list[str] = Field(min_length=1)
     images: int = Field(default=24, ge=2, description="per method and concept")
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        images = _shards(self.concepts) + _shards(self.concepts, "regularization")
+        return images + _adapters(self.methods or single_methods(grid), self.concepts)
 
 
 class StepsParams(_Section):
@@ -52,13 +93,29 @@ class StepsParams(_Section):
     steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     images_per_prompt: int = Field(default=1, ge=1)
 
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        from pipeline.methods import load_method  # imports torch
+
+        made = getattr(load_method(self.method).single, "regularization", None) == "generated"
+        return _shards(self.concepts) + (_shards(self.concepts, "generated") if made else [])
+
 
 class AttentionParams(_Section):
     """Where the words of a composition look (Fig. 19)."""
 
-    method: str = "custom_diffusion"
+    methods: list[str] = Field(
+        default=["custom_diffusion", "pretrained"],
+        min_length=1,
+        description="the first decides which compositions are the best and the worst",
+    )
     prompt: str = Field(default="photo of a {0} and a {1}", pattern=r"\{0\}.*\{1\}|\{1\}.*\{0\}")
     images: int = Field(default=4, ge=1)
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        scores = [f"cells/{self.methods[0]}/{pair}/scores.csv" for pair in grid.compositions]
+        return scores + _adapters(self.methods, grid.compositions)
 
 
 class Edit(_Section):
@@ -78,15 +135,25 @@ class EditingParams(_Section):
     cross_share: Share = Field(default=0.8, description="of steps that keep cross-attention")
     self_share: Share = Field(default=0.4, description="of steps that keep self-attention")
 
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return _shards([self.concept]) + _adapters([self.method], [self.concept])
+
 
 class CostParams(_Section):
     """Time, memory and storage."""
 
     methods: list[str] | None = Field(default=None, description="all of the grid if absent")
 
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return [f"cells/{method}" for method in self.methods or grid.methods]
 
-class AnalysesParams(_Section):
+
+class AnalysesParams(BaseModel):
     """Which analyses a profile runs, and how large they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: WeightsParams | None = None
     spectra: SpectraParams | None = None

@@ -104,14 +104,14 @@ def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
     }
 
 
-REPORT = {f"{PIPELINE}:report"}
+REPORT = {f"{PIPELINE}:claims", f"{PIPELINE}:report"}
 
 
 def test_fresh_clone(clone: Clone) -> None:
     start = time.perf_counter()
     ran = clone.repro()
     print(f"{len(ran)} stages in {time.perf_counter() - start:.0f} s")
-    assert len(ran) == 3 + 2 * 4 + 2 * 4 * 3 + 5 * 3 + 1
+    assert len(ran) == 3 + 2 * 4 + 2 * 4 * 3 + 5 * 3 + 2
     reports = clone.root / "reports/smoke"
     page = (reports / "index.html").read_text(encoding="utf-8")
     for method in (*METHODS, "custom_diffusion_merge"):
@@ -142,7 +142,7 @@ def test_table(clone: Clone) -> None:
 
 def test_killed_in_the_middle(clone: Clone) -> None:
     """The machine goes down while a cell trains or samples; the next run ends the same."""
-    pattern = "cells/textual_inversion/*/*"
+    pattern = "cells/textual_inversion/*/[!c]*"  # what training cost is not reproducible
     before = clone.hashes(pattern)
     assert len(before) == 3 * 3
     # As if this method had never run here: neither files, nor records, nor remembered results.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from eval.claims import write_claims
 from eval.report import write_report
 from pipeline.errors import BenchError
 
@@ -53,6 +54,7 @@ def complete(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
+        write_claims("toyland")
         write_report("toyland")
     finally:
         os.chdir(before)

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eval.analyses.common import Judge, requests_of
-from eval.analyses.compression import analyse_compression, by_prompt, saved_bytes, summary
+from eval.analyses.common import Judge, by_prompt, requests_of, summary
+from eval.analyses.compression import analyse_compression, saved_bytes
 from eval.claims import CLAIMS, claims_table
 from pipeline.adapters import applied
 from pipeline.base import Base

@@ -1,0 +1,1 @@
+"""How fast the project is, next to the usual way of doing the same."""

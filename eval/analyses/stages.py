@@ -1,0 +1,137 @@
+"""The analyses as stages: which there are, what they need, and how they are run.
+
+Imports nothing heavy, so that a typing error costs a moment.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.analyses.params import (
+    AttentionParams,
+    CompressionParams,
+    DriftParams,
+    EditingParams,
+    StepsParams,
+)
+from pipeline.errors import BenchError
+from pipeline.params import DEFAULT_PROFILE, Grid, Params, is_hub_id
+
+SAMPLING = ("pipeline/sampling.py", "pipeline/crossattn.py", "pipeline/tokens.py")
+SCORING = ("eval/features.py", "eval/metrics", "pipeline/openclip.py")
+BASE = ("pipeline/base.py", "pipeline/adapters.py")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What DVC has to know of an analysis, beside its own file and its own parameters."""
+
+    desc: str
+    sources: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # "base", "scorer"
+    params: tuple[str, ...] = ()  # sections of params.yaml
+
+
+STAGES: dict[str, Stage] = {
+    "weights": Stage("compare how much layers change", BASE, ("base",), ("base",)),
+    "spectra": Stage(
+        "take the singular values of changes", ("pipeline/compression.py", "pipeline/adapters.py")
+    ),
+    "compression": Stage(
+        "score adapters that were made smaller",
+        (*BASE, *SAMPLING, *SCORING, "pipeline/compression.py"),
+        ("base", "scorer"),
+        ("base", "sample", "score"),
+    ),
+    "drift": Stage(
+        "see what is left of the class",
+        (*BASE, *SAMPLING, *SCORING),
+        ("base", "scorer"),
+        ("base", "sample", "score"),
+    ),
+    "steps": Stage(
+        "score a method along its training",
+        (*BASE, *SAMPLING, *SCORING, "pipeline/cells.py", "pipeline/training.py"),
+        ("base", "scorer"),
+        ("base", "sample", "score", "train"),
+    ),
+    "attention": Stage(
+        "see where the words of compositions look",
+        (*BASE, *SAMPLING, "eval/analyses/probes.py", "eval/scores.py", "eval/tables.py"),
+        ("base",),
+        ("base", "sample"),
+    ),
+    "editing": Stage(
+        "edit images by their prompts",
+        (*BASE, *SAMPLING, *SCORING, "eval/analyses/probes.py"),
+        ("base", "scorer"),
+        ("base", "sample", "score"),
+    ),
+    "cost": Stage("compare time, memory and storage", ("pipeline/adapters.py",)),
+}
+
+
+def chosen(params: Params) -> list[str]:
+    """The analyses that a profile runs."""
+    return [name for name in STAGES if getattr(params.analyses, name) is not None]
+
+
+def run(name: str, profile: str = DEFAULT_PROFILE) -> None:
+    """Runs an analysis.
+
+    Raises:
+        BenchError: there is none of that name, the profile does not run it, or what it needs is
+            missing.
+    """
+    if name not in STAGES:
+        raise BenchError(f"analysis {name!r} is unknown: choose one of {', '.join(STAGES)}")
+    module = importlib.import_module(f"eval.analyses.{name}")
+    folder: Path = getattr(module, f"analyse_{name}")(profile)
+    print(f"{name} -> {folder}")
+
+
+def sources(name: str) -> list[str]:
+    """The code that an analysis depends on."""
+    shared = [f"eval/analyses/{file}.py" for file in (name, "common")]
+    return [*shared, "eval/statistics.py", *STAGES[name].sources]
+
+
+def inputs(name: str, params: Params, grid: Grid) -> list[str]:
+    """The files and folders in `runs/` that an analysis reads, as the profile runs it."""
+    runs = params.runs().as_posix()
+    return [f"{runs}/{path}" for path in getattr(params.analyses, name).reads(grid)]
+
+
+def deps(name: str, params: Params, grid: Grid) -> list[str]:
+    """All that an analysis depends on: code, local models, and what the profile made."""
+    paths = {"base": params.base.path, "scorer": params.score.clip}
+    models = [paths[model] for model in STAGES[name].models if not is_hub_id(paths[model])]
+    return [*sources(name), *models, *datasets(name, params, grid), *inputs(name, params, grid)]
+
+
+def datasets(name: str, params: Params, grid: Grid) -> list[str]:
+    """The concepts' files that say what an analysis samples."""
+    about = getattr(params.analyses, name)
+    if isinstance(about, AttentionParams):
+        pairs = grid.compositions
+        names = sorted({c for pair in pairs.values() for c in pair.concepts()})
+        texts = list(pairs)
+    elif isinstance(about, (CompressionParams, DriftParams, StepsParams)):
+        names = texts = about.concepts
+    elif isinstance(about, EditingParams):
+        names = texts = [about.concept]
+    else:
+        return []
+    return [
+        *(f"datasets/concepts/{name}/concept.yaml" for name in names),
+        *(f"datasets/prompts/{name}.txt" for name in texts),
+    ]
+
+
+def settings(name: str, params: Params) -> list[str]:
+    """The keys of `params.yaml` that an analysis depends on."""
+    keys = [f"analyses.{name}", *STAGES[name].params]
+    trained = params.analyses.steps if name == "steps" else None
+    return [*keys, f"methods.{trained.method}"] if trained else keys

@@ -1,0 +1,113 @@
+"""Text- and image-alignment along the training of a method.
+
+What training sees is drawn from a seed of each concept and of each step, and the learning rate is
+constant. So a run of k steps is the first k steps of any longer one, and can be made by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eval.analyses.common import (
+    ALIGNMENTS,
+    Judge,
+    adapter_scores,
+    folder_of,
+    section,
+    summary,
+    write_results,
+)
+from eval.analyses.params import StepsParams
+from eval.figures import COLOURS, STYLE
+from eval.tables import METRICS, words
+from pipeline.adapters import Adapter, Provenance
+from pipeline.base import Base, load_base
+from pipeline.cells import check_hyper, how_of, trained
+from pipeline.concepts import load_subject
+from pipeline.errors import BenchError
+from pipeline.methods import Trained
+from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
+from pipeline.training import TrainingSet, load_training_set
+
+
+def adapter_after(
+    base: Base,
+    how: Trained,
+    images: TrainingSet,
+    params: Params,
+    hyper: MethodParams,
+    method: str,
+    steps: int,
+) -> Adapter:
+    """The adapter of a concept after that many steps of the method's training."""
+    concept = images.concept
+    about = Provenance(
+        method=method,
+        subject=concept.name,
+        base=base.path,
+        base_hash=base.hash,
+        references=(concept.class_noun,),
+        seed=params.train.seed,
+    )
+    return trained(base, how, [images], params, hyper.model_copy(update={"steps": steps}), about)
+
+
+def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
+    """Stage: `prompts.csv` (each prompt's mean scores), `steps.csv` and a chart.
+
+    Raises:
+        BenchError: the profile does not run it, the method does not train single concepts, or a
+            shard is missing.
+    """
+    params = load_params(profile)
+    about = section(params, "steps", StepsParams)
+    hyper = params.methods.get(about.method)
+    if hyper is None:
+        raise BenchError(f"params.yaml: methods.{about.method}: missing: analyses.steps trains it")
+    loops: list[tuple[Trained, TrainingSet]] = []
+    for concept in about.concepts:
+        subject = load_subject(concept, profile)
+        how = how_of(about.method, subject)
+        if not isinstance(how, Trained):
+            raise BenchError(f"params.yaml: analyses.steps: {about.method} does not train")
+        check_hyper(about.method, how, hyper, subject)
+        loops.append((how, load_training_set(subject.concepts[0], params.runs(), how)))
+    base, judge = load_base(params.base), Judge(params)
+    parts = []
+    for how, images in loops:
+        subject = load_subject(images.concept.name, profile)
+        for steps in sorted(set(about.steps)):
+            adapter = adapter_after(base, how, images, params, hyper, about.method, steps)
+            scores = adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
+            parts.append(scores.assign(method=about.method, steps=steps))
+    found = pd.concat(parts, ignore_index=True)
+    table = summary(found, ["method"], "steps")
+    for row in table.to_dict("records"):
+        said = ", ".join(f"{METRICS[name].title} {row[name]:.3f}" for name in ALIGNMENTS)
+        print(f"steps: {about.method} after {row['steps']}: {said}")
+    tables = {"prompts": found, "steps": table}
+    return write_results(folder_of(params, "steps"), tables, {"steps": chart(found, table)})
+
+
+def chart(prompts: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Each metric by steps: the mean with one standard error, and a thin line for each concept."""
+    concepts: Sequence[str] = list(dict.fromkeys(prompts["subject"]))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+        for ax, metric, colour in zip(figure.subplots(1, 2), ALIGNMENTS, COLOURS):
+            for concept in concepts if len(concepts) > 1 else ():
+                rows = prompts[(prompts["subject"] == concept) & (prompts["metric"] == metric)]
+                line = rows.groupby("steps")["value"].mean()
+                ax.plot(line.index, line, color=colour, alpha=0.35, lw=1)
+                ax.annotate(words(concept), (line.index[-1], line.iloc[-1]), fontsize=7)
+            ax.errorbar(
+                table["steps"], table[metric], table[f"{metric}_se"],
+                color=colour, marker="o", capsize=3,
+            )  # fmt: skip
+            ax.set(xlabel="training steps", title=f"{METRICS[metric].title} ↑")
+    return figure

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from eval.analyses.common import Judge, adapter_scores
+from eval.analyses.steps import adapter_after, analyse_steps
+from pipeline.adapters import dense
+from pipeline.base import Base
+from pipeline.concepts import load_subject
+from pipeline.errors import BenchError
+from pipeline.files import png_bytes, write_tar
+from pipeline.methods.custom_diffusion import TRAINED
+from pipeline.params import MethodParams, load_params
+from pipeline.training import TrainingSet, draw_schedule, load_training_set
+from tests.eval.analyses.conftest import Configure
+from tests.pipeline.tiny import training_set
+
+HYPER = MethodParams(learning_rate=1e-3, steps=3)
+
+
+@pytest.fixture
+def images(base: Base) -> TrainingSet:
+    """A shard of small random images."""
+    drawn = training_set("cat", "cat")
+    samples = [("target", image, "") for image in drawn.targets]
+    samples += list(zip(["regularization"] * 5, drawn.regularization, drawn.captions))
+    write_tar(
+        Path("runs/toyland/shards/cat.tar"),
+        [
+            {"__key__": f"{kind}-{i:04d}", "png": png_bytes(image), "txt": text, "json": {}}
+            for i, (kind, image, text) in enumerate(samples)
+        ],
+    )
+    return load_training_set(load_subject("cat").concepts[0], Path("runs/toyland"), TRAINED)
+
+
+def test_shorter_schedules_are_the_start_of_longer_ones(images: TrainingSet) -> None:
+    train = load_params().train
+    short, long = (
+        draw_schedule(TRAINED, [images], ["<new1> cat"], train, 32, steps) for steps in (4, 9)
+    )
+    assert long[:4] == short
+
+
+def test_breaking_off_gives_the_shorter_run(
+    base: Base, images: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params()
+    nothing = adapter_after(base, TRAINED, images, params, HYPER, "custom_diffusion", 0)
+    assert not any(dense(delta).any() for delta in nothing.deltas.values())
+    short = adapter_after(base, TRAINED, images, params, HYPER, "custom_diffusion", 2)
+    assert short.provenance == replace(nothing.provenance, steps=2)
+    original = {name: weight.clone() for name, weight in base.unet.named_parameters()}
+    seen = {}
+    step = torch.optim.AdamW.step
+
+    def counting(self: torch.optim.AdamW, *args: object, **kwargs: object) -> None:
+        step(self, *args, **kwargs)
+        seen["steps"] = seen.get("steps", 0) + 1
+        if seen["steps"] == 2:
+            weights = dict(base.unet.named_parameters())
+            seen["deltas"] = {n: (weights[n] - original[n]).detach() for n in short.deltas}
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counting)
+    adapter_after(base, TRAINED, images, params, HYPER, "custom_diffusion", 5)
+    for name, delta in short.deltas.items():
+        assert torch.allclose(seen["deltas"][name], dense(delta), rtol=1e-3, atol=1e-6)
+
+
+def test_stage(configure: Configure, base: Base, images: TrainingSet) -> None:
+    configure(steps={"concepts": ["cat"], "steps": [2, 0]})
+    folder = analyse_steps()
+    table = pd.read_csv(folder / "steps.csv").set_index("steps")
+    assert list(table.index) == [0, 2]
+    params = load_params()
+    hyper = params.methods["custom_diffusion"]
+    adapter = adapter_after(base, TRAINED, images, params, hyper, "custom_diffusion", 2)
+    scores = adapter_scores(Judge(params), base, adapter, load_subject("cat"), 1)
+    expected = scores.loc[scores["metric"] == "text_alignment", "value"]
+    assert table.loc[2, "text_alignment"] == pytest.approx(expected.mean(), abs=1e-5)
+    assert table.loc[2, "text_alignment_se"] == pytest.approx(
+        expected.std() / np.sqrt(len(expected)), abs=1e-5
+    )
+    assert (folder / "steps.png").is_file()
+
+
+def test_methods_without_training_are_refused(configure: Configure, base: Base) -> None:
+    configure(steps={"concepts": ["cat"], "steps": [1], "method": "pretrained"})
+    with pytest.raises(BenchError, match="pretrained does not train"):
+        analyse_steps()

@@ -1,0 +1,91 @@
+"""Both sides of a comparison compute the same: only then does it say which is faster."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import official, speed
+from pipeline import sampling, training
+from pipeline.adapters import Adapter, Provenance, dense
+from pipeline.base import Base
+from pipeline.methods import Trained, load_method
+from pipeline.params import MethodParams, SamplerParams, TrainParams
+from tests.pipeline.tiny import RARE_TOKENS, new_base, training_set
+
+LEARNING_RATE, STEPS = 1e-3, 3
+PARAMS = TrainParams(batch_size=8, weight_decay=0.01, seed=42, regularization_captions=5)
+HYPER = MethodParams(learning_rate=LEARNING_RATE)
+
+
+def train(side, count: int, monkeypatch) -> tuple[Base, Adapter, list[torch.Tensor]]:
+    """A run of Custom Diffusion on as many concepts, and the losses [n] of its steps."""
+    base, losses = new_base(), []
+    loss_of_rows = training.loss_of_rows
+
+    def spy(*arguments):
+        losses.append(loss_of_rows(*arguments))
+        return losses[-1]
+
+    monkeypatch.setattr(side, "loss_of_rows", spy)
+    method = load_method("custom_diffusion").single
+    assert isinstance(method, Trained)
+    sets = [training_set(noun, noun, i) for i, noun in enumerate(("cat", "chair")[:count])]
+    tokens = {f"<new{i + 1}>": base.embedding_row(RARE_TOKENS[i]) for i in range(count)}
+    references = tuple(f"{t} {part.concept.class_noun}" for t, part in zip(tokens, sets))
+    about = Provenance("custom_diffusion", "s", base.path, base.hash, references)
+    adapter = side.train(base, method, sets, tokens, PARAMS, HYPER, STEPS, about)
+    monkeypatch.setattr(side, "loss_of_rows", loss_of_rows)
+    return base, adapter, losses
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_both_ways_of_training_give_the_same_losses_and_the_same_adapter(count, monkeypatch):
+    base, ours, our_losses = train(training, count, monkeypatch)
+    other, theirs, their_losses = train(official, count, monkeypatch)
+    assert len(our_losses) == len(their_losses) == STEPS
+    for one, two in zip(our_losses, their_losses):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    assert ours.tokens.keys() == theirs.tokens.keys()
+    assert ours.deltas.keys() == theirs.deltas.keys()
+    pairs = [(ours.tokens[name], theirs.tokens[name]) for name in ours.tokens]
+    pairs += [(dense(ours.deltas[name]), dense(theirs.deltas[name])) for name in ours.deltas]
+    for one, two in pairs:
+        assert one.abs().max() > LEARNING_RATE / 2
+        # AdamW's first steps are as long for small gradients, which are mostly rounding, as for
+        # large ones; hence the mean.
+        assert (one - two).abs().mean() < 1e-2 * LEARNING_RATE
+    # The other side leaves the base as it was, too.
+    for name, weight in base.unet.state_dict().items():
+        assert torch.equal(weight, other.unet.state_dict()[name])
+    text = [b.text_encoder.get_input_embeddings().weight for b in (base, other)]
+    assert torch.equal(*text)
+
+
+def test_both_ways_of_sampling_give_the_same_images():
+    base = new_base()
+    params = SamplerParams(steps=4, guidance_scale=6, eta=1, batch_size=2)
+    prompts, seeds = ["photo of a cat", "a chair in the snow"], [1, 2]
+    ours, theirs = (
+        np.stack([np.asarray(i) for i in side.sample(base, prompts, seeds, params)]).astype(int)
+        for side in (sampling, official)
+    )
+    assert np.abs(ours - theirs).max() <= 1
+    assert ours.std() > 5
+
+
+def test_the_table_says_which_goals_are_met():
+    results = {
+        "training run": {"ours": 2.0, "official": 3.1},
+        "training memory": {"ours": 100.0, "official": 150.0},
+        "sampling": {"ours": 1.0, "official": 1.1},
+        "merging 2 concepts": {"ours": 0.5},
+        "merging 3 concepts": {"ours": 0.6},
+    }
+    _, run, memory, sampled, two, three = speed.table(results).splitlines()
+    assert run.split() == ["training", "run", "2s", "3.1s", "1.55x", "1.5x:", "met"]
+    assert memory.split()[-1] == "1.50x"
+    assert sampled.endswith("1.10x  1.2x: missed")
+    assert two.endswith("2.0 s: met")
+    assert three.endswith("0.6s")
