@@ -188,6 +188,15 @@ def claims(profile: Profile = DEFAULT_PROFILE) -> None:
     write_claims(profile)
 
 
+@app.command("doctor")
+def doctor(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Say what a profile needs, and what of it is ready, missing or wrong."""
+    _check(profile)
+    from pipeline.doctor import doctor as examine
+
+    raise typer.Exit(examine(profile))
+
+
 @app.command("pipelines")
 def pipelines(
     profile: Annotated[

@@ -72,7 +72,8 @@ def add_concept(
         raise BenchError(
             f"name {name!r}: needs a letter first, then letters, digits, _ or - (such as my_cat)"
         )
-    if name in grid.subjects():
+    listed = grid.concepts.get(name)  # a profile may name concepts whose images users bring
+    if name in grid.subjects() and (listed is None or folder.exists()):
         raise BenchError(f"{grid_path}: {name!r} is there already: choose another name")
     for path in (folder, prompt_path):
         if path.exists():
@@ -83,6 +84,10 @@ def add_concept(
     class_noun = " ".join(class_noun.split())
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", class_noun):
         raise BenchError(f"--class {class_noun!r}: needs a noun in plain words (wooden pot)")
+    if listed and listed.class_noun != class_noun:
+        raise BenchError(
+            f"--class {class_noun!r}: {grid_path} says that {name!r} is a {listed.class_noun!r}"
+        )
     caption = " ".join(caption.split())
     if caption.count("{}") != 1 or caption.count("{") != 1 or caption.count("}") != 1:
         raise BenchError(f"--caption {caption!r}: needs the placeholder {{}} once")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from eval.analyses.params import AnalysesParams
+from pipeline.analysis_params import AnalysesParams
 from pipeline.errors import BenchError
 
 DEFAULT_PROFILE = "toyland"

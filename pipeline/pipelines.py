@@ -82,6 +82,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "params": (folder / "params.yaml").as_posix(),
         "base": _local(params.base.path),
         "scorer": _local(params.score.clip),
+        "inception": params.score.inception if params.score.kid_features == "inception" else None,
     }
     hows = [how for m in methods.values() for how in (m.single, m.composition)]
     texts = {

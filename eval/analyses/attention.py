@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from eval.analyses.common import adapter_of, folder_of, picture_table, section, write_results
-from eval.analyses.params import AttentionParams
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
 from eval.scores import load_scores
 from eval.tables import estimates, words
 from pipeline.adapters import Adapter, applied
+from pipeline.analysis_params import AttentionParams
 from pipeline.base import Base, load_base
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError

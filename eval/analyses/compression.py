@@ -23,10 +23,10 @@ from eval.analyses.common import (
     summary,
     write_results,
 )
-from eval.analyses.params import CompressionParams
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS
 from pipeline.adapters import Adapter, save_adapter
+from pipeline.analysis_params import CompressionParams
 from pipeline.base import load_base
 from pipeline.compression import compress
 from pipeline.concepts import load_subject

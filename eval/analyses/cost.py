@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval.analyses.common import adapter_path, folder_of, section, write_results
-from eval.analyses.params import CostParams
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
 from pipeline.adapters import load_adapter
+from pipeline.analysis_params import CostParams
 from pipeline.errors import BenchError
 from pipeline.params import DEFAULT_PROFILE, load_grid, load_params, parse, read_yaml
 

@@ -21,11 +21,11 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.analyses.params import DriftParams, single_methods
 from eval.figures import COLOURS, STYLE
 from eval.statistics import mean_over
 from eval.tables import METRICS, words
 from pipeline.adapters import applied
+from pipeline.analysis_params import DriftParams, single_methods
 from pipeline.base import load_base
 from pipeline.concepts import Concept, load_concept
 from pipeline.params import DEFAULT_PROFILE, Params, load_grid, load_params

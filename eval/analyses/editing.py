@@ -26,9 +26,9 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.analyses.params import Edit, EditingParams
 from eval.analyses.probes import CROSS, SELF, Word, attention_through, words_of
 from pipeline.adapters import applied
+from pipeline.analysis_params import Edit, EditingParams
 from pipeline.base import Base, load_base
 from pipeline.concepts import load_concept
 from pipeline.params import DEFAULT_PROFILE, SampleParams, load_params

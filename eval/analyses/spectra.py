@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eval.analyses.common import adapter_of, folder_of, section, write_results
-from eval.analyses.params import SpectraParams
 from eval.figures import COLOURS, STYLE
+from pipeline.analysis_params import SpectraParams
 from pipeline.compression import spectra
 from pipeline.errors import BenchError
 from pipeline.params import DEFAULT_PROFILE, load_params

@@ -9,7 +9,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.analyses.params import (
+from pipeline.analysis_params import (
     AttentionParams,
     CompressionParams,
     DriftParams,

@@ -22,10 +22,10 @@ from eval.analyses.common import (
     summary,
     write_results,
 )
-from eval.analyses.params import StepsParams
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
 from pipeline.adapters import Adapter, Provenance
+from pipeline.analysis_params import StepsParams
 from pipeline.base import Base, load_base
 from pipeline.cells import check_hyper, how_of, trained
 from pipeline.concepts import load_subject

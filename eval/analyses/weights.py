@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eval.analyses.common import adapter_of, folder_of, section, write_results
-from eval.analyses.params import WeightsParams
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
 from pipeline.adapters import Delta, dense
+from pipeline.analysis_params import WeightsParams
 from pipeline.base import load_base
 from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
 

@@ -69,10 +69,10 @@ def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) 
 
 def test_bad_parameter_is_one_line(project: Path) -> None:
     path = project / "params.yaml"
-    path.write_text(path.read_text().replace("guidance_scale: 6.0", "guidance_scale: much"))
+    path.write_text(path.read_text().replace("toyland-v1\n  steps: 50", "toyland-v1\n  steps: many"))
     run = bench("train", "dreambooth", "cat", cwd=project)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
-    assert run.stderr.startswith("error: params.yaml: sample.guidance_scale: ")
+    assert run.stderr.startswith("error: params.yaml: sample.steps: ")
 
 
 def test_outside_of_the_project(tmp_path: Path) -> None:

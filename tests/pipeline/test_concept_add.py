@@ -229,3 +229,18 @@ def test_real_photographs(project: Path, folder: str, noun: str) -> None:
             turned = original.getexif().get(0x0112, 1) >= 5
             assert copy.mode == "RGB"
             assert copy.size == (original.size[::-1] if turned else original.size)
+
+
+def test_a_concept_that_the_grid_names_gets_its_images(project: Path, photos: Path) -> None:
+    grid = project / "grid.yaml"
+    grid.write_text(
+        grid.read_text().replace("concepts:\n", "concepts:\n  tom:\n    class_noun: cat\n", 1)
+    )
+    before = grid.read_text()
+    with pytest.raises(BenchError, match="--class 'dog': grid.yaml says that 'tom' is a 'cat'"):
+        add_concept("tom", [photos], "dog")
+    add_concept("tom", [photos], "cat")
+    assert load_subject("tom").concepts[0].class_noun == "cat"
+    assert grid.read_text().count("tom:") == before.count("tom:") == 1
+    with pytest.raises(BenchError, match="is there already"):
+        add_concept("tom", [photos], "cat")

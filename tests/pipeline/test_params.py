@@ -51,8 +51,8 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("batch_size: 8", "batch_size: many", "train.batch_size"),
         ("threshold: 0.85", "threshold: 1.2", "retrieve.threshold"),
         ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
-        ("  eta: 1.0\n", "", "sample.eta"),
-        ("  eta: 1.0\n", "  eta: 1.0\n  etta: 1.0\n", "sample.etta"),
+        ("  eta: 1.0\n  images", "  images", "sample.eta"),
+        ("  eta: 1.0\n  images", "  eta: 1.0\n  etta: 1.0\n  images", "sample.etta"),
         ("kid_features: clip", "kid_features: dino", "score.kid_features"),
     ],
 )
@@ -71,7 +71,7 @@ def test_not_yaml(project: Path) -> None:
 
 
 def test_unknown_profile(project: Path) -> None:
-    with pytest.raises(BenchError, match="'paperr' is unknown: choose one of toyland, smoke"):
+    with pytest.raises(BenchError, match="'paperr' is unknown: choose one of toyland, paper, smoke"):
         load_params("paperr")
 
 

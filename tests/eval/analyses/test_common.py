@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from eval.analyses.common import Judge, picture_table, section, write_results
-from eval.analyses.params import AnalysesParams, CostParams
+from pipeline.analysis_params import AnalysesParams, CostParams
 from pipeline.errors import BenchError
 from pipeline.files import read_tar
 from pipeline.params import load_params

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from eval.analyses.params import AnalysesParams
 from eval.analyses.stages import STAGES, chosen, datasets, deps, inputs, run, settings, sources
+from pipeline.analysis_params import AnalysesParams
 from pipeline.errors import BenchError
 from pipeline.params import load_grid, load_params
 from tests.eval.analyses.conftest import Adapt, Configure
@@ -55,7 +55,12 @@ def test_inputs_are_the_files_that_are_opened(
 def test_imports_are_sources() -> None:
     """Modules of the project that the models, the images or the numbers come from."""
     plain = {"pipeline.errors", "pipeline.files", "pipeline.params", "pipeline.concepts"}
-    plain |= {"pipeline.seeds", "pipeline.methods", "eval.analyses.params", "eval.analyses.common"}
+    plain |= {
+        "pipeline.seeds",
+        "pipeline.methods",
+        "pipeline.analysis_params",
+        "eval.analyses.common",
+    }
     for name in STAGES:
         tree = ast.parse((ROOT / "eval" / "analyses" / f"{name}.py").read_text())
         used = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
