@@ -69,7 +69,8 @@ def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) 
 
 def test_bad_parameter_is_one_line(project: Path) -> None:
     path = project / "params.yaml"
-    path.write_text(path.read_text().replace("toyland-v1\n  steps: 50", "toyland-v1\n  steps: many"))
+    text = path.read_text()
+    path.write_text(text.replace("toyland-v1\n  steps: 50", "toyland-v1\n  steps: many"))
     run = bench("train", "dreambooth", "cat", cwd=project)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
     assert run.stderr.startswith("error: params.yaml: sample.steps: ")
