@@ -80,7 +80,7 @@ def toyland_scorecard(
 
 @toyland.command("concepts")
 def toyland_concepts() -> None:
-    """Draw the ten personal concepts into datasets/concepts."""
+    """Draw the ten personal concepts and the styles into datasets/concepts."""
     from pipeline.toyland.personal import main as draw_concepts
 
     draw_concepts()

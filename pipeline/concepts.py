@@ -25,6 +25,9 @@ class ConceptFile(BaseModel):
     modifier_token: str = Field(pattern=r"^<[^<>\s]+>$")
     caption: str
     prompts: str = Field(description="relative to datasets/")
+    queries: tuple[str, ...] = Field(
+        default=(), description="what regularization images show, if the class noun cannot tell"
+    )
     licence: str
     source: str
 
@@ -39,6 +42,7 @@ class Concept:
     caption: str  # template of training captions: "photo of a {}"
     prompts: tuple[str, ...]  # templates with {}
     images: tuple[Path, ...]  # sorted
+    queries: tuple[str, ...] = ()  # captions of regularization images; empty: by the class noun
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def load_concept(name: str) -> Concept:
         caption=file.caption,
         prompts=read_prompts(DATASETS / file.prompts, 1),
         images=images,
+        queries=file.queries,
     )
 
 

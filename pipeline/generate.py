@@ -16,14 +16,16 @@ from pipeline.seeds import seed_of
 def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
     """Writes images of "photo of a {class noun}" to `generated/<concept>.tar`.
 
-    The paper's baselines use them (appendix E: 50 steps, guidance 6, 200 images).
+    A concept with queries of its own gets images of these in turn. The paper's baselines use them
+    (appendix E: 50 steps, guidance 6, 200 images).
     """
     started = time.perf_counter()
     params = load_params(profile)
     thing = load_concept(concept)
-    prompt = thing.caption.format(thing.class_noun)
+    prompts = thing.queries or (thing.caption.format(thing.class_noun),)
     requests = []
     for i in range(params.generate.images):
+        prompt = prompts[i % len(prompts)]
         seed = seed_of(params.train.seed, "generated", prompt, i)
         record: dict[str, str | int] = {"part": "generated", "prompt": prompt, "seed": seed}
         requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
@@ -37,5 +39,6 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
         ],
     )
     seconds = time.perf_counter() - started
-    print(f"generate: {len(images)} images of {prompt!r} in {seconds:.1f} s -> {path}")
+    more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
+    print(f"generate: {len(images)} images of {prompts[0]!r}{more} in {seconds:.1f} s -> {path}")
     return path

@@ -1,13 +1,14 @@
 """Regularization images: real images whose captions are close to a concept's class noun.
 
 Custom Diffusion, section 3.1: 200 images of the corpus whose caption has a cosine of at least
-0.85 with the target prompt in CLIP's text space. The held-out part of the corpus gives real
-images for KID in the same way.
+0.85 with the target prompt in CLIP's text space; if a concept has several prompts, with any of
+them. The held-out part of the corpus gives real images for KID in the same way.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,7 +34,7 @@ LEAST_HELD_OUT = 20  # fewer real images say little about a distribution
 
 @dataclass(frozen=True)
 class Match:
-    """A sample of the corpus and how near its caption is to the query."""
+    """A sample of the corpus and how near its caption is to the nearest query."""
 
     similarity: float  # cosine, rounded to four digits
     key: str
@@ -55,8 +56,9 @@ def retrieve(concept: str, profile: str) -> None:
     started = time.perf_counter()
     params = load_params(profile)
     thing = load_concept(concept)
-    query = params.retrieve.query.format(thing.class_noun)
-    matches, rest = search(query, params)
+    queries = thing.queries or (params.retrieve.query.format(thing.class_noun),)
+    about = repr(queries[0]) + (f" or {len(queries) - 1} more" if len(queries) > 1 else "")
+    matches, rest = search(queries, params)
     wanted, held_out = params.retrieve.images, params.retrieve.held_out_images
     seen: set[str] = set()
     parts = {
@@ -68,10 +70,11 @@ def retrieve(concept: str, profile: str) -> None:
         if len(found) < needed[part]:
             raise BenchError(
                 f"{concept}: only {len(found)} {part} images have a caption with a similarity of "
-                f"at least {params.retrieve.threshold} to {query!r}, {needed[part]} are needed "
+                f"at least {params.retrieve.threshold} to {about}, {needed[part]} are needed "
                 f"(just below: {', '.join(rest) or 'nothing'}): enlarge the corpus, lower "
-                "retrieve.threshold or reword retrieve.query in "
-                f"{profile_folder(profile) / 'params.yaml'}, or change class_noun in "
+                f"retrieve.threshold{'' if thing.queries else ' or reword retrieve.query'} in "
+                f"{profile_folder(profile) / 'params.yaml'}, or change "
+                f"{'queries' if thing.queries else 'class_noun'} in "
                 f"{DATASETS / 'concepts' / concept / 'concept.yaml'}"
             )
     target = params.runs() / "regularization" / f"{concept}.tar"
@@ -79,13 +82,15 @@ def retrieve(concept: str, profile: str) -> None:
     seconds = time.perf_counter() - started
     print(
         f"retrieve: {len(parts['regularization'])} regularization and {len(parts['held_out'])} "
-        f"held-out images near {query!r}, similarities down to "
+        f"held-out images near {about}, similarities down to "
         f"{parts['regularization'][-1].similarity}, {seconds:.0f} s: {target}"
     )
 
 
-def search(query: str, params: Params) -> tuple[list[Match], list[str]]:
+def search(queries: Sequence[str], params: Params) -> tuple[list[Match], list[str]]:
     """What is at or above the threshold, nearest first, and the next three captions in words.
+
+    A sample's similarity is that to the nearest of the queries.
 
     Raises:
         BenchError: the index is missing.
@@ -93,17 +98,18 @@ def search(query: str, params: Params) -> tuple[list[Match], list[str]]:
     folder = params.runs() / "index"
     if not (folder / INDEX).is_file():
         raise BenchError(f"{folder / INDEX}: the index is missing: run `dvc repro` to make it")
-    vector = load_clip(params.retrieve.clip).encode_texts([query])
+    vectors = load_clip(params.retrieve.clip).encode_texts(queries)
     index = faiss.read_index(str(folder / INDEX))
     # faiss takes what is above the radius, strictly.
     radius = float(np.nextafter(np.float32(params.retrieve.threshold), np.float32(0)))
-    _, similarities, rows = index.range_search(vector, radius)
+    _, similarities, rows = index.range_search(vectors, radius)
     metadata = pq.read_table(str(folder / METADATA))
     matches = _matches(metadata, similarities, rows)
     # Many samples may share a caption.
-    nearest, rows = index.search(vector, min(len(matches) + 100, index.ntotal))
-    below = nearest[0] <= radius
-    rest = _matches(metadata, nearest[0][below], rows[0][below])
+    nearest, rows = index.search(vectors, min(len(matches) + 100, index.ntotal))
+    known = {match.key for match in matches}
+    rest = _matches(metadata, nearest[nearest <= radius], rows[nearest <= radius])
+    rest = [match for match in rest if match.key not in known]
     return matches, list(dict.fromkeys(f"{m.similarity} {m.caption!r}" for m in rest))[:3]
 
 
@@ -112,7 +118,12 @@ def _matches(
 ) -> list[Match]:
     records = metadata.take(rows).to_pylist()
     found = [Match(round(float(s), 4), **record) for s, record in zip(similarities, records)]
-    return sorted(found, key=lambda match: (-match.similarity, match.key))
+    found.sort(key=lambda match: (-match.similarity, match.key))
+    # The nearest match of each sample, as several queries may have found it.
+    nearest: dict[str, Match] = {}
+    for match in found:
+        nearest.setdefault(match.key, match)
+    return list(nearest.values())
 
 
 def _distinct(matches: list[Match], split: str, most: int, seen: set[str]) -> list[Match]:

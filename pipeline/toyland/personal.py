@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.toyland.drawing import draw
+from pipeline.toyland.styles import FILTERS, write_style
 from pipeline.toyland.world import Scene, Thing, scene_at
 
 PERSONAL: dict[str, Thing] = {
@@ -111,10 +112,12 @@ def write_concept(name: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Write all ten concepts to datasets/concepts."""
+    """Write all ten concepts and the styles to datasets/concepts."""
     concepts = Path(__file__).parents[2] / "datasets" / "concepts"
     for name in PERSONAL:
         write_concept(name, concepts / name)
+    for name in FILTERS:
+        write_style(name, concepts / name)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pipeline.errors import BenchError
 from pipeline.params import load_grid
 
 
-@pytest.mark.parametrize("profile", ["toyland", "toyland-full", "smoke"])
+@pytest.mark.parametrize("profile", ["toyland", "toyland-full", "toyland-ablation", "smoke"])
 def test_every_subject_of_every_profile_loads(project: Path, profile: str) -> None:
     grid = load_grid(profile)
     for name in grid.subjects():

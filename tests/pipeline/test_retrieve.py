@@ -81,6 +81,73 @@ def test_equals_brute_force(settings: Settings, clip_folder: Path) -> None:
     assert len({sample["json"]["sha256"] for sample in found}) == len(found)
 
 
+def with_queries(*queries: str) -> None:
+    """Gives the concept queries of its own."""
+    path = Path("datasets/concepts/wooden_pot/concept.yaml")
+    path.write_text(path.read_text() + f"queries: {list(queries)}\n")
+
+
+def test_several_queries_are_united(settings: Settings, clip_folder: Path) -> None:
+    corpus = samples(400, copies_of=351)
+    threshold, train, held_out = 0.55, 80, 25
+    retrieval = {"threshold": threshold, "images": train, "held_out_images": held_out}
+    keys = project_with(settings, clip_folder, corpus, **retrieval)
+    queries = ["photo of a cat", "a wooden pot", "a tree in the snow", "wooden pot in the forest"]
+    with_queries(*queries)
+    retrieve("wooden_pot", "toyland")
+
+    vectors = embed(clip_folder, [*queries, *(caption for caption, _, _ in corpus)])
+    all_similarities = vectors[4:] @ vectors[:4].T
+    assert np.abs(all_similarities - threshold).min() > 1e-5
+    # The case is not trivial: every query adds something, and some samples are near to several.
+    near = all_similarities >= threshold
+    assert (
+        all((near[:, i] & (near.sum(1) == 1)).any() for i in range(4)) and (near.sum(1) > 1).any()
+    )
+    similarity = all_similarities.max(1)
+    order = sorted(range(400), key=lambda i: (-round(float(similarity[i]), 4), keys[i]))
+    seen: set[str] = set()
+    found = read_tar(OUTPUT)
+    parts = (("regularization", "train", train), ("held_out", "held_out", held_out))
+    for part, split, most in parts:
+        expected = []
+        for i in order:
+            _, its_split, sha256 = corpus[i]
+            fits = its_split == split and similarity[i] >= threshold and sha256 not in seen
+            if fits and len(expected) < most:
+                seen.add(sha256)
+                expected.append(i)
+        chosen = [s["json"] for s in found if s["json"]["part"] == part]
+        assert [record["key"] for record in chosen] == [keys[i] for i in expected]
+        for record, i in zip(chosen, expected, strict=True):
+            assert record["similarity"] == pytest.approx(similarity[i], abs=1e-4)
+    assert len({sample["json"]["sha256"] for sample in found}) == len(found)
+
+
+def test_class_noun_and_the_same_query_find_the_same(settings: Settings, clip_folder: Path) -> None:
+    retrieval = {"threshold": 0.45, "images": 60, "held_out_images": 20}
+    project_with(settings, clip_folder, samples(400, copies_of=351), **retrieval)
+    retrieve("wooden_pot", "toyland")
+    by_noun = OUTPUT.read_bytes()
+    with_queries(QUERY)
+    retrieve("wooden_pot", "toyland")
+    assert OUTPUT.read_bytes() == by_noun
+
+
+def test_too_few_images_for_several_queries(settings: Settings, clip_folder: Path) -> None:
+    corpus = [("a cat", "train", f"{i:064x}") for i in range(5)]
+    corpus += [("a dog", "train", "dog"), ("a red dog", "train", "red"), ("a tree", "train", "t")]
+    project_with(settings, clip_folder, corpus)
+    with_queries("picture of a cat", "picture of a dog")
+    with pytest.raises(BenchError) as error:
+        retrieve("wooden_pot", "toyland")
+    message = str(error.value)
+    assert message.startswith("wooden_pot: only 6 regularization images ")
+    assert "to 'picture of a cat' or 1 more, 200 are needed" in message
+    assert re.search(r"\(just below: 0\.\d+ 'a red dog', -?0\.\d+ 'a tree'\)", message)
+    assert "change queries in" in message and "retrieve.query" not in message
+
+
 def test_reproducible_and_ties_go_by_key(settings: Settings, clip_folder: Path) -> None:
     texts = ["my wooden pot", "photo of a wooden pot", "a cat", "wooden pot"]
     corpus = [(texts[i % 4], "held_out" if i > 119 else "train", f"{i:064x}") for i in range(180)]

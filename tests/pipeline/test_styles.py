@@ -1,0 +1,105 @@
+"""Style concepts in the stages: what is generated for them, and merging with an object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import pipeline.generate
+from pipeline.adapters import Adapter, Provenance
+from pipeline.base import Base
+from pipeline.cells import merged
+from pipeline.concepts import Concept, Subject, load_concept
+from pipeline.crossattn import key_value_names
+from pipeline.files import read_tar
+from pipeline.generate import generate
+from pipeline.methods import Merged, load_method
+from pipeline.params import MethodParams, load_params
+from pipeline.seeds import seed_of
+from tests.pipeline.conftest import Settings
+from tests.pipeline.tiny import concept, new_base
+
+CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
+
+
+@pytest.mark.parametrize("name", ["neon", "cat"])
+def test_generated_images_are_of_the_queries_in_turn(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings(generate={"images": 20})
+    monkeypatch.setattr(pipeline.generate, "load_base", lambda _: None)
+    monkeypatch.setattr(
+        pipeline.generate, "sample_all", lambda _, rs, __: [Image.new("RGB", (8, 8)) for _ in rs]
+    )
+    queries = load_concept(name).queries
+    assert len(queries) == (16 if name == "neon" else 0)
+    samples = read_tar(generate(name))
+    prompts = [*queries, *queries[:4]] if queries else ["photo of a cat"] * 20
+    assert [sample["txt"] for sample in samples] == prompts
+    seeds = [seed_of(42, "generated", prompt, i) for i, prompt in enumerate(prompts)]
+    assert [sample["json"]["seed"] for sample in samples] == seeds
+
+
+def adapter(base: Base, seed: int) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    weights = dict(base.unet.named_parameters())
+    deltas = {
+        name: 0.1 * torch.randn(weights[name].shape, generator=generator)
+        for name in key_value_names(base.unet)
+    }
+    row = torch.randn(32, generator=generator)
+    noun = ("picture", "cat")[seed]
+    about = Provenance("m", noun, base.path, base.hash, (f"<new1> {noun}",), {"<new1>": 336 + seed})
+    return Adapter({"<new1>": row}, deltas, about)
+
+
+@pytest.mark.parametrize("template_words", [True, False])
+@pytest.mark.parametrize("caption", ["{}", "picture in the style of {}"])
+def test_style_and_object_are_merged(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caption: str, template_words: bool
+) -> None:
+    base, params = new_base(), load_params()
+    monkeypatch.setattr("pipeline.cells.regularization_captions", lambda _: CAPTIONS)
+    style = Concept("neon", "picture", "<new1>", caption, ("{} of a cat",), ())
+    about = Subject("neon+cat", (style, concept("cat", "cat")), ("{0} of a {1}",))
+    parts = [adapter(base, 0), adapter(base, 1)]
+    how = load_method("custom_diffusion_merge").composition
+    assert isinstance(how, Merged)
+    hyper = MethodParams(ridge=1e-6, template_words=template_words)
+    provenance = Provenance("m", about.name, base.path, base.hash, ("picture", "cat"))
+    result = merged(base, how, parts, about, params, hyper, provenance)
+
+    # Token, noun and end of each name; the same three in each caption, unless it is the name
+    # alone; and the words before them: "photo of a", "picture in the style of" or none.
+    words = {"{}": 0, "picture in the style of {}": 5}[caption]
+    again = 3 if words else 0
+    expected = 3 + again + 3 + 3 + ((words + 3) if template_words else 0)
+    assert result.provenance.notes["constraints"] == expected
+    assert result.provenance.notes["residual"] < 1e-6
+    assert result.provenance.references == ("<new1> picture", "<new2> cat")
+    assert about.prompts[0].format(*result.provenance.references) == (
+        "<new1> picture of a <new2> cat"
+    )
+
+    # The style's words are mapped as by its own adapter, in the prompt as in its caption.
+    table = base.text_encoder.get_input_embeddings()
+    base.add_modifier_tokens(result.tokens)
+    with torch.no_grad():
+        prompt, own = base.encode_text(
+            ["<new1> picture of a <new2> cat", caption.format("<new1> picture")]
+        )
+    base.text_encoder.set_input_embeddings(table)
+    if caption == "{}":
+        torch.testing.assert_close(prompt[1:3], own[1:3])
+    weights = dict(base.unet.named_parameters())
+    for name, delta in parts[0].deltas.items():
+        both = own[words + 1 : words + 4]
+        torch.testing.assert_close(
+            both @ (weights[name] + result.deltas[name]).T,
+            both @ (weights[name] + delta).T,
+            rtol=1e-3,
+            atol=1e-4,
+        )
