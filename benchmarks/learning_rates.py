@@ -42,7 +42,7 @@ def main() -> None:
     how = load_method(asked.method).single
     if not isinstance(how, Trained):
         parser.error(f"{asked.method} does not train")
-    base, clip = load_base(params.base), load_clip(params.score.clip)
+    base, clip = load_base(params.base), load_clip(params.protocol.score.clip)
     extract = clip_extractor(clip)
     print("rate        concept          text-alignment  image-alignment  seconds")
     for rate in asked.rates:
@@ -64,7 +64,7 @@ def main() -> None:
                 asked.images_per_prompt,
             )
             with applied(base, adapter):
-                images = sample_all(base, requests, params.sample)
+                images = sample_all(base, requests, params.sampler())
             features = extract([png_bytes(image) for image in images])
             texts = clip.encode_texts([str(r.record["scored_prompt"]) for r in requests])
             text = float(np.mean(text_alignment(features, texts).values))

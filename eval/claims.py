@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtr
 
 from eval.scores import load_scores
-from eval.statistics import Estimate, Interval, interval, mean_over
+from eval.statistics import Estimate, Interval, holm, interval, mean_over, p_value
 from eval.tables import FORMATS, METRICS, Cell, Column, Table, subjects_of, words
 from pipeline.errors import BenchError
 from pipeline.files import atomic
-from pipeline.params import DEFAULT_PROFILE, load_grid
+from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
 
 LEVEL = 0.95
 # What "on a par" allows: a little more than the paper's own differences between rows that it calls
@@ -316,26 +313,6 @@ def _verdict(claim: Claim, found: Estimate | None, p: float) -> Verdict:
     return Verdict.HOLDS if within else Verdict.FAILS if outside else Verdict.UNDECIDED
 
 
-def p_value(estimate: Estimate) -> float:
-    """Two-sided p of Student's t test that the mean is zero; NaN without an error."""
-    if math.isnan(estimate.std_error):
-        return float("nan")
-    if estimate.std_error == 0:
-        return 1.0 if estimate.mean == 0 else 0.0
-    t = abs(estimate.mean) / estimate.std_error
-    return float(2 * stdtr(estimate.clusters - 1, -t))
-
-
-def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Holm's (1979) corrected p-values [n] of the tests with p-values `p` [n]; NaN is no test."""
-    values = np.asarray(p, np.float64)
-    corrected = np.full(values.shape, np.nan)
-    order = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN comes last
-    factors = np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
-    return corrected
-
-
 def check_claims(profile: str) -> list[Finding]:
     """The verdict on every claim, from what has been scored and analysed so far."""
     grid = load_grid(profile)
@@ -347,9 +324,7 @@ def check_claims(profile: str) -> list[Finding]:
 
 def _analysed(profile: str) -> list[pd.DataFrame]:
     """What the analyses measured, as scores of the "methods" that claims name."""
-    from eval.report import report_folder  # which shows the claims
-
-    folder = report_folder(profile) / "analyses"
+    folder = load_params(profile).reports() / "analyses"
     frames = []
     if (path := folder / "compression" / "prompts.csv").is_file():
         frame = _read(path, ["subject", "share", "metric", "prompt_index", "value"])
@@ -421,12 +396,10 @@ def write_claims(profile: str = DEFAULT_PROFILE) -> None:
     Raises:
         BenchError: scores are damaged or cannot be compared, or nothing was scored yet.
     """
-    from eval.report import report_folder
-
     if load_scores(profile).empty:
         raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
     table = claims_table(profile)
-    folder = report_folder(profile)
+    folder = load_params(profile).reports()
     for style, name in (("csv", "claims.csv"), ("markdown", "claims.md")):
         with atomic(folder / name) as temporary:
             temporary.write_text(FORMATS[style](table), encoding="utf-8")

@@ -1,30 +1,40 @@
-"""Image features: the extractors, and a cache so that each image is encoded once."""
+"""Image features: the extractors, and a cache so that each image is encoded once for each."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from cleanfid.inception_torchscript import InceptionV3W
-from cleanfid.resize import build_resizer
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision import transforms
 
 from pipeline.errors import BenchError
-from pipeline.files import atomic, sha256
+from pipeline.files import sha256
 from pipeline.openclip import MICRO_BATCH, Clip
 
 CACHE = Path(".cache") / "features"
+PORTION = 512  # images that are decoded, encoded and stored at a time
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_FILE
+)
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+DINO_ARCHITECTURE = "vit_small_patch16_224"
+DINO_URL = (
+    f"https://huggingface.co/timm/{DINO_ARCHITECTURE}.dino/resolve/main/model.safetensors"
 )
 
 Features = npt.NDArray[np.float32]
@@ -37,33 +47,155 @@ class Extractor:
     identity: str  # "<model>@<first 12 hex digits of the weights' SHA-256>"
     transform: str  # what is done to an image first
     unit: bool  # features have the length 1
-    encode: Callable[[Sequence[Image.Image]], Features]  # n RGB images to float32 [n, d]
+    encode: Callable[[Sequence[Image.Image]], Features]  # n >= 1 RGB images to float32 [n, d]
 
     def __call__(self, images: Sequence[bytes]) -> Features:
-        """The features of encoded images (PNG, JPEG), float32 [n, d], from the cache if there.
+        """The features of encoded images (PNG, JPEG), float32 [n, d], those known from the cache.
+
+        The last bits of a new image's features may depend on which others are new.
 
         Raises:
-            BenchError: an image cannot be decoded.
+            BenchError: there are no images, one cannot be decoded, or one has no finite features.
         """
-        path = CACHE / f"{self._key(images)}.npy"
-        cached = _read(path)
-        if cached is not None and len(cached) == len(images):
-            return cached
-        features = self.encode([_decoded(image) for image in images])
-        with atomic(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, features)
-        return features
+        if not images:
+            raise BenchError(f"{self.identity}: no images to measure: sample again")
+        keys = [hashlib.sha256(image).digest() for image in images]
+        cache = _Cache(self._path())
+        known = cache.read(set(keys))
+        new = {key: i for i, key in enumerate(keys) if key not in known}
+        for part in _portions(sorted(new.values()), PORTION):
+            rows = self.encode([_decoded(images[i], i) for i in part])
+            for i, row in zip(part, rows, strict=True):
+                if not np.isfinite(row).all():
+                    raise BenchError(f"image {i + 1}: {self.identity} gives no finite features")
+            found = {keys[i]: row for i, row in zip(part, rows)}
+            cache.write(found)
+            known |= found
+        return np.stack([known[key] for key in keys])
 
-    def _key(self, images: Sequence[bytes]) -> str:
-        digests = [hashlib.sha256(image).hexdigest() for image in images]
-        parts = [self.identity, self.transform, *digests]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def _path(self) -> Path:
+        name = hashlib.sha256(f"{self.identity}\n{self.transform}".encode()).hexdigest()[:24]
+        return CACHE / f"{name}.sqlite"
+
+
+class _Cache:
+    """Rows of features by their image's SHA-256, in one file that several processes may use.
+
+    A file that is no database is made anew, and a damaged row counts as missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, keys: Iterable[bytes]) -> dict[bytes, Features]:
+        """The rows that are there."""
+        found: dict[bytes, Features] = {}
+        with self._open() as database:
+            for part in _portions(sorted(keys), 999):  # as many as any SQLite takes
+                places = ",".join("?" * len(part))
+                query = f"SELECT image, row, checksum FROM features WHERE image IN ({places})"
+                for key, row, checksum in database.execute(query, part):
+                    if zlib.crc32(row) == checksum:
+                        found[key] = np.frombuffer(row, np.float32)
+        return found
+
+    def write(self, rows: dict[bytes, Features]) -> None:
+        """Adds rows; what another process has added meanwhile is the same."""
+        blobs = [(key, row.astype(np.float32).tobytes()) for key, row in rows.items()]
+        with self._open() as database, database:
+            database.executemany(
+                "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
+                [(key, blob, zlib.crc32(blob)) for key, blob in blobs],
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                database = self._connected()
+            except sqlite3.OperationalError:
+                raise  # locked, read-only, no space: the file is not at fault
+            except sqlite3.DatabaseError:
+                self.path.unlink(missing_ok=True)
+                database = self._connected()
+            with closing(database):
+                yield database
+        except (sqlite3.Error, OSError) as error:
+            raise BenchError(f"{self.path}: {error}: free it, or delete it") from error
+
+    def _connected(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=60)  # of waiting for another process
+        try:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS features "
+                "(image BLOB PRIMARY KEY, row BLOB NOT NULL, checksum INTEGER NOT NULL) "
+                "WITHOUT ROWID"
+            )
+            # Looks at the whole structure, as a file that was cut opens well and fails later.
+            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
 
 
 def clip_extractor(clip: Clip) -> Extractor:
     """CLIP's image features as unit vectors."""
     transform = json.dumps(clip.model.visual.preprocess_cfg, sort_keys=True)
     return Extractor(clip.identity, transform, True, clip.encode_images)
+
+
+def dino_extractor(path: str | None) -> Extractor:
+    """DINO's ViT-S/16: its class token as a unit vector, float32 [n, 384].
+
+    The transform is that of DINO's authors, which CustomConcept101 uses: the shorter side resized
+    to 256 pixels, of which the central 224 x 224 are seen.
+
+    Args:
+        path: a safetensors file with the names of DINO's authors and of timm.
+
+    Raises:
+        BenchError: the file is missing, or holds other weights.
+    """
+    import timm  # takes a second
+    from safetensors.torch import load_file
+
+    if path is None or not Path(path).is_file():
+        raise BenchError(
+            f"params.yaml: score.dino: {path or 'nothing'} is not a file: download {DINO_URL} and "
+            "give its path"
+        )
+    model: nn.Module = timm.create_model(DINO_ARCHITECTURE, num_classes=0)
+    try:
+        model.load_state_dict(load_file(path))
+    # safetensors' own error is a plain Exception.
+    except Exception as error:
+        raise BenchError(
+            f"{path}: truncated, or not DINO's ViT-S/16: download {DINO_URL} again"
+        ) from error
+    return vit_extractor(f"dino_vits16@{sha256(path)[:12]}", model)
+
+
+def vit_extractor(identity: str, model: nn.Module) -> Extractor:
+    """The unit features of a model that sees images as DINO's authors show them to theirs."""
+    model = model.eval().requires_grad_(False).to(_device())
+    transform = transforms.Compose(
+        [
+            transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+
+    def encode(images: Sequence[Image.Image]) -> Features:
+        batches = (torch.stack([transform(i) for i in p]) for p in _portions(images, MICRO_BATCH))
+        return _encoded(lambda batch: F.normalize(model(batch), dim=1), batches)
+
+    return Extractor(identity, "resize 256 bicubic, central 224, ImageNet", True, encode)
 
 
 def inception_extractor(path: str | None) -> Extractor:
@@ -73,18 +205,23 @@ def inception_extractor(path: str | None) -> Extractor:
         path: a file named inception-2015-12-05.pt.
 
     Raises:
-        BenchError: the file is missing, has another name or is corrupt.
+        BenchError: the file is missing, has another name or is not the published one.
     """
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
     if path is None or not Path(path).is_file() or Path(path).name != INCEPTION_FILE:
         raise BenchError(
             f"params.yaml: score.inception: {path or 'nothing'} is not the file {INCEPTION_FILE}: "
             f"download {INCEPTION_URL} and give its path"
         )
-    try:
-        model = InceptionV3W(str(Path(path).parent), download=False)
-    except RuntimeError as error:
-        raise BenchError(f"{path}: truncated or corrupt: download {INCEPTION_URL} again") from error
-    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    digest = sha256(path)
+    if digest != INCEPTION_SHA256:  # before it is opened: a TorchScript is a program
+        raise BenchError(
+            f"{path}: truncated, corrupt or another file (SHA-256 {digest[:12]}…, not "
+            f"{INCEPTION_SHA256[:12]}…): download {INCEPTION_URL} again"
+        )
+    model = InceptionV3W(str(Path(path).parent), download=False).eval().to(_device())
     resize = build_resizer("clean")
 
     def batch_of(images: Sequence[Image.Image]) -> Tensor:
@@ -92,16 +229,9 @@ def inception_extractor(path: str | None) -> Extractor:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def encode(images: Sequence[Image.Image]) -> Features:
-        device = next(iter(model.state_dict().values())).device
-        parts = []
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
-            for i in range(0, len(images), MICRO_BATCH):
-                batch = batch_of(images[i : i + MICRO_BATCH]).to(device)
-                parts.append(model(batch).cpu().numpy())
-        return np.concatenate(parts).astype(np.float32)
+        return _encoded(model, (batch_of(part) for part in _portions(images, MICRO_BATCH)))
 
-    return Extractor(f"inception@{sha256(path)[:12]}", "clean-fid", False, encode)
+    return Extractor(f"inception@{digest[:12]}", "clean-fid", False, encode)
 
 
 def kernel_features(extractor: Extractor, images: Sequence[bytes]) -> Features:
@@ -114,18 +244,50 @@ def kernel_features(extractor: Extractor, images: Sequence[bytes]) -> Features:
     return features * np.float32(np.sqrt(features.shape[1])) if extractor.unit else features
 
 
-def _decoded(image: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise BenchError(f"an image cannot be decoded ({error}): sample it again") from error
+def too_long(clip: Clip, texts: Sequence[str]) -> int:
+    """How many of the texts have more tokens than the CLIP reads; it is the rest that it ignores."""
+    if not texts:
+        return 0
+    context = clip.model.context_length
+    with_one_more: Any = clip.tokenize
+    tokens = with_one_more(["", *texts], context_length=context + 1)
+    return int((tokens[1:, -1] != tokens[0, -1]).sum())
 
 
-def _read(path: Path) -> Features | None:
-    """The cached features; None if there are none or the file is damaged."""
+def _encoded(model: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Features:
+    """In full precision: convolutions round to ten bits (TF32) on recent GPUs unless told not to."""
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), exact:
+        parts = [model(batch.to(_device())).cpu().numpy() for batch in batches]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _portions(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def _decoded(data: bytes, number: int) -> Image.Image:
+    """The image as eight-bit RGB: what is transparent is white, sixteen bits are scaled.
+
+    It is RGB before it is resized. CustomConcept101's script resizes first, which is the same for
+    images that are RGB already; a palette would be resized without smoothing.
+    """
     try:
-        features: Features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return features
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+            image: Image.Image = opened
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    # Pillow's decoders raise what they like; a broken PNG, for one, is a SyntaxError.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BenchError(
+            f"image {number + 1} cannot be decoded ({error}): sample it again"
+        ) from error

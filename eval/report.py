@@ -52,15 +52,10 @@ from eval.tables import (
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.files import atomic
-from pipeline.params import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
+from pipeline.params import Grid, Params, load_grid, load_params
 
 TEMPLATE = "report.html.jinja"
 SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
-
-
-def report_folder(profile: str) -> Path:
-    """Where the report of a profile goes."""
-    return Path("reports") if profile == DEFAULT_PROFILE else Path("reports") / profile
 
 
 def write_report(profile: str) -> None:
@@ -76,7 +71,7 @@ def write_report(profile: str) -> None:
     params, grid, scores = load_params(profile), load_grid(profile), load_scores(profile)
     if scores.empty:
         raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
-    found, folder = estimates(scores), report_folder(profile)
+    found, folder = estimates(scores), params.reports()
 
     tables = {"comparison": comparison(found, grid)}
     tables |= {kind: by_subject(found, grid, kind) for kind in KINDS if subjects_of(grid, kind)}

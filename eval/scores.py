@@ -89,7 +89,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
                 f"images of {concept.name!r}: sample again"
             )
         rows.append(measure.kid_row(reals, known, of_captions, captions))
-    _write(path, params.sample.protocol, rows, start)
+    _write(path, params.protocol.name, rows, start)
 
 
 def score_oracle(concept: str, profile: str) -> None:
@@ -124,7 +124,7 @@ def score_oracle(concept: str, profile: str) -> None:
     if min(map(len, halves)) > 1:
         labels = [[_normal(s["txt"]) for s in half] for half in halves]
         rows.append(measure.kid_row(halves[0], labels[0], halves[1], labels[1]))
-    _write(path, params.sample.protocol, rows, start)
+    _write(path, params.protocol.name, rows, start)
 
 
 def load_scores(profile: str) -> pd.DataFrame:
@@ -190,10 +190,10 @@ class _Measure:
         from eval.features import clip_extractor, inception_extractor
         from pipeline.openclip import load_clip
 
-        self.clip = load_clip(params.score.clip)
+        self.clip = load_clip(params.protocol.score.clip)
         self.extractor = clip_extractor(self.clip)
         self.kid_extractor: Extractor = self.extractor
-        if params.score.kid_features == "inception":
+        if params.protocol.score.kid_features == "inception":
             self.kid_extractor = inception_extractor(params.score.inception)
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray[Any, np.dtype[np.float32]]:

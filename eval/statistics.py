@@ -7,11 +7,13 @@ concept across subjects (Custom Diffusion prints no errors at all).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
+from scipy.stats import rankdata
 
 
 class Estimate(NamedTuple):
@@ -47,14 +49,58 @@ def clustered_mean(values: npt.ArrayLike, clusters: npt.ArrayLike) -> Estimate:
     x = np.asarray(values, np.float64)
     if not len(x):
         raise ValueError("the mean of nothing")
-    _, label = np.unique(np.asarray(clusters), return_inverse=True)
-    mean = float(x.mean())
-    sums = np.bincount(label, weights=x - mean)
+    variance, count = _variance(x, _labels(clusters, len(x)))
+    return Estimate(float(x.mean()), math.sqrt(variance), len(x), count)
+
+
+def two_way_mean(
+    values: npt.ArrayLike, first_clusters: npt.ArrayLike, second_clusters: npt.ArrayLike
+) -> Estimate:
+    """The mean of values that vary together in two ways, as answers do by worker and by question.
+
+    The variance of Cameron, Gelbach and Miller (2011): that clustered in the first way, plus that
+    clustered in the second way, less that clustered by both at once, which the two have in common.
+    Each is as in `clustered_mean`. Where nothing is left, which few clusters can lead to, it is the
+    larger of the two.
+
+    Args:
+        values: [n] with n >= 1.
+        first_clusters: the label of each value, [n].
+        second_clusters: its label in the other way, [n].
+
+    Returns:
+        `clusters` is the smaller of the two counts, so that `interval` has its degrees of freedom;
+        without two clusters in both ways the error is NaN.
+    """
+    x = np.asarray(values, np.float64)
+    if not len(x):
+        raise ValueError("the mean of nothing")
+    first, second = _labels(first_clusters, len(x)), _labels(second_clusters, len(x))
+    both = _labels(first * (second.max() + 1) + second, len(x))
+    (one, m), (two, n), (common, _) = (_variance(x, label) for label in (first, second, both))
+    variance = one + two - common
+    if min(m, n) < 2:
+        variance = float("nan")
+    elif variance <= 0:
+        variance = max(one, two)
+    return Estimate(float(x.mean()), math.sqrt(variance), len(x), min(m, n))
+
+
+def _labels(clusters: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
+    """The clusters as numbers from 0, [n]."""
+    names = np.asarray(clusters)
+    if names.shape != (n,):
+        raise ValueError(f"{n} values need {n} clusters, not {names.shape}")
+    return np.asarray(np.unique(names, return_inverse=True)[1])
+
+
+def _variance(x: npt.NDArray[np.float64], label: npt.NDArray[np.intp]) -> tuple[float, int]:
+    """The cluster-robust variance of the mean, NaN for one cluster; and the number of clusters."""
+    sums = np.bincount(label, weights=x - x.mean())
     count = len(sums)
-    error = float("nan")
-    if count > 1:
-        error = float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(x))
-    return Estimate(mean, error, len(x), count)
+    if count < 2:
+        return float("nan"), count
+    return float(count / (count - 1) * np.sum(sums**2)) / len(x) ** 2, count
 
 
 def mean_over(means: npt.ArrayLike) -> Estimate:
@@ -82,3 +128,69 @@ def interval(estimate: Estimate, level: float = 0.95) -> Interval:
     quantile = float(stdtrit(estimate.clusters - 1, (1 + level) / 2))
     reach = quantile * estimate.std_error
     return Interval(estimate.mean - reach, estimate.mean + reach)
+
+
+def p_value(estimate: Estimate) -> float:
+    """Two-sided p of Student's t test that the mean is zero; NaN without an error."""
+    if math.isnan(estimate.std_error):
+        return float("nan")
+    if estimate.std_error == 0:
+        return 1.0 if estimate.mean == 0 else 0.0
+    t = abs(estimate.mean) / estimate.std_error
+    return float(2 * stdtr(estimate.clusters - 1, -t))
+
+
+def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Holm's (1979) corrected p-values [n] of the tests with p-values `p` [n]; NaN is no test."""
+    values = np.asarray(p, np.float64)
+    corrected = np.full(values.shape, np.nan)
+    order = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN comes last
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
+    return corrected
+
+
+class RankCorrelation(NamedTuple):
+    """How far two orders agree: 1 if fully, 0 if not at all, -1 if one is the other's reverse."""
+
+    rho: float  # Spearman's; NaN where all values of one side are equal
+    low: float  # of the 95 % interval; NaN without an error
+    high: float
+    n: int
+    clusters: int
+
+
+def rank_correlation(
+    first: npt.ArrayLike, second: npt.ArrayLike, clusters: npt.ArrayLike
+) -> RankCorrelation:
+    """Spearman's rank correlation of pairs of values that vary together within clusters.
+
+    The interval is that of Fisher's transform, arctanh(rho), with the error of the jackknife that
+    leaves out one cluster at a time, and Student's t with clusters - 1 degrees of freedom. Ties
+    share the mean of their ranks.
+
+    Args:
+        first: [n] with n >= 2.
+        second: the other value of each pair, [n].
+        clusters: the label of each pair, [n].
+    """
+    x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if x.shape != y.shape or len(x) < 2:
+        raise ValueError(f"values {x.shape} and {y.shape} have to be pairs, two at least")
+    label = _labels(clusters, len(x))
+    count, rho = int(label.max()) + 1, _spearman(x, y)
+    low = high = float("nan")
+    if count > 2 and abs(rho) < 1:
+        left_out = np.array([_spearman(x[label != c], y[label != c]) for c in range(count)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.arctanh(left_out)
+            error = math.sqrt((count - 1) * np.var(z))
+        reach = float(stdtrit(count - 1, 0.975)) * error
+        low, high = (math.tanh(math.atanh(rho) + side * reach) for side in (-1, 1))
+    return RankCorrelation(rho, low, high, len(x), count)
+
+
+def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    a, b = (rankdata(values) - (len(x) + 1) / 2 for values in (x, y))
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(np.clip(a @ b / scale, -1, 1)) if scale else float("nan")

@@ -16,7 +16,8 @@ import pandas as pd
 from eval.scores import ORACLE, load_scores, missing_cells
 from eval.statistics import Estimate, clustered_mean, interval, mean_over, paired_difference
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, read_yaml
+from pipeline.params import DEFAULT_PROFILE, Grid, load_grid
+from pipeline.schema import read_yaml
 
 REFERENCE = Path(__file__).with_name("reference") / "custom_diffusion.yaml"
 

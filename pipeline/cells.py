@@ -21,7 +21,7 @@ from pipeline.concepts import Concept, Subject, load_subject
 from pipeline.errors import BenchError
 from pipeline.files import write_json
 from pipeline.merging import average, constrained
-from pipeline.methods import Continued, How, Merged, Trained, load_method
+from pipeline.methods import Continued, How, Merged, Trained, load_method, training_of
 from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
 from pipeline.seeds import seed_of
 from pipeline.training import TrainingSet, load_training_set, train
@@ -38,12 +38,8 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
     check_hyper(method, how, hyper, about)
     runs = params.runs()
     # What is missing is told before the base model is loaded.
-    loop = how.how if isinstance(how, Continued) else how
-    sets = (
-        [load_training_set(concept, runs, loop) for concept in about.concepts]
-        if isinstance(loop, Trained)
-        else []
-    )
+    loop = training_of(how)
+    sets = [load_training_set(concept, runs, loop) for concept in about.concepts] if loop else []
     parts = (
         [
             load_adapter(runs / "cells" / how.of / concept.name / "adapter.safetensors")
@@ -122,8 +118,8 @@ def check_hyper(method: str, how: How, hyper: MethodParams, subject: Subject) ->
     Raises:
         BenchError: names those it lacks.
     """
-    loop = how.how if isinstance(how, Continued) else how
-    if not isinstance(loop, Trained):
+    loop = training_of(how)
+    if loop is None:
         return
     needed = ["learning_rate", "steps" if len(subject.concepts) == 1 else "composition_steps"]
     needed += ["rank"] if loop.low_rank else []

@@ -33,9 +33,11 @@ app = typer.Typer(
 toyland = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
 concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
 adapter = typer.Typer(help="Adapters, in and out.", no_args_is_help=True)
+study = typer.Typer(help="The human study.", no_args_is_help=True)
 app.add_typer(toyland, name="toyland")
 app.add_typer(adapter, name="adapter")
 app.add_typer(concept, name="concept")
+app.add_typer(study, name="study")
 
 Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
@@ -233,6 +235,56 @@ def table(
     print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
 
 
+@study.command("build")
+def study_build(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Make a questionnaire of the samples that exist: questions, images, files for AMT."""
+    _check(profile)
+    from eval.study.build import build
+
+    build(profile)
+
+
+@study.command("serve")
+def study_serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; 0.0.0.0 opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    database: Annotated[
+        Path | None, typer.Option(help="Where answers go; runs/<profile>/study/answers.sqlite.")
+    ] = None,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Let raters answer the questionnaire in their browsers; Ctrl-C ends."""
+    _check(profile)
+    from eval.study.serve import serve_profile
+
+    serve_profile(profile, host, port, database)
+
+
+@study.command("read")
+def study_read(
+    files: Annotated[
+        list[Path], typer.Argument(help="AMT result CSVs and answers.sqlite of the lab page.")
+    ],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Turn answers into one tidy CSV, and say what was left out and why."""
+    _check(profile)
+    from eval.study.read import read
+
+    read(files, profile)
+
+
+@study.command("analyse")
+def study_analyse(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Say what the answers prefer, how sure that is, and which metric agrees with people."""
+    _check(profile)
+    from eval.study.analyse import analyse
+
+    analyse(profile)
+
+
 @adapter.command("compress")
 def adapter_compress(
     source: AdapterFile,
@@ -290,13 +342,63 @@ def concept_add(
         Path | None, typer.Option(help="One a line, each with {}; a set of 20 if absent.")
     ] = None,
     caption: Annotated[str, typer.Option(help="Template of training captions.")] = "photo of a {}",
+    licence: Annotated[str, typer.Option(help="Of the images.")] = "unknown",
+    source: Annotated[
+        str, typer.Option(help="Where the images are from.")
+    ] = "added with `bench concept add`",
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.concept_add import add_concept
 
-    add_concept(name, images, class_noun, prompts, caption, profile)
+    add_concept(name, images, class_noun, prompts, caption, profile, licence, source)
+
+
+@concept.command("import")
+def concept_import(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A copy of CustomConcept101 or of DreamBooth's data set, or a folder of folders."
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the images, if it is another.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A concept of the data set; may be repeated.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Also add all to this profile's grid.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="customconcept101, dreambooth or folders; recognised if absent."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="In front of every name.")] = "",
+    class_noun: Annotated[
+        str | None, typer.Option("--class", help="Folders only: what they all are.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Folders only: CSV or YAML, a class noun for each folder.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folders only: one a line, each with {}.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Folders only: of the images.")] = None,
+    origin: Annotated[
+        str | None, typer.Option("--source", help="Folders only: where the images are from.")
+    ] = None,
+) -> None:
+    """Make concepts of a data set whose images are here; downloads nothing."""
+    _check(profile or DEFAULT_PROFILE)
+    from pipeline.concept_import import Given, import_concepts
+
+    given = Given(class_noun, classes, prompts, licence, origin)
+    status = import_concepts(source, images, only or (), profile, dry_run, layout, prefix, given)
+    raise typer.Exit(status)
 
 
 def _check(
@@ -317,7 +419,7 @@ def _check(
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
     _check_name("subject", subject, grid.subjects())
-    names = (params.base.path, params.retrieve.clip, params.score.clip)
+    names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"
         if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.warm

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.concepts import DATASETS, IMAGE_SUFFIXES, open_image, read_prompts
+from pipeline.concepts import DATASETS, read_prompts
 from pipeline.errors import BenchError
 from pipeline.files import atomic, png_bytes
-from pipeline.params import DEFAULT_PROFILE, load_grid, profile_folder, read_yaml
+from pipeline.params import DEFAULT_PROFILE, load_grid, profile_folder
+from pipeline.photos import distinct_photos, find_photos, read_photo
+from pipeline.schema import read_yaml
 
+CAPTION = "photo of a {}"
+LICENCE = "unknown"
+SOURCE = "added with `bench concept add`"
 # Scenes, styles, sizes and companions, in words that Toyland's models know.
 DEFAULT_PROMPTS = (
     "photo of a {} in the snow",
@@ -42,23 +47,53 @@ DEFAULT_PROMPTS = (
 )
 
 
+@dataclass(frozen=True)
+class NewConcept:
+    """A concept that is to be written; its images have been decoded once and are all different."""
+
+    name: str
+    class_noun: str
+    caption: str  # template of training captions: "photo of a {}"
+    prompts: tuple[str, ...]  # templates with {}
+    images: tuple[Path, ...]
+    licence: str
+    source: str
+
+    def fields(self) -> dict[str, str]:
+        """What its `concept.yaml` says."""
+        return {
+            "name": self.name,
+            "class_noun": self.class_noun,
+            "modifier_token": "<new1>",
+            "caption": self.caption,
+            "prompts": f"prompts/{self.name}.txt",
+            "licence": self.licence,
+            "source": self.source,
+        }
+
+
 def add_concept(
     name: str,
     sources: list[Path],
     class_noun: str,
     prompts: Path | None = None,
-    caption: str = "photo of a {}",
+    caption: str = CAPTION,
     profile: str = DEFAULT_PROFILE,
+    licence: str = LICENCE,
+    source: str = SOURCE,
 ) -> None:
     """Adds a concept to `datasets/` and to the profile's grid, and tells what will run.
 
-    Images are turned as their EXIF orientation says and kept at their size, as RGB PNG. Everything
-    is checked before the first write; if a write fails, what was written before it is removed.
+    Images are kept at their size, as RGB PNG; see `pipeline.photos.read_photo`. Of pictures that
+    are equal the first is kept. Everything is checked before the first write; if a write fails,
+    what was written before it is removed.
 
     Args:
         sources: image files, or folders whose images are taken in the order of their names.
         prompts: a file of prompts with {}; DEFAULT_PROMPTS if None.
         caption: template of training captions, with {} once.
+        licence: of the images.
+        source: where the images are from.
 
     Raises:
         BenchError: a bad or taken name, no images, an image that cannot be decoded, a template
@@ -66,24 +101,18 @@ def add_concept(
     """
     grid = load_grid(profile)
     grid_path = profile_folder(profile) / "grid.yaml"
-    folder = DATASETS / "concepts" / name
-    prompt_path = DATASETS / "prompts" / f"{name}.txt"
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise BenchError(
-            f"name {name!r}: needs a letter first, then letters, digits, _ or - (such as my_cat)"
-        )
+    check_name(name)
     listed = grid.concepts.get(name)  # a profile may name concepts whose images users bring
-    if name in grid.subjects() and (listed is None or folder.exists()):
+    subjects = {subject.casefold() for subject in grid.subjects()}
+    if name.casefold() in subjects and (listed is None or concept_folder(name).exists()):
         raise BenchError(f"{grid_path}: {name!r} is there already: choose another name")
-    for path in (folder, prompt_path):
-        if path.exists():
+    for path in (concept_folder(name), prompt_path(name)):
+        if existing := find_ignoring_case(path):
             raise BenchError(
-                f"{path}: exists already: choose another name, or add {name!r} to {grid_path} "
+                f"{existing}: exists already: choose another name, or add {name!r} to {grid_path} "
                 "by hand"
             )
-    class_noun = " ".join(class_noun.split())
-    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", class_noun):
-        raise BenchError(f"--class {class_noun!r}: needs a noun in plain words (wooden pot)")
+    class_noun = checked_noun(class_noun, "--class")
     if listed and listed.class_noun != class_noun:
         raise BenchError(
             f"--class {class_noun!r}: {grid_path} says that {name!r} is a {listed.class_noun!r}"
@@ -92,50 +121,105 @@ def add_concept(
     if caption.count("{}") != 1 or caption.count("{") != 1 or caption.count("}") != 1:
         raise BenchError(f"--caption {caption!r}: needs the placeholder {{}} once")
     templates = read_prompts(prompts, 1) if prompts else DEFAULT_PROMPTS
-    images = [open_image(path) for path in find_images(sources)]
+    photos = distinct_photos(find_photos(sources))
+    concept = NewConcept(name, class_noun, caption, templates, photos.paths, licence, source)
 
     with ExitStack() as undo:
-        _write(folder, lambda path: _write_concept(path, name, class_noun, caption, images), undo)
-        _write(prompt_path, lambda path: _write_text(path, "\n".join(templates) + "\n"), undo)
-        with atomic(grid_path) as temporary:
-            _write_yaml(temporary, _grid_with(grid_path, name, class_noun))
+        write_concept(concept, undo)
+        add_to_grid(profile, {name: class_noun})
         undo.pop_all()  # all went well: nothing to undo
 
+    for repeat, first in photos.repeats:
+        print(f"{repeat}: the same picture as {first}: left out")
     print(
-        f"added {name}: {len(images)} images and {len(templates)} prompts for {class_noun!r} "
-        f"-> {folder}, {prompt_path}, {grid_path}"
+        f"added {name}: {len(photos.paths)} images and {len(templates)} prompts for "
+        f"{class_noun!r} -> {concept_folder(name)}, {prompt_path(name)}, {grid_path}"
     )
-    _tell_stages(name, profile)
+    tell_stages([name], profile)
 
 
-def find_images(sources: list[Path]) -> list[Path]:
-    """The image files among and in `sources`, without hidden ones.
+def concept_folder(name: str) -> Path:
+    """Where a concept lies."""
+    return DATASETS / "concepts" / name
+
+
+def prompt_path(subject: str) -> Path:
+    """Where the prompts of a concept or a composition lie."""
+    return DATASETS / "prompts" / f"{subject}.txt"
+
+
+def check_name(name: str) -> None:
+    """Finds out whether a concept may have this name.
 
     Raises:
-        BenchError: a source is missing or named twice, or a folder holds no images.
+        BenchError: it may not.
     """
-    found: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            inside = sorted(
-                path
-                for path in source.iterdir()
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-            )
-            if not inside:
-                kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-                raise BenchError(f"{source}: the folder holds no images ({kinds})")
-            found += inside
-        elif source.is_file():
-            found.append(source)
-        else:
-            raise BenchError(f"{source}: no such file or folder")
-    for i, path in enumerate(found):
-        if path.resolve() in {earlier.resolve() for earlier in found[:i]}:
-            raise BenchError(f"{path}: is given twice")
-    if not found:
-        raise BenchError("no images: give image files, or folders of them")
-    return found
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise BenchError(
+            f"name {name!r}: needs a letter first, then letters, digits, _ or - (such as my_cat)"
+        )
+
+
+def checked_noun(noun: str, where: str) -> str:
+    """A class noun without superfluous blanks.
+
+    Raises:
+        BenchError: it has other than words; begins with `where` it stands.
+    """
+    noun = " ".join(noun.split())
+    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", noun):
+        raise BenchError(f"{where} {noun!r}: needs a noun in plain words (wooden pot)")
+    return noun
+
+
+def find_ignoring_case(path: Path) -> Path | None:
+    """What lies there under this name in any case: for some file systems they are one file."""
+    if not path.parent.is_dir():
+        return None
+    name = path.name.casefold()
+    return next((p for p in sorted(path.parent.iterdir()) if p.name.casefold() == name), None)
+
+
+def write_concept(concept: NewConcept, undo: ExitStack) -> None:
+    """Writes prompts and then the folder, each whole or not at all; `undo` removes them again.
+
+    Prompts that are there already stay: a killed import leaves them without their folder.
+
+    Raises:
+        BenchError: an image cannot be decoded any more, or the disk is full.
+    """
+    if not prompt_path(concept.name).exists():
+        write_prompts(concept.name, concept.prompts, undo)
+    _write(concept_folder(concept.name), lambda path: _write_folder(path, concept), undo)
+
+
+def write_prompts(subject: str, prompts: tuple[str, ...], undo: ExitStack) -> None:
+    """Writes the prompts of a concept or a composition; `undo` removes them again."""
+    text = "\n".join(prompts) + "\n"
+    _write(prompt_path(subject), lambda path: _write_text(path, text), undo)
+
+
+def add_to_grid(
+    profile: str,
+    concepts: Mapping[str, str],
+    compositions: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """Adds to the profile's grid what it lacks; comments, order and quotes stay.
+
+    Args:
+        concepts: class nouns by name.
+        compositions: two concepts by name.
+    """
+    path = profile_folder(profile) / "grid.yaml"
+    grid = _yaml().load(path.read_text(encoding="utf-8"))
+    before = {section: len(grid[section]) for section in ("concepts", "compositions")}
+    for name, noun in concepts.items():
+        grid["concepts"].setdefault(name, {"class_noun": noun})
+    for name, (first, second) in (compositions or {}).items():
+        grid["compositions"].setdefault(name, {"first": first, "second": second})
+    if before != {section: len(grid[section]) for section in before}:
+        with atomic(path) as temporary:
+            _write_yaml(temporary, grid)
 
 
 def new_stages(name: str, profile: str) -> dict[str, list[str]]:
@@ -150,15 +234,19 @@ def new_stages(name: str, profile: str) -> dict[str, list[str]]:
     return stages
 
 
-def _tell_stages(name: str, profile: str) -> None:
-    stages = new_stages(name, profile)
+def tell_stages(names: list[str], profile: str) -> None:
+    """Prints which stages the new concepts have in the profile's pipeline."""
     command = (
         "dvc repro" if profile == DEFAULT_PROFILE else f"dvc repro profiles/{profile}/dvc.yaml"
     )
-    count = sum(len(names) for names in stages.values())
+    stages: dict[str, list[str]] = {}
+    for name in names:
+        for path, new in new_stages(name, profile).items():
+            stages.setdefault(path, []).extend(new)
+    count = sum(len(new) for new in stages.values())
     print(f"`{command}` will run these {count} stages, and then the report:")
-    for path, names in stages.items():
-        print(f"  {path}: {' '.join(names)}")
+    for path, new in stages.items():
+        print(f"  {path}: {' '.join(new)}")
 
 
 def _write(path: Path, write: Callable[[Path], None], undo: ExitStack) -> None:
@@ -175,34 +263,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_concept(
-    folder: Path, name: str, class_noun: str, caption: str, images: list[Image.Image]
-) -> None:
+def _write_folder(folder: Path, concept: NewConcept) -> None:
     (folder / "images").mkdir(parents=True)
-    digits = max(2, len(str(len(images) - 1)))
-    for i, image in enumerate(images):
-        (folder / "images" / f"{i:0{digits}d}.png").write_bytes(png_bytes(image))
-    content = {
-        "name": name,
-        "class_noun": class_noun,
-        "modifier_token": "<new1>",
-        "caption": caption,
-        "prompts": f"prompts/{name}.txt",
-        "licence": "unknown",
-        "source": "added with `bench concept add`",
-    }
-    _write_yaml(folder / "concept.yaml", content)
+    digits = max(2, len(str(len(concept.images) - 1)))
+    for i, path in enumerate(concept.images):
+        image = png_bytes(read_photo(path))
+        (folder / "images" / f"{i:0{digits}d}.png").write_bytes(image)
+    _write_yaml(folder / "concept.yaml", concept.fields())
 
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _grid_with(path: Path, name: str, class_noun: str) -> Any:
-    """The grid with one more concept; comments, order and quotes stay."""
-    grid = _yaml().load(path.read_text(encoding="utf-8"))
-    grid["concepts"][name] = {"class_noun": class_noun}
-    return grid
 
 
 def _write_yaml(path: Path, content: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, load_grid, parse, read_yaml
+from pipeline.params import DEFAULT_PROFILE, load_grid
+from pipeline.schema import parse, read_yaml
 
 DATASETS = Path("datasets")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -118,12 +120,32 @@ def read_prompts(path: Path, concepts: int) -> tuple[str, ...]:
     Placeholders are {} for one concept and {0}, {1}, ... for several, as in CustomConcept101.
 
     Raises:
-        BenchError: the file is missing or empty, or a line lacks or repeats a placeholder.
+        BenchError: the file is missing, empty or not UTF-8, or a line lacks or repeats a
+            placeholder.
+    """
+    return parse_prompts(read_lines(path), path, concepts)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a prompt file, as they stand there.
+
+    Raises:
+        BenchError: the file is missing or not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise BenchError(f"{path}: the prompt file is missing: write one prompt a line") from None
+    except UnicodeDecodeError as error:
+        raise BenchError(f"{path}: not UTF-8 ({error}): save it in that encoding") from error
+
+
+def parse_prompts(lines: Sequence[str], path: Path, concepts: int) -> tuple[str, ...]:
+    """The prompts in lines that were read from `path`; see `read_prompts`.
+
+    Raises:
+        BenchError: there are none, or a line lacks or repeats a placeholder.
+    """
     placeholders = ["{}"] if concepts == 1 else [f"{{{i}}}" for i in range(concepts)]
     prompts = []
     for number, line in enumerate(lines, 1):

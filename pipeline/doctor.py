@@ -69,7 +69,7 @@ def doctor(profile: str = DEFAULT_PROFILE) -> int:
         BenchError: the profile itself cannot be read.
     """
     checks = examine(profile)
-    for row in _aligned([("what", "state", "note"), *((c.what, c.state, c.note) for c in checks)]):
+    for row in aligned([("what", "state", "note"), *((c.what, c.state, c.note) for c in checks)]):
         print(row)
     bad = sum(check.state != "ready" for check in checks)
     pipeline = "" if profile == DEFAULT_PROFILE else f" {profile_folder(profile) / 'dvc.yaml'}"
@@ -169,7 +169,7 @@ def _columns(path: Path) -> list[str] | None:
 
 
 def _clips(params: Params, settings: Path) -> Iterator[Check]:
-    uses = {"retrieve.clip": params.retrieve.clip, "score.clip": params.score.clip}
+    uses = {"retrieve.clip": params.retrieve.clip, "score.clip": params.protocol.score.clip}
     for name in dict.fromkeys(uses.values()):
         what = f"CLIP of {' and '.join(use for use, used in uses.items() if used == name)}"
         if is_hub_id(name):
@@ -268,7 +268,7 @@ def _fault(path: Path) -> str | None:
 
 
 def _inception(params: Params, settings: Path) -> Iterator[Check]:
-    if params.score.kid_features != "inception":
+    if params.protocol.score.kid_features != "inception":
         return
     what, given = "Inception of KID", params.score.inception
     if given is None or Path(given).name != INCEPTION_FILE:
@@ -323,7 +323,7 @@ def _concept(name: str, class_noun: str, profile: str) -> Check:
     return Check(what, "ready", note)
 
 
-def _aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:
     """The rows as lines whose columns begin at the same place."""
     first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
     return [f"{what:<{first}}  {state:<{second}}  {note}" for what, state, note in rows]

@@ -1,30 +1,24 @@
 """The parameters of a profile: `params.yaml` and `grid.yaml`, read, checked and typed.
 
 Profile `toyland` lies in the root of the project, every other one in `profiles/<name>/`.
-Files are read as YAML 1.2, as DVC reads them (`1e-4` is a number, `no` a word).
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import Field
 
 from pipeline.analysis_params import AnalysesParams
 from pipeline.errors import BenchError
+from pipeline.protocols import Protocol, load_protocol
+from pipeline.schema import Section, parse, read_yaml
 
 DEFAULT_PROFILE = "toyland"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class WorldParams(_Section):
+class WorldParams(Section):
     """The drawn corpus (Toyland's profiles only)."""
 
     images: int = Field(ge=1, description="scenes to train and retrieve from")
@@ -32,7 +26,7 @@ class WorldParams(_Section):
     seed: int
 
 
-class CorpusParams(_Section):
+class CorpusParams(Section):
     """A table of image URLs and captions, and what img2dataset makes of it."""
 
     url_table: str
@@ -44,7 +38,7 @@ class CorpusParams(_Section):
     )
 
 
-class RetrieveParams(_Section):
+class RetrieveParams(Section):
     """Which captions count as being about a class noun (paper, section 3.1)."""
 
     clip: str = Field(description="a folder in open_clip's format, or NAME/PRETRAINED_TAG")
@@ -54,7 +48,7 @@ class RetrieveParams(_Section):
     held_out_images: int = Field(ge=2, description="real images per class noun for KID, at most")
 
 
-class SamplerParams(_Section):
+class SamplerParams(Section):
     """The sampler: DDIM with classifier-free guidance."""
 
     steps: int = Field(ge=1, le=1000)
@@ -69,7 +63,7 @@ class GenerateParams(SamplerParams):
     images: int = Field(ge=1, description="per concept")
 
 
-class BaseParams(_Section):
+class BaseParams(Section):
     """The text-to-image model that is customized."""
 
     path: str = Field(description="a folder in diffusers' format, or a hub id")
@@ -79,7 +73,7 @@ class BaseParams(_Section):
     )
 
 
-class TrainParams(_Section):
+class TrainParams(Section):
     """What all methods have in common (paper, appendix E)."""
 
     batch_size: int = Field(ge=2, multiple_of=2, description="images per step, all kinds together")
@@ -90,7 +84,7 @@ class TrainParams(_Section):
     )
 
 
-class MethodParams(_Section):
+class MethodParams(Section):
     """The hyper-parameters of one method; a method uses those that its kind has."""
 
     learning_rate: float | None = Field(default=None, gt=0, lt=10)
@@ -103,24 +97,20 @@ class MethodParams(_Section):
     )
 
 
-class SampleParams(SamplerParams):
-    """The sampling protocol (paper, section 4.1): eta 1, guidance 6."""
+class SampleParams(Section):
+    """How this machine samples; the protocol says what."""
 
-    protocol: str = Field(description="part of every image's seed")
-    images_per_prompt: int = Field(ge=1, description="for a single concept")
-    composition_images_per_prompt: int = Field(ge=1)
-    images_per_caption: int = Field(ge=0, description="for each held-out caption, for KID")
+    batch_size: int = Field(ge=1, description="images at once; changes no image")
 
 
-class ScoreParams(_Section):
-    """The models that measure."""
+class ScoreParams(Section):
+    """Local files of models that measure; the protocol says which models."""
 
-    clip: str = Field(description="a folder in open_clip's format, or NAME/PRETRAINED_TAG")
-    kid_features: Literal["clip", "inception"]
     inception: str | None = Field(default=None, description="path of inception-2015-12-05.pt")
+    dino: str | None = Field(default=None, description="path of DINO's ViT-S/16")
 
 
-class Params(_Section):
+class Params(Section):
     """Everything in a profile's `params.yaml`."""
 
     profile: str
@@ -131,22 +121,37 @@ class Params(_Section):
     base: BaseParams
     train: TrainParams
     methods: dict[str, MethodParams]
+    protocol: Protocol
     sample: SampleParams
-    score: ScoreParams
+    score: ScoreParams = ScoreParams()
     analyses: AnalysesParams = AnalysesParams()
 
     def runs(self) -> Path:
         """The folder of everything that this profile makes."""
         return Path("runs") / self.profile
 
+    def reports(self) -> Path:
+        """The folder of the profile's report."""
+        return Path("reports") / ("" if self.profile == DEFAULT_PROFILE else self.profile)
 
-class GridConcept(_Section):
+    def sampler(self, concepts: int = 1) -> SamplerParams:
+        """The sampler for a subject of so many concepts."""
+        sample = self.protocol.sample
+        return SamplerParams(
+            steps=sample.of(concepts).steps,
+            guidance_scale=sample.guidance_scale,
+            eta=sample.eta,
+            batch_size=self.sample.batch_size,
+        )
+
+
+class GridConcept(Section):
     """A concept in the grid; the name is the folder in `datasets/concepts/`."""
 
     class_noun: str
 
 
-class GridComposition(_Section):
+class GridComposition(Section):
     """A composition of two concepts in the grid, in the order of {0} and {1}."""
 
     first: str
@@ -163,12 +168,12 @@ class GridTriple(GridComposition):
     third: str
 
 
-class Grid(_Section):
+class Grid(Section):
     """Which concepts and compositions a profile covers, and which methods."""
 
     concepts: dict[str, GridConcept]
     compositions: dict[str, GridComposition]
-    triples: dict[str, GridTriple] = {}
+    triples: dict[str, GridTriple] = Field(default_factory=dict)
     methods: list[str] = Field(description="rows of the table; the order is theirs")
 
     def composed(self) -> dict[str, GridComposition]:
@@ -213,7 +218,11 @@ def load_params(profile: str = DEFAULT_PROFILE) -> Params:
         BenchError: unknown profile, or a value that is missing, unknown, of the wrong type or out
             of range; names the file and the field.
     """
-    return _parsed(profile_folder(profile) / "params.yaml", Params)
+    path = profile_folder(profile) / "params.yaml"
+    content = read_yaml(path)
+    if isinstance(content, dict) and isinstance(content.get("protocol"), str):
+        content["protocol"] = load_protocol(content["protocol"])
+    return parse(path, Params, content)
 
 
 def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
@@ -223,7 +232,7 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
         BenchError: as `load_params`, and a composition of a concept that is not in the grid.
     """
     path = profile_folder(profile) / "grid.yaml"
-    grid = _parsed(path, Grid)
+    grid = parse(path, Grid, read_yaml(path))
     for name, composition in grid.composed().items():
         for concept in composition.concepts():
             if concept not in grid.concepts:
@@ -232,40 +241,3 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
                     f"`concepts` or name one of {', '.join(grid.concepts)}"
                 )
     return grid
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML 1.2 file as plain Python values.
-
-    Raises:
-        BenchError: the file is missing or not YAML.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BenchError(f"{path}: the file is missing") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise BenchError(f"{path}: not valid YAML: {line}") from error
-
-
-_S = TypeVar("_S", bound=BaseModel)
-
-
-def _parsed(path: Path, kind: type[_S]) -> _S:
-    return parse(path, kind, read_yaml(path))
-
-
-def parse(path: Path, kind: type[_S], content: Any) -> _S:
-    """`content`, read from `path`, as a checked model.
-
-    Raises:
-        BenchError: names the file, the field and what is wrong with it.
-    """
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        raise BenchError(f"{path}: {field}: {first['msg'].lower()}{given}") from error

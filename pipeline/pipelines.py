@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import STAGES, chosen, deps, settings
 from pipeline.files import atomic
-from pipeline.methods import Continued, How, Merged, Trained, load_method
+from pipeline.methods import Continued, How, Merged, load_method, training_of
 from pipeline.params import (
     DEFAULT_PROFILE,
     Grid,
@@ -25,6 +25,7 @@ from pipeline.params import (
     profile_folder,
     profile_names,
 )
+from pipeline.protocols import protocol_path
 
 TEMPLATES = Path(__file__).parent
 
@@ -81,8 +82,12 @@ def pipelines(profile: str) -> dict[Path, str]:
     shared = {
         "params": (folder / "params.yaml").as_posix(),
         "base": _local(params.base.path),
-        "scorer": _local(params.score.clip),
-        "inception": params.score.inception if params.score.kid_features == "inception" else None,
+        "scorer": _local(params.protocol.score.clip),
+        "protocol": protocol_path(params.protocol.name).as_posix(),
+        "inception": params.score.inception if _needs_inception(params) else None,
+        "dino": params.score.dino
+        if "dino_image_alignment" in params.protocol.score.metrics
+        else None,
     }
     hows = [how for m in methods.values() for how in (m.single, m.composition)]
     texts = {
@@ -101,6 +106,7 @@ def pipelines(profile: str) -> dict[Path, str]:
                     "desc": STAGES[name].desc,
                     "deps": deps(name, params, grid),
                     "params": settings(name, params),
+                    "protocol": STAGES[name].protocol,
                 }
                 for name in chosen(params)
             ],
@@ -137,18 +143,18 @@ def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
         if how is None or group not in _groups(grid):
             continue
         deps: list[str] = []
-        trained = how.how if isinstance(how, Continued) else how
+        trained = training_of(how)
         if isinstance(how, (Merged, Continued)):
             used = concepts if isinstance(how, Merged) else concepts[:1]
             deps += [f"cells/{how.of}/{c}/adapter.safetensors" for c in used]
-        if isinstance(trained, Trained):
+        if trained:
             deps += [f"shards/{c}.tar" for c in concepts]
         if _needs_generated(how):
             deps += [f"generated/{c}.tar" for c in concepts]
         if isinstance(how, Merged) and how.rule == "constrained":
             deps.append("index")
         sources = ["merging.py"] if isinstance(how, Merged) else []
-        sources += ["lowrank.py"] if isinstance(trained, Trained) and trained.low_rank else []
+        sources += ["lowrank.py"] if trained and trained.low_rank else []
         code = (TEMPLATES / "methods" / f"{name}.py").read_text(encoding="utf-8")
         others = re.findall(r"^from pipeline\.methods\.(\w+) import", code, re.MULTILINE)
         sources += [f"methods/{other}.py" for other in others]
@@ -157,8 +163,13 @@ def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
 
 
 def _needs_generated(how: How | None) -> bool:
-    trained = how.how if isinstance(how, Continued) else how
-    return isinstance(trained, Trained) and trained.regularization == "generated"
+    trained = training_of(how)
+    return trained is not None and trained.regularization == "generated"
+
+
+def _needs_inception(params: Params) -> bool:
+    scoring = params.protocol.score
+    return scoring.kid_features == "inception" and not {"kid", "fid"}.isdisjoint(scoring.metrics)
 
 
 def _local(path: str) -> str | None:

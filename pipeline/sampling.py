@@ -139,26 +139,27 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     started = time.perf_counter()
     params = load_params(profile)
     about = load_subject(subject, profile)
+    protocol, single = params.protocol, len(about.concepts) == 1
+    protocol.check_prompts(subject, about.prompts)
     folder = params.runs() / "cells" / method / subject
     adapter = load_adapter(folder / "adapter.safetensors")
-    single = len(about.concepts) == 1
     requests = prompt_requests(
-        params.sample.protocol,
+        protocol.name,
         subject,
         about.prompts,
         adapter.provenance.references,
         [concept.class_noun for concept in about.concepts],
-        params.sample.images_per_prompt if single else params.sample.composition_images_per_prompt,
+        protocol.sample.of(len(about.concepts)).images_per_prompt,
     )
-    if single and params.sample.images_per_caption:
+    if single and protocol.sample.images_per_caption:
         real = read_tar(params.runs() / "regularization" / f"{subject}.tar")
         captions = [s["txt"] for s in real if s["json"]["part"] == "held_out"]
         requests += caption_requests(
-            params.sample.protocol, subject, captions, params.sample.images_per_caption
+            protocol.name, subject, captions, protocol.sample.images_per_caption
         )
     base = load_base(params.base)
     with applied(base, adapter):
-        images = sample_all(base, requests, params.sample)
+        images = sample_all(base, requests, params.sampler(len(about.concepts)))
     path = folder / "samples.tar"
     write_tar(
         path,

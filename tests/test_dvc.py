@@ -239,7 +239,9 @@ def test_parameter_of_a_method_reruns_what_merges_from_it(pipeline: Pipeline) ->
 
 def test_sampling_does_not_train(pipeline: Pipeline) -> None:
     edit(
-        pipeline.root / "profiles/smoke/params.yaml", "smoke-v1\n  steps: 4", "smoke-v1\n  steps: 5"
+        pipeline.root / "datasets/protocols/smoke-v1.yaml",
+        "images_per_caption: 1",
+        "images_per_caption: 2",
     )
     ran = pipeline.repro()
     expected = {name for name in stages_of("smoke") if ":sample" in name or ":score" in name}
@@ -252,7 +254,7 @@ def test_code_of_a_method_reruns_its_cells(pipeline: Pipeline) -> None:
 
 
 def test_parameter_of_another_profile_runs_nothing(pipeline: Pipeline) -> None:
-    edit(pipeline.root / "params.yaml", "toyland-v1\n  steps: 50", "toyland-v1\n  steps: 40")
+    edit(pipeline.root / "params.yaml", "steps: 300\n  dreambooth", "steps: 301\n  dreambooth")
     assert pipeline.repro() == set()
 
 

@@ -26,7 +26,7 @@ from pipeline.analysis_params import AttentionParams
 from pipeline.base import Base, load_base
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Params, SampleParams, load_grid, load_params
+from pipeline.params import DEFAULT_PROFILE, Params, SamplerParams, load_grid, load_params
 from pipeline.sampling import sample
 from pipeline.seeds import seed_of
 
@@ -97,7 +97,7 @@ def word_map(maps: Tensor, found: Sequence[Word]) -> Map:
 
 
 def recorded(
-    base: Base, prompt: str, seeds: Sequence[int], params: SampleParams
+    base: Base, prompt: str, seeds: Sequence[int], params: SamplerParams
 ) -> tuple[list[Image.Image], Tensor]:
     """Images of a prompt and their token maps [images, tokens, side, side].
 
@@ -175,11 +175,11 @@ def _maps(
     prompt = about.prompt.format(*references)
     subject = adapter.provenance.subject
     seeds = [
-        seed_of(params.sample.protocol, "attention", subject, about.prompt, i)
+        seed_of(params.protocol.name, "attention", subject, about.prompt, i)
         for i in range(about.images)
     ]
     with applied(base, adapter):
-        images, maps = recorded(base, prompt, seeds, params.sample)
+        images, maps = recorded(base, prompt, seeds, params.sampler(2))
         text = words_of(base, prompt)
     # The noun lies behind the modifier token; where a word of its own replaces it, it is that.
     of_references = [find(text, reference) for reference in references]

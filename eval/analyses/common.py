@@ -20,7 +20,6 @@ from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.report import report_folder
 from eval.statistics import clustered_mean, mean_over
 from pipeline.adapters import Adapter, applied, load_adapter
 from pipeline.base import Base
@@ -53,7 +52,7 @@ def section(params: Params, name: str, kind: type[S]) -> S:
 
 def folder_of(params: Params, name: str) -> Path:
     """Where an analysis writes to."""
-    return report_folder(params.profile) / "analyses" / name
+    return params.reports() / "analyses" / name
 
 
 def adapter_path(params: Params, method: str, subject: str) -> Path:
@@ -75,7 +74,7 @@ def requests_of(
 ) -> list[Request]:
     """The first `count` images of each of the subject's prompts, from the noise of its cells."""
     nouns = [concept.class_noun for concept in about.concepts]
-    protocol = params.sample.protocol
+    protocol = params.protocol.name
     return prompt_requests(protocol, about.name, about.prompts, references, nouns, count)
 
 
@@ -84,7 +83,7 @@ class Judge:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self.clip = load_clip(params.score.clip)
+        self.clip = load_clip(params.protocol.score.clip)
         self.extract = clip_extractor(self.clip)
 
     def text_alignment(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Values:
@@ -116,7 +115,7 @@ class Judge:
         if len(reals) < 2:
             raise BenchError(f"{path}: KID needs two held-out images: raise held_out_images")
         extract = self.extract
-        if self.params.score.kid_features == "inception":
+        if self.params.protocol.score.kid_features == "inception":
             extract = inception_extractor(self.params.score.inception)
         x = kernel_features(extract, [s["png"] for s in reals])
         y = kernel_features(extract, [png_bytes(image) for image in images])
@@ -141,7 +140,7 @@ def adapter_scores(
     """
     requests = requests_of(judge.params, about, adapter.provenance.references, count)
     with applied(base, adapter):
-        images = sample_all(base, requests, judge.params.sample)
+        images = sample_all(base, requests, judge.params.sampler())
     frame = pd.DataFrame(
         {
             "subject": about.name,

@@ -22,7 +22,8 @@ from eval.tables import words
 from pipeline.adapters import load_adapter
 from pipeline.analysis_params import CostParams
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, load_grid, load_params, parse, read_yaml
+from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.schema import parse, read_yaml
 
 COST_FILE = "cost.json"
 MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")

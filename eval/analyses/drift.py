@@ -41,7 +41,7 @@ def class_requests(params: Params, concept: Concept, count: int) -> list[Request
     All methods start from the same noise.
     """
     prompt = concept.caption.format(concept.class_noun)
-    seeds = [seed_of(params.sample.protocol, "class", prompt, i) for i in range(count)]
+    seeds = [seed_of(params.protocol.name, "class", prompt, i) for i in range(count)]
     return [Request(f"class-{i:03d}", prompt, seed, {}) for i, seed in enumerate(seeds)]
 
 
@@ -65,7 +65,7 @@ def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
         sheet = {}
         for method in methods:
             with applied(base, adapter_of(params, method, name)):
-                images = sample_all(base, requests, params.sample)
+                images = sample_all(base, requests, params.sampler())
             text = mean_over(judge.text_alignment(images, prompts))
             near = mean_over(judge.image_alignment(images, name))
             distance = judge.kid(images, name)

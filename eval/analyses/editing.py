@@ -31,7 +31,7 @@ from pipeline.adapters import applied
 from pipeline.analysis_params import Edit, EditingParams
 from pipeline.base import Base, load_base
 from pipeline.concepts import load_concept
-from pipeline.params import DEFAULT_PROFILE, SampleParams, load_params
+from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.sampling import sample
 from pipeline.seeds import seed_of
 
@@ -105,7 +105,7 @@ def edit(
     source: str,
     target: str,
     seeds: Sequence[int],
-    params: SampleParams,
+    params: SamplerParams,
     cross_share: float,
     self_share: float,
 ) -> tuple[list[Image.Image], list[Image.Image]]:
@@ -145,12 +145,12 @@ def analyse_editing(profile: str = DEFAULT_PROFILE) -> Path:
     rows: list[pd.DataFrame] = []
     sheet: dict[str, list[Image.Image]] = {}
     for number, wanted in enumerate(about.edits):
-        protocol = params.sample.protocol
+        protocol = params.protocol.name
         seeds = [seed_of(protocol, "edit", wanted.source, i) for i in range(about.images)]
         source, target = (text.format(reference) for text in (wanted.source, wanted.target))
         with applied(base, adapter):
             before, after = edit(
-                base, source, target, seeds, params.sample, about.cross_share, about.self_share
+                base, source, target, seeds, params.sampler(), about.cross_share, about.self_share
             )
         asked = [wanted.target.format(concept.class_noun)] * about.images
         for when, images in (("before", before), ("after", after)):

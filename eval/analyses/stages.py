@@ -32,6 +32,7 @@ class Stage:
     sources: tuple[str, ...] = ()
     models: tuple[str, ...] = ()  # "base", "scorer"
     params: tuple[str, ...] = ()  # sections of params.yaml
+    protocol: tuple[str, ...] = ()  # sections of the protocol
 
 
 STAGES: dict[str, Stage] = {
@@ -43,31 +44,36 @@ STAGES: dict[str, Stage] = {
         "score adapters that were made smaller",
         (*BASE, *SAMPLING, *SCORING, "pipeline/compression.py"),
         ("base", "scorer"),
-        ("base", "sample", "score"),
+        ("base", "protocol"),
+        ("sample", "score"),
     ),
     "drift": Stage(
         "see what is left of the class",
         (*BASE, *SAMPLING, *SCORING),
         ("base", "scorer"),
-        ("base", "sample", "score"),
+        ("base", "protocol"),
+        ("sample", "score"),
     ),
     "steps": Stage(
         "score a method along its training",
         (*BASE, *SAMPLING, *SCORING, "pipeline/cells.py", "pipeline/training.py"),
         ("base", "scorer"),
-        ("base", "sample", "score", "train"),
+        ("base", "protocol", "train"),
+        ("sample", "score"),
     ),
     "attention": Stage(
         "see where the words of compositions look",
         (*BASE, *SAMPLING, "eval/analyses/probes.py", "eval/scores.py", "eval/tables.py"),
         ("base",),
-        ("base", "sample"),
+        ("base", "protocol"),
+        ("sample",),
     ),
     "editing": Stage(
         "edit images by their prompts",
         (*BASE, *SAMPLING, *SCORING, "eval/analyses/probes.py"),
         ("base", "scorer"),
-        ("base", "sample", "score"),
+        ("base", "protocol"),
+        ("sample", "score"),
     ),
     "cost": Stage("compare time, memory and storage", ("pipeline/adapters.py",)),
 }
@@ -106,7 +112,7 @@ def inputs(name: str, params: Params, grid: Grid) -> list[str]:
 
 def deps(name: str, params: Params, grid: Grid) -> list[str]:
     """All that an analysis depends on: code, local models, and what the profile made."""
-    paths = {"base": params.base.path, "scorer": params.score.clip}
+    paths = {"base": params.base.path, "scorer": params.protocol.score.clip}
     models = [paths[model] for model in STAGES[name].models if not is_hub_id(paths[model])]
     return [*sources(name), *models, *datasets(name, params, grid), *inputs(name, params, grid)]
 

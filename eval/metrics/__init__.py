@@ -26,6 +26,39 @@ class SetValue(NamedTuple):
     unit: str
 
 
+def doubles(features: FloatArray) -> npt.NDArray[np.float64]:
+    """Features [n, d] in double precision.
+
+    Raises:
+        ValueError: they are not a table, or one is not finite, as then every result would be NaN.
+    """
+    found = np.asarray(features, np.float64)
+    if found.ndim != 2:
+        raise ValueError(f"features have the shape [n, d], not {list(found.shape)}")
+    broken = ~np.isfinite(found).all(1)
+    if broken.any():
+        raise ValueError(f"the features of image {int(broken.argmax())} are not finite")
+    return found
+
+
+def cluster_numbers(
+    first: npt.ArrayLike, second: npt.ArrayLike, n: int, m: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], int]:
+    """The labels of two sets as numbers from 0, the same for the same label; how many there are.
+
+    Args:
+        first: a label for each image of one set, [n].
+        second: a label for each of the other, [m].
+        n: images of the first set.
+        m: images of the second set.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    if a.shape != (n,) or b.shape != (m,):
+        raise ValueError("each image needs a cluster")
+    names, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)
+    return numbers[:n], numbers[n:], len(names)
+
+
 def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:
     """The jackknife's standard error.
 

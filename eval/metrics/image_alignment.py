@@ -1,10 +1,13 @@
-"""Image-alignment: similarity to the target images (Custom Diffusion, section 4.1)."""
+"""Image-alignment: similarity to the target images (Custom Diffusion, section 4.1).
+
+The same for CLIP's features and for DINO's, which CustomConcept101 adds.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from eval.metrics import FloatArray, PerImage, SetValue, jackknife_error
+from eval.metrics import FloatArray, PerImage, SetValue, doubles, jackknife_error
 
 
 def image_alignment(images: FloatArray, targets: FloatArray) -> PerImage:
@@ -20,8 +23,7 @@ def image_alignment(images: FloatArray, targets: FloatArray) -> PerImage:
     """
     if not len(targets):
         raise ValueError("image-alignment needs a target image")
-    mean = targets.astype(np.float64).mean(0)
-    return PerImage(images.astype(np.float64) @ mean, "cosine")
+    return PerImage(doubles(images) @ doubles(targets).mean(0), "cosine")
 
 
 def leave_one_out(targets: FloatArray) -> SetValue:
@@ -40,7 +42,8 @@ def leave_one_out(targets: FloatArray) -> SetValue:
     m = len(targets)
     if m < 2:
         raise ValueError("a target image needs another one to be compared with")
-    cosines = targets.astype(np.float64) @ targets.astype(np.float64).T
+    unit = doubles(targets)
+    cosines = unit @ unit.T
     np.fill_diagonal(cosines, 0)
     sums, total = cosines.sum(1), float(cosines.sum())
     error = float("nan")

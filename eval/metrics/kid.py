@@ -6,21 +6,29 @@ computed here once, from all pairs: the same quantity, without randomness and wi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from eval.metrics import FloatArray, SetValue, jackknife_error
+from eval.metrics import FloatArray, SetValue, cluster_numbers, doubles, jackknife_error
 
 SCALE = 1e3  # as in Custom Diffusion's tables
 UNIT = "squared MMD * 1000"
 BLOCK = 2048
 
 _Array = npt.NDArray[np.float64]
+_Labels = npt.NDArray[np.intp]
 
 
 def kernel(x: _Array, y: _Array) -> _Array:
     """The polynomial kernel (x y / d + 1)^3 of all pairs of rows: [n, d], [m, d] to [n, m]."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    base = x @ y.T
+    base /= x.shape[1]
+    base += 1
+    cubed = base * base
+    cubed *= base  # far faster than a power
+    return cubed
 
 
 def kid(
@@ -42,52 +50,103 @@ def kid(
         The value; its standard error is the jackknife's that leaves out one label at a time, in
         both sets; `n` is the number of generated images.
     """
-    x, y = reals.astype(np.float64), generated.astype(np.float64)
+    x, y = doubles(reals), doubles(generated)
     n, m = len(x), len(y)
     if n < 2 or m < 2:
         raise ValueError(f"KID needs two images on either side, not {n} and {m}")
-    of_x, of_y = np.asarray(real_clusters), np.asarray(generated_clusters)
-    if of_x.shape != (n,) or of_y.shape != (m,):
-        raise ValueError("each image needs a cluster")
-    xx = _row_sums(x, x) - _diagonal(x)
-    yy = _row_sums(y, y) - _diagonal(y)
-    xy, yx = _row_sums(x, y), _row_sums(y, x)
-    value = _mmd(xx.sum(), yy.sum(), xy.sum(), n, m)
-
-    left_out = []
-    for label in np.union1d(of_x, of_y):
-        a, b = of_x == label, of_y == label
-        p, q = int(n - a.sum()), int(m - b.sum())
-        if p < 2 or q < 2:
-            return SetValue(SCALE * value, float("nan"), m, UNIT)
-        # What is left of the three sums: pairs within the cluster are subtracted twice, by their
-        # row and by their column, and added once.
-        left_out.append(
-            _mmd(
-                xx.sum() - 2 * xx[a].sum() + kernel(x[a], x[a]).sum() - _diagonal(x[a]).sum(),
-                yy.sum() - 2 * yy[b].sum() + kernel(y[b], y[b]).sum() - _diagonal(y[b]).sum(),
-                xy.sum() - xy[a].sum() - yx[b].sum() + kernel(x[a], y[b]).sum(),
-                p,
-                q,
-            )
-        )
-    return SetValue(SCALE * value, SCALE * jackknife_error(np.array(left_out)), m, UNIT)
+    of_x, of_y, count = cluster_numbers(real_clusters, generated_clusters, n, m)
+    xx, yy, xy = _same(x, of_x, count), _same(y, of_y, count), _cross(x, y, of_x, of_y, count)
+    value = _mmd(xx.total, yy.total, xy.total, n, m)
+    p, q = n - np.bincount(of_x, minlength=count), m - np.bincount(of_y, minlength=count)
+    error = float("nan")
+    if min(p.min(), q.min()) > 1:
+        error = jackknife_error(_mmd(xx.without, yy.without, xy.without, p, q))
+    return SetValue(SCALE * float(value), SCALE * error, m, UNIT)
 
 
-def _mmd(xx: float, yy: float, xy: float, n: int, m: int) -> float:
-    """The unbiased estimate from sums over pairs; those of xx and yy are of distinct images."""
-    return float(xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m))
+def kid_subsets(
+    reals: FloatArray, generated: FloatArray, seed: int, subsets: int = 100, size: int = 1000
+) -> SetValue:
+    """KID as clean-fid estimates it: the mean over random subsets, to compare with its numbers.
+
+    After `np.random.seed(seed)` clean-fid's `kernel_distance(reals, generated, subsets, size)`
+    draws the same subsets.
+
+    Args:
+        reals: features [n, d] with n >= 2.
+        generated: features [m, d] with m >= 2.
+        seed: of the draws.
+        subsets: how many.
+        size: images of a subset, on either side; all of the smaller set if there are fewer.
+
+    Returns:
+        The value, without an error: subsets overlap, so that the spread of their values is not one.
+    """
+    x, y = doubles(reals), doubles(generated)
+    size = min(size, len(x), len(y))
+    if size < 2:
+        raise ValueError(f"KID needs two images on either side, not {len(x)} and {len(y)}")
+    random, alone = np.random.RandomState(seed), np.zeros(size, np.intp)
+    values = []
+    for _ in range(subsets):
+        b = y[random.choice(len(y), size, replace=False)]
+        a = x[random.choice(len(x), size, replace=False)]
+        xx, yy, xy = _same(a, alone, 1), _same(b, alone, 1), _cross(a, b, alone, alone, 1)
+        # Images of the same number count as a pair across the sets, as they are different images.
+        values.append(_mmd(xx.total, yy.total, xy.total, size, size))
+    return SetValue(SCALE * float(np.mean(values)), float("nan"), len(y), UNIT)
 
 
-def _row_sums(x: _Array, y: _Array) -> _Array:
-    """Sums of the kernel over all rows of y, for each row of x: [n]. Takes BLOCK^2 of memory."""
-    sums = np.zeros(len(x))
+class _Sums(NamedTuple):
+    """Sums of the kernel over pairs of different images."""
+
+    total: float
+    without: _Array  # the same without the images of each cluster, [clusters]
+
+
+def _mmd(
+    xx: _Array | float, yy: _Array | float, xy: _Array | float, n: object, m: object
+) -> _Array:
+    """The unbiased estimate from sums over pairs of n reals and m generated images."""
+    n, m = np.asarray(n, np.float64), np.asarray(m, np.float64)
+    return np.asarray(xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m))
+
+
+def _same(x: _Array, labels: _Labels, clusters: int) -> _Sums:
+    """Sums within a set: of each two blocks once, as the kernel is symmetric."""
+    rows, within = np.zeros(len(x)), np.zeros(clusters)
     for i in range(0, len(x), BLOCK):
+        a = slice(i, i + BLOCK)
+        for j in range(i, len(x), BLOCK):
+            b = slice(j, j + BLOCK)
+            values = kernel(x[a], x[b])
+            if i == j:
+                np.fill_diagonal(values, 0)
+            rows[a] += values.sum(1)
+            if i != j:
+                rows[b] += values.sum(0)
+            within += _within(values, labels[a], labels[b], clusters) * (1 if i == j else 2)
+    of_clusters = np.bincount(labels, rows, clusters)
+    # Pairs within the cluster are subtracted twice, by their row and by their column.
+    return _Sums(float(rows.sum()), rows.sum() - 2 * of_clusters + within)
+
+
+def _cross(x: _Array, y: _Array, of_x: _Labels, of_y: _Labels, clusters: int) -> _Sums:
+    """Sums across two sets."""
+    rows, columns, within = np.zeros(len(x)), np.zeros(len(y)), np.zeros(clusters)
+    for i in range(0, len(x), BLOCK):
+        a = slice(i, i + BLOCK)
         for j in range(0, len(y), BLOCK):
-            sums[i : i + BLOCK] += kernel(x[i : i + BLOCK], y[j : j + BLOCK]).sum(1)
-    return sums
+            b = slice(j, j + BLOCK)
+            values = kernel(x[a], y[b])
+            rows[a] += values.sum(1)
+            columns[b] += values.sum(0)
+            within += _within(values, of_x[a], of_y[b], clusters)
+    of_clusters = np.bincount(of_x, rows, clusters) + np.bincount(of_y, columns, clusters)
+    return _Sums(float(rows.sum()), rows.sum() - of_clusters + within)
 
 
-def _diagonal(x: _Array) -> _Array:
-    """The kernel of each row with itself: [n]."""
-    return (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1) ** 3
+def _within(values: _Array, of_rows: _Labels, of_columns: _Labels, clusters: int) -> _Array:
+    """Sums of the values whose row and column belong to the same cluster, [clusters]."""
+    i, j = np.nonzero(of_rows[:, None] == of_columns)
+    return np.bincount(of_rows[i], values[i, j], clusters)

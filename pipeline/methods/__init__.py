@@ -78,6 +78,13 @@ class Method:
     composition: How | None
 
 
+def training_of(how: How | None) -> Trained | None:
+    """The training that making an adapter so comes with, if any."""
+    if isinstance(how, Continued):
+        return how.how
+    return how if isinstance(how, Trained) else None
+
+
 def method_names() -> list[str]:
     """All methods there are."""
     folder = Path(__file__).parent

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.base import Base, load_base
 from pipeline.files import atomic, sha256, write_json
 from pipeline.openclip import Clip, load_clip
-from pipeline.params import BaseParams, SampleParams
+from pipeline.params import BaseParams, SamplerParams
 from pipeline.sampling import Request, sample_all
 from pipeline.seeds import seed_of
 from pipeline.toyland.autoencoder import reconstruct, to_tensor
@@ -57,16 +57,7 @@ GOALS: dict[str, float] = {
     "generated.background": 0.9,
     "generated.pair_both": 0.5,
 }
-SAMPLING = SampleParams(
-    protocol="toyland-scorecard",
-    steps=50,
-    guidance_scale=6.0,
-    eta=1.0,
-    images_per_prompt=1,
-    composition_images_per_prompt=1,
-    images_per_caption=0,
-    batch_size=44,
-)
+SAMPLING = SamplerParams(steps=50, guidance_scale=6.0, eta=1.0, batch_size=44)
 Image8 = npt.NDArray[np.uint8]
 
 
@@ -278,10 +269,10 @@ def pair_prompts(count: int) -> list[Wanted]:
     return out
 
 
-def generate(base: Base, wanted: Sequence[Wanted], sampling: SampleParams) -> list[Image8]:
+def generate(base: Base, wanted: Sequence[Wanted], sampling: SamplerParams) -> list[Image8]:
     """One image of the base model for each prompt: uint8 [64, 64, 3]."""
     requests = [
-        Request(w.prompt, w.prompt, seed_of(sampling.protocol, w.prompt), {}) for w in wanted
+        Request(w.prompt, w.prompt, seed_of("toyland-scorecard", w.prompt), {}) for w in wanted
     ]
     return [np.array(image) for image in sample_all(base, requests, sampling)]
 
@@ -313,7 +304,7 @@ def scorecard(
     sheet_path: Path | None = None,
     hardware: str | None = None,
     sizes: Sizes = Sizes(),
-    sampling: SampleParams = SAMPLING,
+    sampling: SamplerParams = SAMPLING,
 ) -> dict[str, Any]:
     """Measures the models in a folder and prints a table.
 

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from pipeline.concepts import Concept, Subject, load_concept, load_subject
 from pipeline.files import png_bytes, write_tar
 from pipeline.params import load_grid, load_params
+from pipeline.protocols import protocol_path
 from pipeline.toyland.clip import SCORING, new_clip, save_clip
 from pipeline.toyland.drawing import draw
 from pipeline.toyland.personal import PERSONAL
@@ -37,10 +38,13 @@ def make_profile(root: Path, concepts: list[str], pairs: list[str], methods: lis
     grid["concepts"] = {name: {"class_noun": noun} for name, noun in nouns.items()}
     grid["compositions"] = {name: dict(zip(("first", "second"), name.split("+"))) for name in pairs}
     grid["methods"] = methods
-    params["score"]["clip"] = "models/scorer"
     yaml.dump(params, root / "params.yaml")
     yaml.dump(grid, root / "grid.yaml")
     shutil.copytree(PROJECT / "datasets", root / "datasets")
+    path = protocol_path(params["protocol"])
+    protocol = yaml.load(root / path)
+    protocol["score"]["clip"] = "models/scorer"
+    yaml.dump(protocol, root / path)
     save_scorer(root / "models" / "scorer")
 
 

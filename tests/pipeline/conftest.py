@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.protocols import protocol_path
+
 Settings = Callable[..., None]
 
 
@@ -24,15 +26,24 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(project: Path) -> Settings:
-    """Replaces values in the default profile's `params.yaml`, by section."""
-    yaml = YAML(typ="safe", pure=True)
-    path = project / "params.yaml"
+    """Replaces values in the default profile's `params.yaml`, by section.
 
-    def write(**sections: Mapping[str, Any]) -> None:
-        params = yaml.load(path.read_text(encoding="utf-8"))
+    The section `protocol` holds sections of the profile's protocol.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    params = project / "params.yaml"
+
+    def change(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        content = yaml.load(path.read_text(encoding="utf-8"))
         for section, values in sections.items():
-            params[section] = {**params[section], **values}
+            content[section] = {**content.get(section, {}), **values}
         with open(path, "w", encoding="utf-8") as file:
-            yaml.dump(params, file)
+            yaml.dump(content, file)
+
+    def write(protocol: Mapping[str, Mapping[str, Any]] | None = None, **sections: Any) -> None:
+        change(params, sections)
+        if protocol:
+            name = yaml.load(params.read_text(encoding="utf-8"))["protocol"]
+            change(project / protocol_path(name), protocol)
 
     return write

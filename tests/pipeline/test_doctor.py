@@ -97,7 +97,7 @@ def test_clip_is_looked_for_where_open_clip_would_put_it(project, monkeypatch, s
     settings(retrieve={"clip": "ViT-B-32-quickgelu/nowhere"})
     assert check("CLIP of retrieve.clip").state == "wrong"
     assert "openai" in check("CLIP of retrieve.clip").note
-    settings(retrieve={"clip": "models/own/clip"}, score={"clip": "models/own/clip"})
+    settings(retrieve={"clip": "models/own/clip"}, protocol={"score": {"clip": "models/own/clip"}})
     both = "CLIP of retrieve.clip and score.clip"
     assert check(both).state == "missing"
     write_weights(project / "models/own/clip/open_clip_model.safetensors")
@@ -153,12 +153,12 @@ def test_a_downloaded_base_is_compared_with_the_digests_of_the_hub(project, monk
 
 
 def test_inception_has_its_name_and_its_digest(project, monkeypatch, settings):
-    settings(score={"kid_features": "inception"})
+    settings(protocol={"score": {"kid_features": "inception"}})
     assert check("Inception of KID").state == "missing"
-    settings(score={"kid_features": "inception", "inception": "data/other.pt"})
+    settings(score={"inception": "data/other.pt"})
     assert check("Inception of KID").state == "wrong"
     path = project / "data" / module.INCEPTION_FILE
-    settings(score={"kid_features": "inception", "inception": str(path)})
+    settings(score={"inception": str(path)})
     assert f"to {path} (SHA-256" in check("Inception of KID").note
     path.parent.mkdir()
     path.write_bytes(b"half of it")

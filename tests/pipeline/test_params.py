@@ -30,13 +30,15 @@ def test_shipped_profiles_are_valid(project: Path, profile: str) -> None:
 def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
     params, grid = load_params("toyland-full"), load_grid("toyland-full")
     assert (len(grid.concepts), len(grid.compositions)) == (10, 5)
-    assert params.sample.images_per_prompt == params.sample.composition_images_per_prompt == 50
+    sample = params.protocol.sample
+    assert sample.single.images_per_prompt == sample.composition.images_per_prompt == 50
 
 
 def test_profiles_differ_in_size_alone(project: Path) -> None:
     default, full = load_params(), load_params("toyland-full")
     for section in ("base", "train", "methods", "score"):
         assert getattr(default, section) == getattr(full, section)
+    assert default.protocol.score == full.protocol.score
 
 
 def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
@@ -51,9 +53,9 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("batch_size: 8", "batch_size: many", "train.batch_size"),
         ("threshold: 0.85", "threshold: 1.2", "retrieve.threshold"),
         ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
-        ("  eta: 1.0\n  images", "  images", "sample.eta"),
-        ("  eta: 1.0\n  images", "  eta: 1.0\n  etta: 1.0\n  images", "sample.etta"),
-        ("kid_features: clip", "kid_features: dino", "score.kid_features"),
+        ("  eta: 1.0\n", "", "generate.eta"),
+        ("  eta: 1.0\n", "  eta: 1.0\n  etta: 1.0\n", "generate.etta"),
+        ("protocol: toyland-v1", "protocol: [1]", "protocol"),
     ],
 )
 def test_bad_value(project: Path, old: str, new: str, field: str) -> None:

@@ -8,20 +8,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from pipeline.adapters import Adapter, Provenance, applied
 from pipeline.base import Base
 from pipeline.crossattn import key_value_names
-from pipeline.params import SampleParams
+from pipeline.params import SamplerParams
 from pipeline.sampling import caption_requests, prompt_requests, sample
 from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
 
-PARAMS = SampleParams(
-    protocol="test",
-    steps=5,
-    guidance_scale=6,
-    eta=1,
-    images_per_prompt=2,
-    composition_images_per_prompt=2,
-    images_per_caption=1,
-    batch_size=4,
-)
+PARAMS = SamplerParams(steps=5, guidance_scale=6, eta=1, batch_size=4)
 
 
 @pytest.fixture(scope="module")

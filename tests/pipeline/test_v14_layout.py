@@ -39,6 +39,7 @@ from pipeline.files import png_bytes, read_tar, write_tar
 from pipeline.generate import generate
 from pipeline.methods import Merged, Trained, load_method, method_names
 from pipeline.params import load_params
+from pipeline.protocols import PROTOCOLS
 from pipeline.sampling import sample_cell
 from pipeline.toyland.vocabulary import END, START, learn_merges, vocabulary
 
@@ -147,7 +148,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def write_profile(root: Path) -> None:
     rare = [vocabulary(learn_merges(WORDS)).index(f"{letter}</w>") for letter in "qxj"]
     hyper = {"learning_rate": 1e-2, "steps": 2, "composition_steps": 1, "rank": 2, "ridge": 1e-6}
-    sampler = {"steps": 2, "guidance_scale": 6.0, "eta": 1.0, "batch_size": 4}
+    sampler = {"guidance_scale": 6.0, "eta": 1.0}
+    images = {"images_per_prompt": IMAGES, "steps": 2}
+    protocol = {
+        "about": "a test",
+        "sample": {"single": images, "composition": images, "images_per_caption": 1, **sampler},
+        "score": {
+            "metrics": ["text_alignment", "image_alignment", "kid"],
+            "clip": "models/own/clip",
+            "text_scale": 2.5,
+            "kid_features": "clip",
+        },
+    }
     params = {
         "profile": "toyland",
         "corpus": {"url_table": "urls.parquet", "resolution": RESOLUTION},
@@ -158,7 +170,7 @@ def write_profile(root: Path) -> None:
             "images": 4,
             "held_out_images": CAPTIONS,
         },
-        "generate": {"images": 3, **sampler},
+        "generate": {"images": 3, "steps": 2, "batch_size": 4, **sampler},
         "base": {
             "path": "models/own/base",
             "resolution": RESOLUTION,
@@ -171,14 +183,8 @@ def write_profile(root: Path) -> None:
             "regularization_captions": 5,
         },
         "methods": {name: hyper for name in method_names()},
-        "sample": {
-            "protocol": "test",
-            **sampler,
-            "images_per_prompt": IMAGES,
-            "composition_images_per_prompt": IMAGES,
-            "images_per_caption": 1,
-        },
-        "score": {"clip": "models/own/clip", "kid_features": "clip"},
+        "protocol": "test",
+        "sample": {"batch_size": 4},
     }
     grid = {
         "concepts": {name: {"class_noun": noun} for name, noun in CONCEPTS.items()},
@@ -188,6 +194,8 @@ def write_profile(root: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.dump(params, root / "params.yaml")
     yaml.dump(grid, root / "grid.yaml")
+    (root / PROTOCOLS).mkdir(parents=True)
+    yaml.dump(protocol, root / PROTOCOLS / "test.yaml")
     for name, noun in CONCEPTS.items():
         folder = root / "datasets" / "concepts" / name
         (folder / "images").mkdir(parents=True)

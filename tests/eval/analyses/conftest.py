@@ -17,6 +17,7 @@ from pipeline.concepts import load_subject
 from pipeline.crossattn import key_value_names
 from pipeline.methods import all_weights
 from pipeline.params import load_params
+from pipeline.protocols import protocol_path
 from tests.pipeline.tiny import RARE_TOKENS, RESOLUTION, write_base
 
 Configure = Callable[..., None]
@@ -40,7 +41,12 @@ def configure(profile: Path, base_folder: Path) -> Configure:
         params = yaml.load(profile / "params.yaml")
         params["base"] |= {"path": "models/base", "resolution": RESOLUTION}
         params["base"]["modifier_token_ids"] = RARE_TOKENS
-        params["sample"] |= {"steps": 2, "batch_size": 100}
+        path = profile / protocol_path(params["protocol"])
+        protocol = yaml.load(path)
+        for kind in ("single", "composition"):
+            protocol["sample"][kind]["steps"] = 2
+        yaml.dump(protocol, path)
+        params["sample"]["batch_size"] = 100
         params["analyses"] = analyses
         yaml.dump(params, profile / "params.yaml")
 

@@ -56,7 +56,7 @@ def test_stage(configure: Configure, adapt: Adapt, base: Base) -> None:
     params, subject = load_params(), load_subject("cat")
     requests = requests_of(params, subject, adapter.provenance.references, 1)
     with applied(base, compress(adapter, 0.6)):
-        images = sample_all(base, requests, params.sample)
+        images = sample_all(base, requests, params.sampler())
     expected = Judge(params).image_alignment(images, "cat")
     assert table.loc[0.6, "image_alignment"] == pytest.approx(expected.mean(), abs=1e-5)
     assert (folder / "compression.png").is_file()

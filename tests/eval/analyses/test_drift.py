@@ -33,7 +33,7 @@ def test_stage(configure: Configure, adapt: Adapt, base: Base) -> None:
     params = load_params()
     requests = class_requests(params, load_concept("cat"), 3)
     with applied(base, adapter):
-        images = sample_all(base, requests, params.sample)
+        images = sample_all(base, requests, params.sampler())
     judge = Judge(params)
     row = table.loc["custom_diffusion"]
     text = judge.text_alignment(images, ["photo of a cat"] * 3)

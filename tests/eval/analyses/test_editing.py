@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eval.analyses.editing import Replacement, analyse_editing, edit, token_mapping
 from pipeline.base import Base
-from pipeline.params import SampleParams, load_params
+from pipeline.params import SamplerParams, load_params
 from pipeline.sampling import sample
 from tests.eval.analyses.conftest import Adapt, Configure
 
@@ -16,8 +16,8 @@ CAT, DOG = "a cat in the snow", "a dog in the snow"
 
 
 @pytest.fixture
-def params(base: Base) -> SampleParams:
-    return load_params().sample.model_copy(update={"steps": 5, "eta": 0.0})
+def params(base: Base) -> SamplerParams:
+    return load_params().sampler().model_copy(update={"steps": 5, "eta": 0.0})
 
 
 def pixels(images: list) -> np.ndarray:
@@ -84,20 +84,20 @@ def test_self_attention_is_that_of_the_source_where_it_is_coarse() -> None:
         assert torch.equal(found[3], attention[2 if replaced else 3])
 
 
-def test_a_word_replaced_by_itself_changes_nothing(base: Base, params: SampleParams) -> None:
+def test_a_word_replaced_by_itself_changes_nothing(base: Base, params: SamplerParams) -> None:
     before, after = edit(base, CAT, CAT, [1, 2], params, 0.8, 0.4)
     assert np.abs(pixels(before) - pixels(after)).max() <= 1
     plain = sample(base, [CAT, CAT], [1, 2], params)
     assert np.abs(pixels(before) - pixels(plain)).max() <= 1
 
 
-def test_without_replacement_it_is_plain_sampling(base: Base, params: SampleParams) -> None:
+def test_without_replacement_it_is_plain_sampling(base: Base, params: SamplerParams) -> None:
     before, after = edit(base, CAT, DOG, [1, 2], params, 0, 0)
     plain = pixels(sample(base, [CAT, CAT, DOG, DOG], [1, 2, 1, 2], params))
     assert np.abs(pixels(before + after) - plain).max() <= 1
 
 
-def test_replacement_changes_the_edited_image_alone(base: Base, params: SampleParams) -> None:
+def test_replacement_changes_the_edited_image_alone(base: Base, params: SamplerParams) -> None:
     with torch.no_grad():
         for name, weight in base.unet.named_parameters():
             if "attn2" in name:

@@ -26,6 +26,9 @@ def test_text_alignment_is_clipped_before_it_is_averaged() -> None:
 
 def test_text_alignment_of_equal_directions_is_two_and_a_half() -> None:
     assert text_alignment(unit(3, 0), unit(3, 0)).values == pytest.approx(2.5)
+    found = text_alignment(unit(3, 0), unit(3, 1), scale=1)
+    assert found.values == pytest.approx(text_alignment(unit(3, 0), unit(3, 1)).values / 2.5)
+    assert found.unit == "1 * cosine"
     with pytest.raises(ValueError, match="correspond"):
         text_alignment(unit(3, 0), unit(2, 0))
 
@@ -53,3 +56,15 @@ def test_leave_one_out_is_the_mean_over_distinct_targets_with_the_jackknifes_err
     assert np.isnan(leave_one_out(targets[:2]).std_error)
     with pytest.raises(ValueError, match="another"):
         leave_one_out(targets[:1])
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    broken = unit(3, 0)
+    broken[1, 2] = np.nan
+    with pytest.raises(ValueError, match="image 1 are not finite"):
+        text_alignment(broken, unit(3, 1))
+    with pytest.raises(ValueError, match="image 1 are not finite"):
+        image_alignment(broken, unit(3, 1))
+    with pytest.raises(ValueError, match="target"):
+        image_alignment(unit(3, 0), unit(0, 1))
+    assert image_alignment(unit(0, 0), unit(2, 1)).values.shape == (0,)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cleanfid.fid import kernel_distance
+from scipy import stats
 
 from eval.metrics import kid as module
-from eval.metrics.kid import kid
+from eval.metrics.kid import kid, kid_subsets
 
 
 def features(count: int, shift: float = 0.0, seed: int = 0, width: int = 32) -> np.ndarray:
@@ -52,6 +53,50 @@ def test_agrees_with_plain_loops_for_any_sizes(
     assert kid(x, y, np.arange(n), np.arange(m)).value == pytest.approx(plain(x, y), abs=1e-9)
 
 
+@pytest.mark.parametrize(("n", "m", "size"), [(30, 60, 20), (30, 60, 1000), (50, 50, 50)])
+def test_subsets_are_those_that_clean_fid_draws(n: int, m: int, size: int) -> None:
+    x, y = features(n, 0.0, 1), features(m, 0.3, 2)
+    np.random.seed(7)
+    expected = 1000 * kernel_distance(x, y, num_subsets=20, max_subset_size=size)
+    found = kid_subsets(x, y, 7, 20, size)
+    assert found.value == pytest.approx(expected, rel=1e-4)
+    assert np.isnan(found.std_error)
+    if size == 50:
+        assert found.value == pytest.approx(kid(x, y, range(n), range(m)).value)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = features(40, 0.0, 1), features(33, 0.3, 2)
+    whole = kid(x, y, np.arange(40) % 7, np.arange(33) % 9)
+    monkeypatch.setattr(module, "BLOCK", 8)
+    assert kid(x, y, np.arange(40) % 7, np.arange(33) % 9) == pytest.approx(whole)
+
+
+def test_intervals_cover_where_images_of_a_caption_vary_together() -> None:
+    """The error is that of reals and generated images together; t has captions - 1 degrees."""
+    shift, captions, width = 0.25, np.arange(60) // 3, 6
+    covered = naive = 0
+    truth = np.mean(
+        [kid(features(400, 0, i, width), features(400, shift, i + 100, width),
+             range(400), range(400)).value for i in range(10)]
+    )  # fmt: skip
+    for i in range(300):
+        rng = np.random.default_rng([3, i])
+
+        def drawn(mean: float, rng: np.random.Generator = rng) -> np.ndarray:
+            # Variance 1 in all, six tenths of it shared by the images of a caption.
+            shared = np.sqrt(0.6) * rng.normal(size=(20, width))[captions]
+            return mean + shared + np.sqrt(0.4) * rng.normal(size=(60, width))
+
+        x, y = drawn(0), drawn(shift)
+        found = kid(x, y, captions, captions)
+        reach = stats.t.ppf(0.975, 19)
+        covered += abs(found.value - truth) < reach * found.std_error
+        naive += abs(found.value - truth) < reach * kid(x, y, range(60), range(60)).std_error
+    assert 0.9 < covered / 300 <= 1
+    assert naive < covered - 15
+
+
 def test_error_is_that_of_leaving_out_each_cluster_in_turn() -> None:
     x, y = features(12, 0.0, 3, 6), features(20, 0.4, 4, 6)
     of_x, of_y = np.arange(12) % 5, np.arange(20) % 6  # one cluster is in one of the sets only
@@ -83,4 +128,15 @@ def test_refuses_what_it_cannot_measure() -> None:
         kid(features(1), features(5), [0], range(5))
     with pytest.raises(ValueError, match="cluster"):
         kid(features(3), features(5), range(2), range(5))
+    with pytest.raises(ValueError, match="two images"):
+        kid_subsets(features(1), features(5), 0)
+    with pytest.raises(ValueError, match="image 2 are not finite"):
+        kid(features(3) + np.array([[0], [0], [np.inf]]), features(5), range(3), range(5))
     assert np.isnan(kid(features(3), features(3), [0, 0, 0], [0, 0, 0]).std_error)
+
+
+def test_identical_images_are_at_their_distance_without_an_error() -> None:
+    x, y = np.ones((4, 3)), np.zeros((5, 3))
+    found = kid(x, y, range(4), range(5))
+    assert found.value == pytest.approx(1000 * (8 + 1 - 2))
+    assert found.std_error == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,1 @@
+"""The human study: a questionnaire of image pairs, its answers, and what they say."""

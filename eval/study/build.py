@@ -1,0 +1,418 @@
+"""Stage `study_build`: a questionnaire of the samples that exist (Custom Diffusion, section 4.3).
+
+A *duel* is one trial of two methods: their images of the same subject, prompt and sample number,
+which start from the same noise. All pairs of methods are compared on the same trials as far as they
+have them. Each *block* is about one kind of question, shows no generated image twice, and holds its
+share of every pair, with either method of a pair as often on the left as on the right.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from eval.study.amt import write_amt
+from eval.study.balance import dealt, halved
+from eval.study.questionnaire import (
+    NO_PROMPT,
+    RIGHT,
+    WRONG,
+    Gold,
+    Kind,
+    Question,
+    Questionnaire,
+    StudyParams,
+    image_name_of,
+    method_pairs,
+    named,
+    write_questionnaire,
+)
+from pipeline.concepts import Concept, load_concept, load_subject, open_image
+from pipeline.errors import BenchError
+from pipeline.files import atomic, png_bytes, read_tar
+from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
+from pipeline.seeds import seed_of
+from pipeline.shard import square
+
+T = TypeVar("T")
+
+
+class Trial(NamedTuple):
+    """What two methods are compared on."""
+
+    subject: str
+    prompt_index: int
+    sample: int
+
+
+class Duel(NamedTuple):
+    """A trial of two methods."""
+
+    composed: bool  # whether the subject is a composition
+    first: str
+    second: str
+    trial: Trial
+
+    def cell(self) -> tuple[bool, str, str]:
+        """What is counted together."""
+        return self[:3]
+
+
+class Check(NamedTuple):
+    """An attention check: what is right is sure."""
+
+    subject: str
+    prompt: str
+    right: str
+    wrong: str
+    targets: tuple[str, ...]
+
+
+Images = dict[str, bytes]  # PNG files by their names
+
+
+class Shown(NamedTuple):
+    """What is to be seen of each trial."""
+
+    images: dict[tuple[str, Trial], str]  # names, by method and trial
+    prompts: dict[Trial, str]  # as scored
+
+
+def questionnaire_folder(params: Params) -> Path:
+    """Where the questionnaire of a profile lies."""
+    return params.runs() / "study" / "questionnaire"
+
+
+def build(profile: str, study: StudyParams | None = None) -> None:
+    """Writes the questionnaire of a profile; without samples to compare, one without questions.
+
+    Args:
+        profile: the name of a profile.
+        study: how large it is and what it asks; the defaults if not given.
+
+    Raises:
+        BenchError: a setting does not fit the grid, or samples or target images are damaged.
+    """
+    start = time.monotonic()
+    params, grid = load_params(profile), load_grid(profile)
+    study = study or StudyParams()
+    _check_settings(study, grid, profile)
+
+    there = {
+        (method, subject): found
+        for method in grid.methods
+        for subject in grid.subjects()
+        if (found := _trials_of(_samples_path(params, method, subject)))
+    }
+    duels = choose_duels(there, grid, study)
+    shown, images = _read_images(params, duels)
+    same = {d for d in duels if shown.images[d.first, d.trial] == shown.images[d.second, d.trial]}
+    duels = [duel for duel in duels if duel not in same]
+    questions: list[Question] = []
+    if duels:
+        concepts = [load_concept(name) for name in grid.concepts]
+        targets = _targets(params, concepts, images)
+        views = {
+            name: shown_targets(
+                [concept.name for concept in load_subject(name, profile).concepts], targets, study
+            )
+            for name in sorted({duel.trial.subject for duel in duels})
+        }
+        # A style is in the pictures of many things, which no class noun describes.
+        nouns = [concept for concept in concepts if not concept.queries]
+        for kind in study.kinds:
+            checks = choose_checks(nouns, targets, kind, study)
+            first = questions[-1].block + 1 if questions else 0
+            questions += _blocks(kind, duels, shown, views, checks, study, first)
+    about = Questionnaire(
+        title=study.title,
+        profile=profile,
+        protocol=params.protocol.name,
+        seed=study.seed,
+        kinds=study.kinds,
+        block=study.block,
+        minimum_seconds=study.minimum_seconds,
+        questions=tuple(questions),
+    )
+    folder = questionnaire_folder(params)
+    with atomic(folder) as temporary:
+        about = write_questionnaire(temporary, about, images)
+        write_amt(temporary, about, study.image_url)
+    _tell(about, duels, same, folder, time.monotonic() - start)
+
+
+def choose_duels(
+    there: dict[tuple[str, str], set[tuple[int, int]]], grid: Grid, study: StudyParams
+) -> list[Duel]:
+    """The trials on which each pair of methods is compared.
+
+    Subjects have equal shares as far as they have trials; within a subject all prompts come before
+    a second sample of one. The order is the same for all pairs.
+
+    Args:
+        there: the prompt and sample numbers of each method and subject that has any.
+        grid: its order is that of methods and subjects.
+        study: `references`, `questions` and `seed` are used.
+    """
+    duels = []
+    for composed, subjects in ((False, list(grid.concepts)), (True, list(grid.composed()))):
+        subjects = sorted(subjects, key=lambda s: seed_of("study subjects", study.seed, s))
+        for first, second in method_pairs(grid.methods, study.references):
+            lists = [
+                _ordered(s, there.get((first, s), set()) & there.get((second, s), set()), study)
+                for s in subjects
+            ]
+            trials = interleaved(lists)[: study.questions]
+            duels += [Duel(composed, first, second, trial) for trial in trials]
+    return duels
+
+
+def choose_checks(
+    concepts: Sequence[Concept], targets: dict[str, list[str]], kind: Kind, study: StudyParams
+) -> list[Check]:
+    """Attention checks, all different, concepts in turn.
+
+    What is right is a real image of a concept, what is wrong one of a concept with another class
+    noun. For kind "text" the prompt is that of a training caption with the class noun alone.
+
+    Args:
+        concepts: those that class nouns describe.
+        targets: the names of their target images.
+        kind: of the questions among which they will be.
+        study: `targets` and `seed` are used.
+    """
+    lists = []
+    for concept in concepts:
+        views = shown_targets([concept.name], targets, study)
+        own = targets[concept.name]
+        # The very image that is shown would be right without looking at the thing.
+        rights = [name for name in own if name not in views] or own
+        wrongs = [
+            name
+            for other in concepts
+            if other.class_noun != concept.class_noun
+            for name in targets[other.name]
+        ]
+        prompt = concept.caption.format(concept.class_noun)
+        found = [
+            Check(concept.name, prompt, right, wrong, views if kind == "image" else ())
+            for right in (own if kind == "text" else rights)
+            for wrong in wrongs
+        ]
+        rng = np.random.default_rng(seed_of("study checks", study.seed, kind, concept.name))
+        lists.append([found[i] for i in rng.permutation(len(found))])
+    return interleaved(lists)
+
+
+def interleaved(lists: Iterable[Sequence[T]]) -> list[T]:
+    """The first of each list, then the second of each, and so on."""
+    missing = object()
+    rounds = zip_longest(*lists, fillvalue=missing)
+    return [item for item in chain.from_iterable(rounds) if item is not missing]  # type: ignore[misc]
+
+
+def _blocks(
+    kind: Kind,
+    duels: Sequence[Duel],
+    shown: Shown,
+    views: dict[str, tuple[str, ...]],
+    checks: Sequence[Check],
+    study: StudyParams,
+    first_block: int,
+) -> list[Question]:
+    """The questions of one kind, dealt into blocks, with sides and positions."""
+    rng = np.random.default_rng(seed_of("study blocks", study.seed, kind))
+    cells, trials = [duel.cell() for duel in duels], [duel.trial for duel in duels]
+    room = study.block - (study.checks if checks else 0)
+    # Duels of one trial share an image, so that each needs a block of its own.
+    count = max(-(-len(duels) // room), max(Counter(trials).values()))
+    blocks = dealt(cells, trials, count, rng).tolist()
+    lefts = halved(cells, blocks, rng).tolist()
+    questions = []
+    for duel, block, left in zip(duels, blocks, lefts):
+        sides = (duel.first, duel.second) if left else (duel.second, duel.first)
+        images = tuple(shown.images[method, duel.trial] for method in sides)
+        prompt, seen = shown.prompts[duel.trial], views[duel.trial.subject]
+        questions.append(_question(kind, block, duel.trial, prompt, sides, images, seen))
+    questions += _checks(kind, checks, count, study, rng)
+    placed = []
+    for block in range(count):
+        members = [question for question in questions if question.block == block]
+        for position, i in enumerate(rng.permutation(len(members))):
+            placed.append(replace(members[i], block=first_block + block, position=position))
+    return placed
+
+
+def _checks(
+    kind: Kind, checks: Sequence[Check], blocks: int, study: StudyParams, rng: np.random.Generator
+) -> list[Question]:
+    """As many checks for each block as there are; no image twice in a block."""
+    left, given = list(checks), []
+    for block in range(blocks):
+        seen: set[str] = set()
+        for _ in range(study.checks):
+            found = next((c for c in left if not {c.right, c.wrong} & seen), None)
+            if found is not None:
+                left.remove(found)
+                seen |= {found.right, found.wrong}
+                given.append((block, found))
+    heads = halved(["check"] * len(given), [block for block, _ in given], rng)
+    questions = []
+    for (block, check), on_left in zip(given, heads.tolist()):
+        step = 1 if on_left else -1
+        sides, images = (RIGHT, WRONG)[::step], (check.right, check.wrong)[::step]
+        trial, gold = Trial(check.subject, NO_PROMPT, NO_PROMPT), "left" if on_left else "right"
+        questions.append(
+            _question(kind, block, trial, check.prompt, sides, images, check.targets, gold)
+        )
+    return questions
+
+
+def _question(
+    kind: Kind,
+    block: int,
+    trial: Trial,
+    prompt: str,
+    methods: Sequence[str],
+    images: Sequence[str],
+    targets: tuple[str, ...],
+    gold: Gold = "",
+) -> Question:
+    return named(
+        Question(
+            question="",
+            block=block,
+            position=0,
+            kind=kind,
+            subject=trial.subject,
+            prompt_index=trial.prompt_index,
+            sample=trial.sample,
+            prompt=prompt,
+            left_method=methods[0],
+            right_method=methods[1],
+            left_image=images[0],
+            right_image=images[1],
+            targets=targets if kind == "image" else (),
+            gold=gold,
+        )
+    )
+
+
+def _check_settings(study: StudyParams, grid: Grid, profile: str) -> None:
+    path = profile_folder(profile) / "params.yaml"
+    for method in study.references:
+        if method not in grid.methods:
+            raise BenchError(
+                f"{path}: study.references: method {method!r} is not in the grid: choose from "
+                f"{', '.join(grid.methods)}"
+            )
+    if study.checks >= study.block:
+        raise BenchError(
+            f"{path}: study.checks: {study.checks} attention checks leave no room in a block of "
+            f"{study.block}: lower it or raise study.block"
+        )
+
+
+def _samples_path(params: Params, method: str, subject: str) -> Path:
+    return params.runs() / "cells" / method / subject / "samples.tar"
+
+
+def _trials_of(path: Path) -> set[tuple[int, int]]:
+    """The prompt and sample numbers of a shard of samples, read off its table of contents."""
+    try:
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+    except FileNotFoundError:
+        return set()
+    except (tarfile.TarError, EOFError) as error:
+        raise BenchError(
+            f"{path}: the shard is truncated or not a tar ({error}): delete it and run `dvc repro`"
+        ) from error
+    keys = [re.fullmatch(r"prompt-(\d+)-(\d+)\.png", name) for name in names]
+    return {(int(key[1]), int(key[2])) for key in keys if key}
+
+
+def _ordered(subject: str, trials: set[tuple[int, int]], study: StudyParams) -> list[Trial]:
+    """Trials by lot, all prompts before a second sample of one."""
+    lot = {t: seed_of("study trials", study.seed, subject, *t) for t in trials}
+    prompts = {p: sorted((t for t in trials if t[0] == p), key=lot.__getitem__) for p, _ in trials}
+    order = sorted(prompts, key=lambda p: seed_of("study prompts", study.seed, subject, p))
+    return [Trial(subject, *t) for t in interleaved(prompts[p] for p in order)]
+
+
+def _read_images(params: Params, duels: Sequence[Duel]) -> tuple[Shown, Images]:
+    """The images of all duels, one shard at a time."""
+    needed: dict[tuple[str, str], dict[str, Trial]] = {}
+    for duel in duels:
+        trial = duel.trial
+        key = f"prompt-{trial.prompt_index:03d}-{trial.sample:03d}"
+        for method in duel.cell[1:]:
+            needed.setdefault((method, trial.subject), {})[key] = trial
+    shown, images = Shown({}, {}), Images()
+    for (method, subject), trials in needed.items():
+        path = _samples_path(params, method, subject)
+        for sample in read_tar(path, trials):
+            trial, prompt = trials[sample["__key__"]], sample["json"]["scored_prompt"]
+            if (other := shown.prompts.setdefault(trial, prompt)) != prompt:
+                raise BenchError(
+                    f"{path}: prompt {trial.prompt_index} is {prompt!r}, and {other!r} with "
+                    "another method: run `dvc repro` so that all are sampled alike"
+                )
+            shown.images[method, trial] = name = image_name_of(sample["png"])
+            images[name] = sample["png"]
+    return shown, images
+
+
+def _targets(params: Params, concepts: Sequence[Concept], images: Images) -> dict[str, list[str]]:
+    """The names of the concepts' target images as methods see them; adds these to `images`."""
+    targets: dict[str, list[str]] = {}
+    for concept in concepts:
+        pngs = [png_bytes(square(open_image(p), params.base.resolution)) for p in concept.images]
+        found = {image_name_of(png): png for png in pngs}
+        targets[concept.name] = list(found)
+        images |= found
+    return targets
+
+
+def shown_targets(
+    concepts: Sequence[str], targets: dict[str, list[str]], study: StudyParams
+) -> tuple[str, ...]:
+    """The target images beside every question about these concepts, drawn by lot."""
+    each = max(study.targets // len(concepts), 1)
+    views: list[str] = []
+    for concept in concepts:
+        lot = {name: seed_of("study targets", study.seed, name) for name in targets[concept]}
+        chosen = sorted(lot, key=lot.__getitem__)[:each]
+        views += [name for name in targets[concept] if name in chosen]
+    return tuple(views)
+
+
+def _tell(
+    about: Questionnaire,
+    duels: Sequence[Duel],
+    same: Collection[Duel],
+    folder: Path,
+    seconds: float,
+) -> None:
+    if same:
+        print(f"left out {len(same)} pairs of images that are equal to the last bit")
+    if not about.questions:
+        print(f"no two methods of study.references have samples: no questions -> {folder}")
+        return
+    checks = sum(bool(question.gold) for question in about.questions)
+    pairs = len({duel.cell() for duel in duels})
+    print(
+        f"study: {len(about.questions) - checks} questions on {pairs} pairs of methods and "
+        f"{checks} attention checks in {len(about.blocks())} blocks, {seconds:.0f} s -> {folder}"
+    )
+    if not checks:
+        print("no attention checks: they need concepts of two class nouns in the grid")

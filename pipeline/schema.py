@@ -1,0 +1,54 @@
+"""Files of settings as typed objects: read as YAML 1.2, as DVC reads them, and checked.
+
+In YAML 1.2 `1e-4` is a number and `no` a word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import BenchError
+
+
+class Section(BaseModel):
+    """A part of such a file: unknown fields are refused, and values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML 1.2 file as plain Python values.
+
+    Raises:
+        BenchError: the file is missing or not YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BenchError(f"{path}: the file is missing") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        line = str(error).replace("\n", " ")
+        raise BenchError(f"{path}: not valid YAML: {line}") from error
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse(path: Path, kind: type[S], content: Any) -> S:
+    """`content`, read from `path`, as a checked model.
+
+    Raises:
+        BenchError: names the file, the field and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        raise BenchError(f"{path}: {field}: {first['msg'].lower()}{given}") from error
