@@ -7,11 +7,11 @@ import io
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,10 @@ INCEPTION_URL = (
 )
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 DINO_ARCHITECTURE = "vit_small_patch16_224"
-DINO_URL = (
-    f"https://huggingface.co/timm/{DINO_ARCHITECTURE}.dino/resolve/main/model.safetensors"
-)
+DINO_URL = f"https://huggingface.co/timm/{DINO_ARCHITECTURE}.dino/resolve/main/model.safetensors"
 
 Features = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,22 @@ class Extractor:
         known = cache.read(set(keys))
         new = {key: i for i, key in enumerate(keys) if key not in known}
         for part in _portions(sorted(new.values()), PORTION):
-            rows = self.encode([_decoded(images[i], i) for i in part])
-            for i, row in zip(part, rows, strict=True):
-                if not np.isfinite(row).all():
-                    raise BenchError(f"image {i + 1}: {self.identity} gives no finite features")
-            found = {keys[i]: row for i, row in zip(part, rows)}
+            found = dict(zip((keys[i] for i in part), self.fresh({i: images[i] for i in part})))
             cache.write(found)
             known |= found
         return np.stack([known[key] for key in keys])
+
+    def fresh(self, images: Mapping[int, bytes]) -> Features:
+        """The features of images, float32 [n, d], whatever the cache holds.
+
+        Raises:
+            BenchError: one cannot be decoded or has no finite features; says its number, from 1.
+        """
+        rows = self.encode([_decoded(image, i) for i, image in images.items()])
+        for i, row in zip(images, rows, strict=True):
+            if not np.isfinite(row).all():
+                raise BenchError(f"image {i + 1}: {self.identity} gives no finite features")
+        return rows
 
     def _path(self) -> Path:
         name = hashlib.sha256(f"{self.identity}\n{self.transform}".encode()).hexdigest()[:24]
@@ -81,7 +88,7 @@ class Extractor:
 class _Cache:
     """Rows of features by their image's SHA-256, in one file that several processes may use.
 
-    A file that is no database is made anew, and a damaged row counts as missing.
+    A damaged file is made anew, and a damaged row counts as missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,57 +96,54 @@ class _Cache:
 
     def read(self, keys: Iterable[bytes]) -> dict[bytes, Features]:
         """The rows that are there."""
-        found: dict[bytes, Features] = {}
-        with self._open() as database:
+
+        def select(database: sqlite3.Connection) -> list[tuple[bytes, bytes, int]]:
+            found = []
             for part in _portions(sorted(keys), 999):  # as many as any SQLite takes
                 places = ",".join("?" * len(part))
                 query = f"SELECT image, row, checksum FROM features WHERE image IN ({places})"
-                for key, row, checksum in database.execute(query, part):
-                    if zlib.crc32(row) == checksum:
-                        found[key] = np.frombuffer(row, np.float32)
-        return found
+                found += database.execute(query, part).fetchall()
+            return found
+
+        return {
+            key: np.frombuffer(row, np.float32)
+            for key, row, checksum in self._do(select)
+            if zlib.crc32(row) == checksum
+        }
 
     def write(self, rows: dict[bytes, Features]) -> None:
         """Adds rows; what another process has added meanwhile is the same."""
         blobs = [(key, row.astype(np.float32).tobytes()) for key, row in rows.items()]
-        with self._open() as database, database:
-            database.executemany(
-                "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
-                [(key, blob, zlib.crc32(blob)) for key, blob in blobs],
+        values = [(key, blob, zlib.crc32(blob)) for key, blob in blobs]
+        self._do(
+            lambda database: database.executemany(
+                "INSERT OR REPLACE INTO features VALUES (?, ?, ?)", values
             )
+        )
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                database = self._connected()
+                return self._attempt(work)
             except sqlite3.OperationalError:
-                raise  # locked, read-only, no space: the file is not at fault
+                raise  # locked, read-only or no space: the file is not at fault
             except sqlite3.DatabaseError:
-                self.path.unlink(missing_ok=True)
-                database = self._connected()
-            with closing(database):
-                yield database
+                for suffix in ("", "-journal"):
+                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+                return self._attempt(work)
         except (sqlite3.Error, OSError) as error:
-            raise BenchError(f"{self.path}: {error}: free it, or delete it") from error
+            raise BenchError(f"{self.path}: cannot be used: {error}: free or delete it") from error
 
-    def _connected(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=60)  # of waiting for another process
-        try:
+    def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        waiting = 60.0  # seconds, for another process to write
+        with closing(sqlite3.connect(self.path, timeout=waiting)) as database, database:
             database.execute(
                 "CREATE TABLE IF NOT EXISTS features "
                 "(image BLOB PRIMARY KEY, row BLOB NOT NULL, checksum INTEGER NOT NULL) "
                 "WITHOUT ROWID"
             )
-            # Looks at the whole structure, as a file that was cut opens well and fails later.
-            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
-        except sqlite3.Error:
-            database.close()
-            raise
-        return database
+            return work(database)
 
 
 def clip_extractor(clip: Clip) -> Extractor:
@@ -151,24 +155,27 @@ def clip_extractor(clip: Clip) -> Extractor:
 def dino_extractor(path: str | None) -> Extractor:
     """DINO's ViT-S/16: its class token as a unit vector, float32 [n, 384].
 
-    The transform is that of DINO's authors, which CustomConcept101 uses: the shorter side resized
-    to 256 pixels, of which the central 224 x 224 are seen.
-
     Args:
         path: a safetensors file with the names of DINO's authors and of timm.
 
     Raises:
         BenchError: the file is missing, or holds other weights.
     """
-    import timm  # takes a second
+    network, digest = dino_network(path)
+    return vit_extractor(network, f"dino_vits16@{digest[:12]}")
+
+
+def dino_network(path: str | None) -> tuple[nn.Module, str]:
+    """DINO's ViT-S/16, which gives the class token, and its SHA-256; see `dino_extractor`."""
     from safetensors.torch import load_file
+    from timm import create_model  # takes a second
 
     if path is None or not Path(path).is_file():
         raise BenchError(
             f"params.yaml: score.dino: {path or 'nothing'} is not a file: download {DINO_URL} and "
             "give its path"
         )
-    model: nn.Module = timm.create_model(DINO_ARCHITECTURE, num_classes=0)
+    model: nn.Module = create_model(DINO_ARCHITECTURE, num_classes=0)
     try:
         model.load_state_dict(load_file(path))
     # safetensors' own error is a plain Exception.
@@ -176,11 +183,14 @@ def dino_extractor(path: str | None) -> Extractor:
         raise BenchError(
             f"{path}: truncated, or not DINO's ViT-S/16: download {DINO_URL} again"
         ) from error
-    return vit_extractor(f"dino_vits16@{sha256(path)[:12]}", model)
+    return model, sha256(path)
 
 
-def vit_extractor(identity: str, model: nn.Module) -> Extractor:
-    """The unit features of a model that sees images as DINO's authors show them to theirs."""
+def vit_extractor(model: nn.Module, identity: str) -> Extractor:
+    """The unit features of a model that sees images as DINO's authors show them to theirs.
+
+    The shorter side is resized to 256 pixels, of which the central 224 x 224 are seen.
+    """
     model = model.eval().requires_grad_(False).to(_device())
     transform = transforms.Compose(
         [
@@ -245,17 +255,17 @@ def kernel_features(extractor: Extractor, images: Sequence[bytes]) -> Features:
 
 
 def too_long(clip: Clip, texts: Sequence[str]) -> int:
-    """How many of the texts have more tokens than the CLIP reads; it is the rest that it ignores."""
+    """How many of the texts have more tokens than the CLIP reads: it ignores the rest of them."""
     if not texts:
         return 0
     context = clip.model.context_length
-    with_one_more: Any = clip.tokenize
-    tokens = with_one_more(["", *texts], context_length=context + 1)
+    tokenize: Any = clip.tokenize
+    tokens = tokenize(["", *texts], context_length=context + 1)
     return int((tokens[1:, -1] != tokens[0, -1]).sum())
 
 
 def _encoded(model: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Features:
-    """In full precision: convolutions round to ten bits (TF32) on recent GPUs unless told not to."""
+    # Convolutions round to ten bits (TF32) on recent GPUs unless told not to.
     exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), exact:
         parts = [model(batch.to(_device())).cpu().numpy() for batch in batches]

@@ -17,12 +17,13 @@ from pipeline.concepts import Subject, open_image
 from pipeline.files import read_tar
 from pipeline.params import Grid, Params
 
-PROMPTS = 8  # columns of a subject's grid, at most
+PROMPTS, SAMPLES, TARGETS = 20, 3, 4  # of a subject's sheet, at most
+PIXELS = 8e6  # of a sheet, roughly at most: phones do not show much larger images
 OVERVIEW_CONCEPTS, OVERVIEW_COMPOSITIONS, OVERVIEW_PROMPTS = 4, 2, 2
 CELL, GAP, PAD, LABEL = 144, 8, 24, 132  # pixels
 INK, GREY, PAPER = (36, 41, 47), (110, 118, 129), (255, 255, 255)
 
-Shown = dict[int, Image.Image]  # sample 0 of each prompt, by the number of the prompt
+Shown = dict[tuple[int, int], Image.Image]  # by the numbers of prompt and sample
 
 
 class Row(NamedTuple):
@@ -32,8 +33,35 @@ class Row(NamedTuple):
     images: Shown
 
 
+class Sheet(NamedTuple):
+    """All pictures of a subject that a page shows, as tiles of one image.
+
+    Row 0 has the targets, row i the pictures of method i - 1; their column is
+    prompt * samples + sample, counted among those shown.
+    """
+
+    image: Image.Image
+    tile: int  # pixels
+    targets: tuple[str, ...]  # the concepts that they show
+    methods: tuple[str, ...]
+    prompts: tuple[int, ...]  # numbers
+    samples: int
+
+    @property
+    def columns(self) -> int:
+        """Tiles from left to right."""
+        return self.image.width // self.tile
+
+    @property
+    def rows(self) -> int:
+        """Tiles from top to bottom."""
+        return self.image.height // self.tile
+
+
 def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
-    """Sample 0 of every prompt, of each method that has samples of the subject.
+    """The first samples of every prompt, of each method that has samples of the subject.
+
+    They are squares of CELL pixels, or smaller if they were made so.
 
     Raises:
         BenchError: samples are damaged.
@@ -43,35 +71,46 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
         path = params.runs() / "cells" / method / subject / "samples.tar"
         if path.is_file():
             shown = {
-                int(s["json"]["prompt_index"]): _opened(s["png"])
+                (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])
                 for s in read_tar(path)
-                if s["json"]["part"] == "prompt" and s["json"]["sample"] == 0
+                if s["json"]["part"] == "prompt" and s["json"]["sample"] < SAMPLES
             }
             rows.append(Row(method, shown))
     return rows
 
 
-def subject_grid(subject: Subject, rows: Sequence[Row]) -> Image.Image:
-    """The target images on the left; then a row for each method, a column for each prompt."""
-    prompts = subject.scored_prompts()
-    chosen = _spread(sorted(set().union(*(row.images for row in rows))), PROMPTS)
-    head = _height([prompts[i] for i in chosen])
-    panel = CELL + GAP
-    left = PAD + panel + LABEL
-    height = PAD + head + max(len(rows), 2) * (CELL + GAP) + PAD
-    page = Image.new("RGB", (left + len(chosen) * (CELL + GAP) + PAD, height), PAPER)
-    _targets(page, subject, PAD, PAD + head, height - PAD)
-    for column, number in enumerate(chosen):
-        x = left + column * (CELL + GAP)
-        _text(page, prompts[number], (x + CELL // 2, PAD + head - 8), CELL, anchor="bottom")
-        for line, row in enumerate(rows):
-            y = PAD + head + line * (CELL + GAP)
-            if number in row.images:
-                page.paste(_fitted(row.images[number], CELL), (x, y))
-    for line, row in enumerate(rows):
-        y = PAD + head + line * (CELL + GAP) + CELL // 2
-        _text(page, words(row.method), (left - 14, y), LABEL - 28, anchor="right", size=15)
-    return page
+def sheet(subject: Subject, rows: Sequence[Row]) -> Sheet:
+    """The targets, and what methods made of the same prompts from the same start noise.
+
+    Args:
+        subject: says what was to be learned.
+        rows: as `read_rows` gives them, not empty.
+    """
+    every = sorted(set().union(*(row.images for row in rows)))
+    prompts = _spread(sorted({prompt for prompt, _ in every}), PROMPTS)
+    tile = next(image.width for row in rows for image in row.images.values())
+    room = int(PIXELS / (len(rows) * len(prompts) * tile**2))
+    samples = max(1, min(room, 1 + max(sample for _, sample in every)))
+    each = max(1, TARGETS // len(subject.concepts))
+    targets = [(c.name, path) for c in subject.concepts for path in c.images[:each]]
+    across = max(len(prompts) * samples, len(targets))
+    page = Image.new("RGB", (across * tile, (1 + len(rows)) * tile), PAPER)
+    for column, (_, path) in enumerate(targets):
+        page.paste(_fitted(open_image(path), tile), (column * tile, 0))
+    for line, row in enumerate(rows, 1):
+        for place, prompt in enumerate(prompts):
+            for sample in range(samples):
+                if (prompt, sample) in row.images:
+                    at = (place * samples + sample) * tile, line * tile
+                    page.paste(_fitted(row.images[prompt, sample], tile), at)
+    return Sheet(
+        page,
+        tile,
+        tuple(name for name, _ in targets),
+        tuple(row.method for row in rows),
+        tuple(prompts),
+        samples,
+    )
 
 
 def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.Image:
@@ -84,7 +123,7 @@ def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]
     """
     columns: list[tuple[Subject, int]] = []
     for subject in subjects:
-        numbers = sorted(set().union(*(row.images for row in rows[subject.name])))
+        numbers = sorted({p for row in rows[subject.name] for p, _ in row.images})
         columns += [(subject, number) for number in _spread(numbers, OVERVIEW_PROMPTS)]
     methods = [
         m for m in grid.methods if any(r.method == m for s in subjects for r in rows[s.name])
@@ -110,8 +149,8 @@ def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]
         page.paste(_fitted(_example(subject, place), CELL), (x, PAD + title))
         _text(page, texts[column], (x + CELL // 2, top - 8), CELL, anchor="bottom")
         for line, method in enumerate(methods):
-            found = [r.images[number] for r in rows[subject.name]
-                     if r.method == method and number in r.images]  # fmt: skip
+            found = [r.images[number, 0] for r in rows[subject.name]
+                     if r.method == method and (number, 0) in r.images]  # fmt: skip
             y = top + line * (CELL + GAP)
             if found:
                 page.paste(_fitted(found[0], CELL), (x, y))
@@ -123,29 +162,7 @@ def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]
 def write_image(image: Image.Image, path: Path) -> None:
     """Writes PNG or JPEG, as the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=92, subsampling=0, optimize=True)
-
-
-def _targets(page: Image.Image, subject: Subject, x: int, top: int, bottom: int) -> None:
-    """The target images of all concepts below each other, as many as there is room for."""
-    _text(page, "target images", (x + CELL // 2, top - 8), CELL, anchor="bottom")
-    several = len(subject.concepts) > 1
-    share = (bottom - top) // len(subject.concepts)
-    for number, concept in enumerate(subject.concepts):
-        y = top + number * share
-        count = len(concept.images)
-        room = share - (22 if several else 0)
-        # The fewest columns with which all images fit, but no more than three.
-        across = next((n for n in (1, 2) if -(-count // n) * (CELL // n + GAP) <= room), 3)
-        size = (CELL - (across - 1) * 4) // across
-        fitting = max(1, room // (size + 4)) * across
-        for i, path in enumerate(concept.images[:fitting]):
-            at = x + i % across * (size + 4), y + i // across * (size + 4)
-            page.paste(_fitted(open_image(path), size), at)
-        if several:
-            rows = -(-min(count, fitting) // across)
-            below = y + rows * (size + 4) + 2
-            _text(page, words(concept.name), (x + CELL // 2, below + 8), CELL, colour=GREY)
+    image.save(path, quality=90, subsampling=0, optimize=True)
 
 
 def _example(subject: Subject, place: int) -> Image.Image:
@@ -161,7 +178,8 @@ def _spread(numbers: Sequence[int], count: int) -> list[int]:
 
 
 def _opened(png: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(png)).convert("RGB")
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    return _fitted(image, min(*image.size, CELL))
 
 
 def _fitted(image: Image.Image, size: int) -> Image.Image:

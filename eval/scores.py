@@ -2,6 +2,10 @@
 
 Columns: see COLUMNS. A row is either about one image (`prompt_index`, `prompt` and `sample` say
 which) or about a set of images (`std_error` and `n` are given). All tables are made of these rows.
+
+Each row carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`,
+the scale (the number that the cosine or the distance is multiplied by) and, where texts are
+measured, how they were made of prompts. Rows with other definitions are never put into one table.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from eval.metrics import SetValue
+from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment, leave_one_out
+from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
 from pipeline.concepts import Concept, load_concept, load_subject
@@ -39,6 +45,15 @@ COLUMNS: dict[str, str] = {
     "std_error": "float64",
     "n": "Int64",
     "extractor": "string",
+    "scale": "float64",
+    "text_rule": "string",
+}
+# What has to be alike in the rows of a metric, and why.
+DEFINITION: dict[str, str] = {
+    "protocol": "protocols differ in which images are made and in how they are measured",
+    "extractor": "features of other models or weights give other values",
+    "scale": "the same cosine or distance was multiplied by different numbers",
+    "text_rule": "images were compared with texts made in different ways",
 }
 
 Sample = dict[str, Any]
@@ -52,9 +67,9 @@ def scores_path(params: Params, method: str, subject: str) -> Path:
 def score_cell(method: str, subject: str, profile: str) -> None:
     """Scores the samples of a cell: `samples.tar` to `scores.csv`.
 
-    Text-alignment is measured with class nouns in place of modifier tokens, image-alignment for
-    each target concept by itself, KID for single concepts, between images of the captions of
-    held-out real images and these.
+    Its metrics are those that the protocol lists. Text-alignment is measured with class nouns in
+    place of modifier tokens, image-alignment for each target concept by itself, KID and FID for
+    single concepts, between images of the captions of held-out real images and these.
 
     Raises:
         BenchError: samples, targets or the models that measure are missing or damaged.
@@ -71,14 +86,12 @@ def score_cell(method: str, subject: str, profile: str) -> None:
         )
 
     measure = _Measure(params)
-    features = measure.images(of_prompts)
     prompts = [s["json"]["scored_prompt"] for s in of_prompts]
     rows = measure.text_rows(of_prompts, prompts)
     for number, concept in enumerate(concepts, 1):
-        values = image_alignment(features, measure.images(_targets(params, concept))).values
-        name = "image_alignment" if len(concepts) == 1 else f"image_alignment_{number}"
-        rows += measure.image_rows(name, of_prompts, prompts, values)
-    if of_captions:
+        suffix = "" if len(concepts) == 1 else f"_{number}"
+        rows += measure.image_rows(of_prompts, prompts, _targets(params, concept), suffix)
+    if of_captions and measure.asked("kid", "fid"):
         (concept,) = concepts
         reals = _held_out(params, concept)
         captions = [_normal(s["json"]["scored_prompt"]) for s in of_captions]
@@ -88,7 +101,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
                 f"{path.with_name('samples.tar')}: its captions are not those of the held-out "
                 f"images of {concept.name!r}: sample again"
             )
-        rows.append(measure.kid_row(reals, known, of_captions, captions))
+        rows += measure.distance_rows(reals, known, of_captions, captions)
     _write(path, params.protocol.name, rows, start)
 
 
@@ -96,7 +109,7 @@ def score_oracle(concept: str, profile: str) -> None:
     """Scores real images as if a method had made them, so that there is something to compare with.
 
     Image-alignment is that of the target images with each other, text-alignment that of held-out
-    real images with their own captions, KID that of two halves of the held-out images.
+    real images with their own captions, KID and FID those of two halves of the held-out images.
 
     Raises:
         BenchError: real images or the models that measure are missing or damaged.
@@ -114,16 +127,14 @@ def score_oracle(concept: str, profile: str) -> None:
         number = seen[caption] = seen.get(caption, -1) + 1
         real["json"] |= {"prompt_index": distinct.index(caption), "sample": number}
     rows = measure.text_rows(reals, captions)
-    if len(targets) > 1:
-        value = leave_one_out(measure.images(targets))
-        rows.append(_set_row("image_alignment", value, measure.clip.identity))
+    rows += measure.likeness_rows(targets)
     # Every other caption, so that images of one caption are on one side.
     halves: tuple[list[Sample], list[Sample]] = ([], [])
     for real in reals:
         halves[real["json"]["prompt_index"] % 2].append(real)
     if min(map(len, halves)) > 1:
         labels = [[_normal(s["txt"]) for s in half] for half in halves]
-        rows.append(measure.kid_row(halves[0], labels[0], halves[1], labels[1]))
+        rows += measure.distance_rows(halves[0], labels[0], halves[1], labels[1])
     _write(path, params.protocol.name, rows, start)
 
 
@@ -146,7 +157,7 @@ def load_scores(profile: str) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     scores = pd.concat(frames, ignore_index=True)
-    _check_comparable(scores)
+    check_comparable(scores)
     return scores
 
 
@@ -165,51 +176,133 @@ def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
     return {method: subjects for method, subjects in missing.items() if subjects}
 
 
-def _check_comparable(scores: pd.DataFrame) -> None:
-    kind = scores["metric"].str.startswith("kid").map({True: "KID", False: "alignment"})
-    for what, column in (("protocol", "protocol"), ("extractor", "extractor")):
-        groups = [("scores", scores)] if column == "protocol" else list(scores.groupby(kind))
+def check_comparable(scores: pd.DataFrame) -> None:
+    """Finds out whether all rows of each metric are defined alike, and all are of one protocol.
+
+    Raises:
+        BenchError: says which two are not, and why that matters.
+    """
+    # Each target of a composition has an image-alignment of its own.
+    metrics = scores["metric"].str.replace(r"_\d+$", "", regex=True)
+    for column, why in DEFINITION.items():
+        groups = (
+            scores.groupby(metrics, sort=False) if column != "protocol" else [("scores", scores)]
+        )
         for name, group in groups:
-            examples = group.drop_duplicates(column)
+            examples = group.drop_duplicates(column).head(2).to_dict("records")
             if len(examples) > 1:
-                said = " and ".join(
-                    f"{row[column]} ({row['method']}/{row['subject']})"
-                    for _, row in examples.head(2).iterrows()
-                )
+                said = " and ".join(f"{r[column]} ({r['method']}/{r['subject']})" for r in examples)
+                what = column.replace("_", " ")
                 raise BenchError(
-                    f"{name} of different {what}s cannot be compared: {said}: run `dvc repro` so "
-                    "that all cells are scored alike"
+                    f"{str(name).replace('_', '-')} of different {what}s cannot be compared, as "
+                    f"{why}: {said}: run `dvc repro` so that all cells are scored alike"
                 )
 
 
 class _Measure:
-    """The models that measure, loaded once."""
+    """The models that a protocol measures with, loaded once."""
 
     def __init__(self, params: Params) -> None:
         # Here, as reading scores does not need torch, which takes seconds to import.
-        from eval.features import clip_extractor, inception_extractor
+        from eval.features import clip_extractor, dino_extractor, inception_extractor
         from pipeline.openclip import load_clip
 
-        self.clip = load_clip(params.protocol.score.clip)
-        self.extractor = clip_extractor(self.clip)
-        self.kid_extractor: Extractor = self.extractor
-        if params.protocol.score.kid_features == "inception":
-            self.kid_extractor = inception_extractor(params.score.inception)
+        self.how = params.protocol.score
+        self.clip = load_clip(self.how.clip)
+        clip = clip_extractor(self.clip)
+        self.extractors: dict[str, Extractor] = {}  # by the metric that needs it
+        for metric in self.how.metrics:
+            if metric == "dino_image_alignment":
+                self.extractors[metric] = dino_extractor(params.score.dino)
+            elif metric in ("kid", "fid") and self.how.kid_features == "inception":
+                known = self.extractors.get("kid") or self.extractors.get("fid")
+                self.extractors[metric] = known or inception_extractor(params.score.inception)
+            else:
+                self.extractors[metric] = clip
 
-    def images(self, samples: Sequence[Sample]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Unit CLIP features [n, d]."""
-        return self.extractor([_image(s) for s in samples])
+    def asked(self, *metrics: str) -> list[str]:
+        """Those of the metrics that the protocol lists."""
+        return [metric for metric in metrics if metric in self.extractors]
 
     def text_rows(self, samples: Sequence[Sample], prompts: Sequence[str]) -> list[Sample]:
         """Text-alignment of each image with its prompt."""
+        from eval.features import too_long
+
+        if not samples or not self.asked("text_alignment"):
+            return []
         distinct = sorted(set(prompts))
-        texts = self.clip.encode_texts(distinct)[[distinct.index(p) for p in prompts]]
-        values = text_alignment(self.images(samples), texts).values
-        return self.image_rows("text_alignment", samples, prompts, values)
+        texts = [self.how.text_prefix + prompt for prompt in distinct]
+        if cut := too_long(self.clip, texts):
+            context = self.clip.model.context_length
+            print(
+                f"{cut} of {len(texts)} prompts are longer than the {context} tokens that "
+                f"{self.clip.identity} reads: text-alignment ignores their ends"
+            )
+        features = self.clip.encode_texts(texts)[[distinct.index(p) for p in prompts]]
+        values = text_alignment(
+            self._features("text_alignment", samples), features, self.how.text_scale
+        ).values
+        prefix = f' after "{self.how.text_prefix.strip()}"' if self.how.text_prefix else ""
+        return [
+            row | {"text_rule": self.how.text_rule + prefix}
+            for row in self._rows("text_alignment", "", samples, prompts, values)
+        ]
 
     def image_rows(
         self,
+        samples: Sequence[Sample],
+        prompts: Sequence[str],
+        targets: Sequence[Sample],
+        suffix: str,
+    ) -> list[Sample]:
+        """Image-alignment of each image with the target images, by CLIP and by DINO."""
+        rows = []
+        for metric in self.asked("image_alignment", "dino_image_alignment"):
+            features = self._features(metric, samples)
+            values = image_alignment(features, self._features(metric, targets)).values
+            rows += self._rows(metric, suffix, samples, prompts, values)
+        return rows
+
+    def likeness_rows(self, targets: Sequence[Sample]) -> list[Sample]:
+        """Image-alignment of the target images with each other, if there are several."""
+        metrics = self.asked("image_alignment", "dino_image_alignment") if len(targets) > 1 else []
+        return [self._set_row(m, leave_one_out(self._features(m, targets))) for m in metrics]
+
+    def distance_rows(
+        self,
+        reals: Sequence[Sample],
+        real_captions: Sequence[str],
+        generated: Sequence[Sample],
+        captions: Sequence[str],
+    ) -> list[Sample]:
+        """KID and FID of two sets of images, clustered by caption."""
+        from eval.features import kernel_features
+
+        rows = []
+        for metric in self.asked("kid", "fid"):
+            if min(len(reals), len(generated)) < 2:
+                raise BenchError(
+                    f"{metric.upper()} needs two images on either side, not {len(reals)} real and "
+                    f"{len(generated)} generated: raise retrieve.held_out_images or the protocol's "
+                    "images_per_caption"
+                )
+            x, y = (
+                kernel_features(self.extractors[metric], [_image(s) for s in samples])
+                for samples in (reals, generated)
+            )
+            distance = kid if metric == "kid" else fid
+            rows.append(self._set_row(metric, distance(x, y, real_captions, captions)))
+        return rows
+
+    def _features(
+        self, metric: str, samples: Sequence[Sample]
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return self.extractors[metric]([_image(s) for s in samples])
+
+    def _rows(
+        self,
         metric: str,
+        suffix: str,
         samples: Sequence[Sample],
         prompts: Sequence[str],
         values: np.ndarray[Any, np.dtype[np.float64]],
@@ -217,45 +310,31 @@ class _Measure:
         """One row for each image."""
         return [
             {
-                "metric": metric,
+                "metric": metric + suffix,
                 "prompt_index": sample["json"]["prompt_index"],
                 "prompt": prompt,
                 "sample": sample["json"]["sample"],
                 "value": value,
-                "extractor": self.clip.identity,
+                **self._definition(metric),
             }
             for sample, prompt, value in zip(samples, prompts, values.tolist())
         ]
 
-    def kid_row(
-        self,
-        reals: Sequence[Sample],
-        real_captions: Sequence[str],
-        generated: Sequence[Sample],
-        captions: Sequence[str],
-    ) -> Sample:
-        """KID of two sets of images, clustered by caption."""
-        from eval.features import kernel_features
+    def _set_row(self, metric: str, found: SetValue) -> Sample:
+        return {
+            "metric": metric,
+            "value": found.value,
+            "std_error": found.std_error,
+            "n": found.n,
+            **self._definition(metric),
+        }
 
-        if min(len(reals), len(generated)) < 2:
-            raise BenchError(
-                f"KID needs two images on either side, not {len(reals)} real and {len(generated)} "
-                "generated: raise retrieve.held_out_images and sample.images_per_caption"
-            )
-        x = kernel_features(self.kid_extractor, [_image(s) for s in reals])
-        y = kernel_features(self.kid_extractor, [_image(s) for s in generated])
-        value = kid(x, y, real_captions, captions)
-        return _set_row("kid", value, self.kid_extractor.identity)
-
-
-def _set_row(metric: str, value: SetValue, extractor: str) -> Sample:
-    return {
-        "metric": metric,
-        "value": value.value,
-        "std_error": value.std_error,
-        "n": value.n,
-        "extractor": extractor,
-    }
+    def _definition(self, metric: str) -> Sample:
+        scales = {"text_alignment": self.how.text_scale, "kid": KID_SCALE}
+        return {
+            "extractor": self.extractors[metric].identity,
+            "scale": scales.get(metric, 1.0),
+        }
 
 
 def _image(sample: Sample) -> bytes:

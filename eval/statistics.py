@@ -109,6 +109,28 @@ def mean_over(means: npt.ArrayLike) -> Estimate:
     return clustered_mean(x, np.arange(len(x)))
 
 
+def mean_over_strata(
+    values: npt.ArrayLike, clusters: npt.ArrayLike, strata: npt.ArrayLike
+) -> Estimate:
+    """The mean of the strata's means, which are all there is: the error is that within them.
+
+    Says how sure the mean is for just these strata, of which other values could have been drawn;
+    `mean_over` says it for all that they could stand for. With S strata of errors e the error is
+    sqrt(sum of e^2) / S, and a stratum of c clusters gives c - 1 degrees of freedom.
+
+    Args:
+        values: [n] with n >= 1.
+        clusters: the label of each value, [n]; they are told apart within a stratum.
+        strata: the stratum of each value, [n].
+    """
+    x, of = np.asarray(values, np.float64), np.asarray(strata)
+    labels = np.asarray(clusters)
+    parts = [clustered_mean(x[of == name], labels[of == name]) for name in np.unique(of)]
+    error = math.sqrt(sum(part.std_error**2 for part in parts)) / len(parts)
+    freedom = sum(part.clusters - 1 for part in parts)
+    return Estimate(float(np.mean([p.mean for p in parts])), error, len(x), freedom + 1)
+
+
 def paired_difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Estimate:
     """The mean of first - second, of which each pair of values belongs to one prompt.
 
@@ -185,8 +207,9 @@ def rank_correlation(
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.arctanh(left_out)
             error = math.sqrt((count - 1) * np.var(z))
-        reach = float(stdtrit(count - 1, 0.975)) * error
-        low, high = (math.tanh(math.atanh(rho) + side * reach) for side in (-1, 1))
+        if error > 0:  # else all clusters are alike, which says nothing about others
+            reach = float(stdtrit(count - 1, 0.975)) * error
+            low, high = (math.tanh(math.atanh(rho) + side * reach) for side in (-1, 1))
     return RankCorrelation(rho, low, high, len(x), count)
 
 

@@ -1,25 +1,42 @@
-"""Tables of scores: what they hold, and how they are written for people and programs."""
+"""Tables of scores: what they hold, and how they are written for people and programs.
+
+The rules are the protocol's: which metrics there are, and which concepts a metric's mean leaves
+out.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
-from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from eval.reference import printed_means
 from eval.scores import ORACLE, load_scores, missing_cells
-from eval.statistics import Estimate, clustered_mean, interval, mean_over, paired_difference
+from eval.statistics import (
+    Estimate,
+    clustered_mean,
+    holm,
+    interval,
+    mean_over,
+    mean_over_strata,
+    p_value,
+)
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Grid, load_grid
-from pipeline.schema import read_yaml
+from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params
+from pipeline.protocols import Protocol
 
-REFERENCE = Path(__file__).with_name("reference") / "custom_diffusion.yaml"
+SIGNIFICANT = 0.05
+# Better and worse: for subjects of the kind, and for the subjects at hand only.
+ANYWHERE, HERE = ("▲", "▼"), ("△", "▽")
 
 
 class Metric(NamedTuple):
@@ -33,17 +50,45 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     "text_alignment": Metric("text-alignment", 3, True),
     "image_alignment": Metric("image-alignment", 3, True),
+    "dino_image_alignment": Metric("DINO image-alignment", 3, True),
     "kid": Metric("KID × 10³", 2, False),
+    "fid": Metric("FID", 2, False),
 }
-# The groups of subjects; KID needs real images of what was asked for, so of one concept.
+# The groups of subjects; KID and FID need real images of what was asked for, so of one concept.
 KINDS: dict[str, str] = {"single": "single concepts", "compositions": "compositions"}
-KIND_METRICS: dict[str, tuple[str, ...]] = {
-    "single": ("text_alignment", "image_alignment", "kid"),
-    "compositions": ("text_alignment", "image_alignment"),
-}
+DISTANCES = ("kid", "fid")
 
 Estimates = dict[tuple[str, str, str], Estimate]  # by method, subject and metric
-Cell = str | Estimate | float | None
+
+
+class Differences(NamedTuple):
+    """The mean difference of two methods, paired by prompt and subject."""
+
+    anywhere: Estimate  # with the error of the sample of subjects
+    here: Estimate  # with the error of the sample of prompts; NaN for values of sets
+
+
+class Compared(NamedTuple):
+    """A number, and whether two methods differ in it.
+
+    The p-values are those of no difference after Holm's correction for the whole table, NaN where
+    there is no test.
+    """
+
+    estimate: Estimate
+    p: float  # for subjects of this kind: would others show the same?
+    p_here: float  # for the subjects at hand: would other prompts?
+    better: bool  # the direction of the difference
+
+    def mark(self) -> str:
+        """ANYWHERE or HERE, of the right direction, if the difference is significant."""
+        for p, marks in ((self.p, ANYWHERE), (self.p_here, HERE)):
+            if p <= SIGNIFICANT:
+                return marks[0 if self.better else 1]
+        return ""
+
+
+Cell = str | Estimate | Compared | float | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +99,7 @@ class Column:
     title: str
     group: str = ""  # what it has in common with its neighbours
     digits: int = 0
+    metric: str = ""  # what it measures, if it is one of METRICS
 
 
 @dataclass(frozen=True)
@@ -65,6 +111,82 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
+@dataclass(frozen=True)
+class Results:
+    """The scores of a grid, and the protocol that says how they are averaged."""
+
+    scores: pd.DataFrame  # as `eval.scores.load_scores` gives
+    grid: Grid
+    protocol: Protocol
+
+    @cached_property
+    def by_metric(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """The rows of each method, subject and metric."""
+        return _by_metric(self.scores)
+
+    @cached_property
+    def found(self) -> Estimates:
+        """The mean of every metric in every cell; see `estimates`."""
+        return estimates(self.scores)
+
+    def kinds(self) -> list[str]:
+        """Those of KINDS that the grid has subjects of."""
+        return [kind for kind in KINDS if subjects_of(self.grid, kind)]
+
+    def metrics(self, kind: str) -> list[str]:
+        """What the protocol measures of a kind of subjects."""
+        asked = self.protocol.score.metrics
+        return [m for m in METRICS if m in asked and (kind == "single" or m not in DISTANCES)]
+
+    def averaged(self, kind: str, metric: str) -> list[str]:
+        """The subjects that a mean is over."""
+        return averaged(self.grid, kind, metric, self.protocol)
+
+    def mean(self, method: str, kind: str, metric: str) -> Estimate | None:
+        """The mean over subjects; see `over_subjects`."""
+        return over_subjects(self.found, method, metric, self.averaged(kind, metric))
+
+    def difference(self, first: str, second: str, kind: str, metric: str) -> Differences | None:
+        """The mean of first - second over the subjects that they share; None if there are none.
+
+        Both errors are over prompts where the two share one subject only.
+        """
+        found = {
+            subject: _by_prompt(a) - _by_prompt(b)
+            for subject in self.averaged(kind, metric)
+            if (a := self.by_metric.get((first, subject, metric))) is not None
+            and (b := self.by_metric.get((second, subject, metric))) is not None
+        }
+        if not found:
+            return None
+        pairs = pd.concat(found).dropna()
+        subjects, prompts = (pairs.index.get_level_values(i) for i in (0, 1))
+        here = mean_over_strata(pairs, prompts, subjects)
+        means = pairs.groupby(level=0, sort=False).mean()
+        return Differences(here if len(means) == 1 else mean_over(means), here)
+
+    def left_out(self) -> str:
+        """Says which concepts of the grid means leave out; empty if none."""
+        said = [
+            f"{METRICS[metric].title} leaves out {', '.join(map(words, names))}"
+            for metric, concepts in self.protocol.score.leave_out.items()
+            if (names := [c for c in concepts if c in self.grid.concepts])
+        ]
+        return "; ".join([*said, f"as protocol {self.protocol.name} asks"]) if said else ""
+
+
+def load_results(profile: str = DEFAULT_PROFILE) -> Results:
+    """What was scored of a profile so far.
+
+    Raises:
+        BenchError: nothing was, a file is damaged, or scores cannot be compared.
+    """
+    scores = load_scores(profile)
+    if scores.empty:
+        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
+    return Results(scores, load_grid(profile), load_params(profile).protocol)
+
+
 def words(name: str) -> str:
     """A name in `datasets/` or of a method as words: "custom_diffusion" as "custom diffusion"."""
     return name.replace("_", " ").replace("+", " + ")
@@ -73,6 +195,22 @@ def words(name: str) -> str:
 def subjects_of(grid: Grid, kind: str) -> list[str]:
     """The grid's concepts or its compositions."""
     return list(grid.concepts if kind == "single" else grid.composed())
+
+
+def averaged(grid: Grid, kind: str, metric: str, protocol: Protocol) -> list[str]:
+    """The subjects that the protocol's mean of a metric is over."""
+    left_out = {
+        concept
+        for name, concepts in protocol.score.leave_out.items()
+        if name == metric
+        for concept in concepts
+    }
+    return [subject for subject in subjects_of(grid, kind) if subject not in left_out]
+
+
+def reference_method(grid: Grid) -> str:
+    """The method that all others are compared with: Custom Diffusion, or the grid's first."""
+    return "custom_diffusion" if "custom_diffusion" in grid.methods else grid.methods[0]
 
 
 def estimates(scores: pd.DataFrame) -> Estimates:
@@ -109,95 +247,141 @@ def over_subjects(
 
 
 def comparison(
-    found: Estimates,
-    grid: Grid,
+    results: Results,
     methods: Sequence[str] | None = None,
     metrics: Sequence[str] = tuple(METRICS),
 ) -> Table:
     """Methods by metrics, single concepts and compositions side by side (the paper's Table 1).
 
+    Each method is compared with `reference_method` on the same prompts, and the p-values are
+    corrected for all comparisons in the table.
+
     Args:
-        found: see `estimates`.
-        grid: the subjects to average over.
+        results: what was scored.
         methods: the rows; the oracle and all of the grid if not given.
-        metrics: the columns.
+        metrics: the columns, as far as the protocol has them.
     """
-    shown = {
-        kind: [metric for metric in KIND_METRICS[kind] if metric in metrics]
-        for kind in KINDS
-        if subjects_of(grid, kind)
+    grid, reference = results.grid, reference_method(results.grid)
+    shown = {kind: [m for m in results.metrics(kind) if m in metrics] for kind in results.kinds()}
+    shown = {kind: names for kind, names in shown.items() if names}
+    rows_of = list(methods or (ORACLE, *grid.methods))
+    differences = {
+        (method, kind, name): found
+        for method in rows_of
+        if method not in (ORACLE, reference)
+        for kind, names in shown.items()
+        for name in names
+        if (found := results.difference(method, reference, kind, name))
     }
-    shown = {kind: columns for kind, columns in shown.items() if columns}
+    compared = _corrected(differences)
     columns = [Column("method", "method")]
     for kind, names in shown.items():
-        for name in names:
-            title, digits, higher = METRICS[name]
-            arrow = "↑" if higher else "↓"
-            columns.append(Column(f"{kind}_{name}", f"{title} {arrow}", KINDS[kind], digits))
+        columns += [_metric_column(name, f"{kind}_{name}", KINDS[kind]) for name in names]
         columns.append(Column(f"{kind}_subjects", "subjects", KINDS[kind]))
     rows = []
-    for method in methods or (ORACLE, *grid.methods):
+    for method in rows_of:
         row: list[Cell] = [method]
         for kind, names in shown.items():
+            for name in names:
+                mean, test = results.mean(method, kind, name), compared.get((method, kind, name))
+                row.append(test._replace(estimate=mean) if mean and test else mean)
             subjects = subjects_of(grid, kind)
-            row += [over_subjects(found, method, name, subjects) for name in names]
-            scored = {s for m, s, _ in found if m == method}.intersection(subjects)
+            scored = {s for m, s, _ in results.found if m == method}.intersection(subjects)
             row.append(f"{len(scored)}/{len(subjects)}" if scored else None)
         rows.append(tuple(row))
     caption = "Mean over subjects ± standard error over subjects"
-    return Table(caption, tuple(columns), tuple(rows))
+    if compared:
+        caption += (
+            f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
+            f"prompts, {' or '.join(HERE)} for these subjects only, {_correction(len(compared))}"
+        )
+    return Table(
+        "; ".join(filter(None, (caption, results.left_out()))), tuple(columns), tuple(rows)
+    )
 
 
-def by_subject(found: Estimates, grid: Grid, kind: str) -> Table:
+def by_subject(results: Results, kind: str) -> Table:
     """Every subject of a kind by itself, methods below each other."""
-    metrics = KIND_METRICS[kind]
+    metrics = results.metrics(kind)
     columns = [Column("subject", "subject"), Column("method", "method")]
-    columns += [Column(m, METRICS[m].title, digits=METRICS[m].digits) for m in metrics]
+    columns += [_metric_column(name) for name in metrics]
     rows = [
-        (subject, method, *(found.get((method, subject, metric)) for metric in metrics))
-        for subject in subjects_of(grid, kind)
-        for method in (ORACLE, *grid.methods)
-        if any((method, subject, metric) in found for metric in metrics)
+        (subject, method, *(results.found.get((method, subject, metric)) for metric in metrics))
+        for subject in subjects_of(results.grid, kind)
+        for method in (ORACLE, *results.grid.methods)
+        if any((method, subject, metric) in results.found for metric in metrics)
     ]
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     return Table(caption, tuple(columns), tuple(rows))
 
 
-def differences(scores: pd.DataFrame, grid: Grid, kind: str) -> Table:
-    """Each pair of methods: the mean of the differences on the same prompts of the same subjects.
-
-    The error is over subjects, or over prompts where the two share one subject only.
-    """
-    metrics = KIND_METRICS[kind]
-    tables = _by_metric(scores)
-    rows = []
-    for first, second in combinations(grid.methods, 2):
-        cells = [
-            _difference(tables, first, second, metric, subjects_of(grid, kind))
+def by_prompt(results: Results, subject: str) -> Table:
+    """Every prompt of a subject: the mean over samples of what is measured image by image."""
+    kind = "single" if subject in results.grid.concepts else "compositions"
+    columns = [Column("subject", "subject"), Column("prompt_index", "number")]
+    columns += [Column("prompt", "prompt"), Column("method", "method")]
+    metrics = [metric for metric in results.metrics(kind) if metric not in DISTANCES]
+    columns += [_metric_column(metric) for metric in metrics]
+    rows: list[tuple[Cell, ...]] = []
+    for method in results.grid.methods:
+        means = {
+            metric: found.groupby(["prompt_index", "prompt"])["value"].mean()
             for metric in metrics
-        ]
-        if any(cells):
-            rows.append((f"{second} − {first}", *cells))
-    columns = [Column("difference", "difference")]
-    columns += [Column(m, METRICS[m].title, digits=METRICS[m].digits) for m in metrics]
-    caption = f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error"
-    return Table(caption, tuple(columns), tuple(rows))
+            if (found := results.by_metric.get((method, subject, metric))) is not None
+        }
+        for index, prompt in sorted(set().union(*(series.index for series in means.values()))):
+            values = [
+                float(series.loc[index, prompt]) if (series := means.get(m)) is not None else None
+                for m in metrics
+            ]
+            rows.append((subject, str(index), prompt, method, *values))
+    rows.sort(key=lambda row: int(str(row[1])))  # stable: methods stay in the grid's order
+    return Table("Prompt by prompt: mean over samples", tuple(columns), tuple(rows))
 
 
-def printed(grid: Grid) -> Table:
-    """What Custom Diffusion's paper prints for the methods of the grid."""
-    reference = read_yaml(REFERENCE)
-    keys = [(kind, metric) for kind in KINDS for metric in KIND_METRICS[kind]]
-    columns = [Column("method", "method")]
-    columns += [
-        Column(f"{kind}_{m}", METRICS[m].title, KINDS[kind], METRICS[m].digits) for kind, m in keys
+def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
+    """Second − first of each pair of methods and metric, on the same prompts of the same subjects.
+
+    The p-values are corrected for all of them; `better` says whether the second is.
+    """
+    return _corrected(
+        {
+            (first, second, metric): difference
+            for first, second in combinations(results.grid.methods, 2)
+            for metric in results.metrics(kind)
+            if (difference := results.difference(second, first, kind, metric))
+        }
+    )
+
+
+def differences(results: Results, kind: str) -> Table:
+    """Each pair of methods: the mean of their differences; see `tested`."""
+    metrics, found = results.metrics(kind), tested(results, kind)
+    rows = [
+        (f"{second} − {first}", *(found.get((first, second, metric)) for metric in metrics))
+        for first, second in dict.fromkeys((first, second) for first, second, _ in found)
     ]
+    columns = (Column("difference", "difference"), *map(_metric_column, metrics))
+    caption = (
+        f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error; "
+        f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
+        f"these subjects only, {_correction(len(found))}"
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def printed(results: Results) -> Table:
+    """What a paper prints for the methods of the grid; see `eval.reference.printed_means`."""
+    source, means = printed_means(results.protocol.name)
+    keys = [(kind, metric) for kind in KINDS for metric in results.metrics(kind)]
+    columns = [Column("method", "method")]
+    columns += [_metric_column(metric, f"{kind}_{metric}", KINDS[kind]) for kind, metric in keys]
     values = [
-        (method, *(reference[kind].get(method, {}).get(metric) for kind, metric in keys))
-        for method in grid.methods
+        (method, *(means.get((kind, method, metric)) for kind, metric in keys))
+        for method in results.grid.methods
     ]
     rows = tuple(row for row in values if any(value is not None for value in row[1:]))
-    return Table(f"As printed: {reference['source']}", tuple(columns), rows)
+    return Table(f"As printed: {source.source}", tuple(columns), rows)
 
 
 def print_table(
@@ -211,7 +395,7 @@ def print_table(
 
     Args:
         profile: the name of a profile.
-        metrics: those to show; all if not given.
+        metrics: those to show; all of the protocol if not given.
         methods: the rows to show, `oracle` among them; all if not given.
         subjects: those to average over; all if not given.
         format: one of FORMATS.
@@ -219,14 +403,13 @@ def print_table(
     Raises:
         BenchError: a name is unknown, nothing was scored yet, or scores cannot be compared.
     """
-    grid = load_grid(profile)
-    chosen_metrics = _chosen("metric", metrics, METRICS)
+    params, grid = load_params(profile), load_grid(profile)
+    measured = [metric for metric in METRICS if metric in params.protocol.score.metrics]
+    chosen_metrics = _chosen("metric", metrics, measured)
     chosen_methods = _chosen("method", methods, (ORACLE, *grid.methods))
     chosen_subjects = _chosen("subject", subjects, grid.subjects())
     _chosen("format", [format], FORMATS)
-    scores = load_scores(profile)
-    if scores.empty:
-        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
+    results = load_results(profile)
     grid = grid.model_copy(
         update={
             "concepts": {k: v for k, v in grid.concepts.items() if k in chosen_subjects},
@@ -234,9 +417,10 @@ def print_table(
             "triples": {k: v for k, v in grid.triples.items() if k in chosen_subjects},
         }
     )
-    table = comparison(estimates(scores), grid, chosen_methods, chosen_metrics)
+    table = comparison(replace(results, grid=grid), chosen_methods, chosen_metrics)
     print(FORMATS[format](table), end="")
-    missing = {m: s for m, s in missing_cells(profile, scores).items() if m in chosen_methods}
+    cells = missing_cells(profile, results.scores)
+    missing = {m: s for m, s in cells.items() if m in chosen_methods}
     if format == "text" and missing:
         print(not_run(missing))
 
@@ -248,11 +432,13 @@ def not_run(missing: dict[str, list[str]]) -> str:
 
 
 def cell_text(cell: Cell, digits: int) -> str:
-    """A cell as text: "0.783 ± 0.012", "22.27", "–" for a gap."""
+    """A cell as text: "0.783 ± 0.012 ▲", "22.27", "–" for a gap."""
     if isinstance(cell, str):
         return cell
     if cell is None:
         return "–"
+    if isinstance(cell, Compared):
+        return f"{cell_text(cell.estimate, digits)} {cell.mark()}".rstrip()
     if isinstance(cell, Estimate):
         if math.isnan(cell.std_error):
             return f"{cell.mean:.{digits}f}"
@@ -277,7 +463,8 @@ def as_text(table: Table) -> str:
     lines.append(_aligned(grid[0], widths, left))
     lines.append("─" * len(lines[-1]))
     lines += [_aligned(row, widths, left) for row in grid[1:]]
-    return "\n".join(line.rstrip() for line in [*lines, table.caption]) + "\n"
+    lines.append(fill(table.caption, max(len(lines[-1]), 80)))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def as_markdown(table: Table) -> str:
@@ -289,24 +476,23 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Plain numbers: value, standard error and 95 % interval in columns of their own."""
+    """Plain numbers: value, standard error, 95 % interval and p-values in columns of their own."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    measured = [
-        any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))
-    ]
-    header = []
-    for column, several in zip(table.columns, measured):
-        suffixes = ("", "_se", "_low", "_high") if several else ("",)
-        header += [column.key + suffix for suffix in suffixes]
-    writer.writerow(header)
+    suffixes = [_suffixes([row[i] for row in table.rows]) for i in range(len(table.columns))]
+    writer.writerow(
+        [column.key + suffix for column, parts in zip(table.columns, suffixes) for suffix in parts]
+    )
     for row in table.rows:
         line: list[str] = []
-        for cell, several in zip(row, measured):
-            if isinstance(cell, Estimate):
-                line += map(_plain, (cell.mean, cell.std_error, *interval(cell)))
-            elif several:
-                line += [""] * 4
+        for cell, parts in zip(row, suffixes):
+            if isinstance(cell, (Estimate, Compared)):
+                estimate = cell.estimate if isinstance(cell, Compared) else cell
+                p = (cell.p, cell.p_here) if isinstance(cell, Compared) else (None, None)
+                numbers = (estimate.mean, estimate.std_error, *interval(estimate), *p)
+                line += map(_plain, numbers[: len(parts)])
+            elif len(parts) > 1:
+                line += [""] * len(parts)
             else:
                 line.append(cell if isinstance(cell, str) else _plain(cell))
         writer.writerow(line)
@@ -341,41 +527,52 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 }
 
 
+def _metric_column(metric: str, key: str | None = None, group: str = "") -> Column:
+    title, digits, higher = METRICS[metric]
+    return Column(key or metric, f"{title} {'↑' if higher else '↓'}", group, digits, metric)
+
+
+def _correction(count: int) -> str:
+    return f"p ≤ {SIGNIFICANT:g} after Holm's correction for {count} comparisons"
+
+
+def _corrected(
+    found: Mapping[tuple[str, str, str], Differences],
+) -> dict[tuple[str, str, str], Compared]:
+    """Differences with their p-values, corrected for all of them; keys end with the metric."""
+    p, p_here = (
+        holm(np.array([p_value(two[i]) for two in found.values()])).tolist() for i in (0, 1)
+    )
+    return {
+        key: Compared(
+            two.anywhere, *both, better=(two.here.mean > 0) == METRICS[key[2]].higher_is_better
+        )
+        for (key, two), both in zip(found.items(), zip(p, p_here))
+    }
+
+
 def _by_metric(scores: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """The rows of each method, subject and metric; those of several targets made one."""
-    several = scores["metric"].str.fullmatch(r"image_alignment_\d+").astype(bool)
-    cell = ["protocol", "method", "subject", "extractor", "prompt_index", "prompt", "sample"]
-    means = scores[several].groupby(cell, as_index=False, sort=False)["value"].mean()
-    merged = pd.concat([scores[~several], means.assign(metric="image_alignment")])
-    groups = merged.groupby(["method", "subject", "metric"], sort=False)
+    """The rows of each method, subject and metric; those of several targets also made one."""
+    target = scores["metric"].str.extract(r"^(.*image_alignment)_\d+$", expand=False)
+    several = scores[target.notna()].assign(metric=target.dropna())
+    cell = [
+        "protocol",
+        "method",
+        "subject",
+        "metric",
+        "extractor",
+        "prompt_index",
+        "prompt",
+        "sample",
+    ]
+    means = several.groupby(cell, as_index=False, sort=False)["value"].mean()
+    groups = pd.concat([scores, means]).groupby(["method", "subject", "metric"], sort=False)
     return {(str(m), str(s), str(name)): rows for (m, s, name), rows in groups}
 
 
-def _difference(
-    tables: dict[tuple[str, str, str], pd.DataFrame],
-    first: str,
-    second: str,
-    metric: str,
-    subjects: Sequence[str],
-) -> Estimate | None:
-    pairs = []
-    for subject in subjects:
-        a, b = tables.get((first, subject, metric)), tables.get((second, subject, metric))
-        if a is not None and b is not None:
-            pairs.append((b, a))
-    found = [_subject_difference(b, a) for b, a in pairs]
-    if len(found) == 1:
-        return found[0]
-    return mean_over([estimate.mean for estimate in found]) if found else None
-
-
-def _subject_difference(first: pd.DataFrame, second: pd.DataFrame) -> Estimate:
-    if first["prompt_index"].isna().all():
-        # One value for each set of images: there is nothing to pair within a subject.
-        return mean_over([first["value"].iloc[0] - second["value"].iloc[0]])
-    means = [rows.groupby("prompt_index")["value"].mean() for rows in (first, second)]
-    common = means[0].index.intersection(means[1].index)
-    return paired_difference(means[0].loc[common], means[1].loc[common])
+def _by_prompt(rows: pd.DataFrame) -> pd.Series[float]:
+    """The mean of each prompt; a set's only value has none."""
+    return rows.fillna({"prompt_index": -1}).groupby("prompt_index")["value"].mean()
 
 
 def _chosen(what: str, names: Sequence[str] | None, known: Iterable[str]) -> list[str]:
@@ -386,13 +583,21 @@ def _chosen(what: str, names: Sequence[str] | None, known: Iterable[str]) -> lis
     return list(names or options)
 
 
+def _suffixes(cells: Sequence[Cell]) -> Sequence[str]:
+    """What stands behind a column's key in CSV, for each of the numbers of its cells."""
+    if any(isinstance(cell, Compared) for cell in cells):
+        return "", "_se", "_low", "_high", "_p", "_p_here"
+    return ("", "_se", "_low", "_high") if any(isinstance(c, Estimate) for c in cells) else ("",)
+
+
 def _texts(table: Table) -> list[list[str]]:
     digits = [column.digits for column in table.columns]
     return [[cell_text(cell, d) for cell, d in zip(row, digits)] for row in table.rows]
 
 
 def _is_text(table: Table, i: int) -> bool:
-    return i == 0 or table.columns[i].key == "method"
+    cells = (row[i] for row in table.rows)
+    return i == 0 or any(isinstance(cell, str) and cell[:1].isalpha() for cell in cells)
 
 
 def _groups(table: Table) -> list[tuple[str, int]]:
@@ -423,6 +628,11 @@ def _latex(text: str) -> str:
         "× 10³": r"$\times 10^3$",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
+        " ▲": "$^{+}$",
+        " ▼": "$^{-}$",
+        " △": "$^{(+)}$",
+        " ▽": "$^{(-)}$",
+        "≤": r"$\leq$",
         "_": r"\_",
         "–": "--",
         "−": "$-$",

@@ -140,6 +140,20 @@ class EditingParams(_Section):
         return _shards([self.concept]) + _adapters([self.method], [self.concept])
 
 
+class TruthParams(_Section):
+    """How well metrics rank drawn images whose parameters are known (Toyland's profiles only)."""
+
+    concepts: list[str] | None = Field(default=None, description="all of the grid if absent")
+    scenes: int = Field(default=20, ge=3, description="for each concept, drawn at each distance")
+    grades: int = Field(default=5, ge=2, description="distances from the concept, 0 included")
+    sets: int = Field(default=5, ge=3, description="of images, for each concept and distance")
+    set_images: int = Field(default=32, ge=2, description="of such a set")
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return _shards(self.concepts or grid.concepts)
+
+
 class CostParams(_Section):
     """Time, memory and storage."""
 
@@ -162,4 +176,5 @@ class AnalysesParams(BaseModel):
     steps: StepsParams | None = None
     attention: AttentionParams | None = None
     editing: EditingParams | None = None
+    truth: TruthParams | None = None
     cost: CostParams | None = None

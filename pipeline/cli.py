@@ -191,9 +191,21 @@ def claims(profile: Profile = DEFAULT_PROFILE) -> None:
 
 
 @app.command("doctor")
-def doctor(profile: Profile = DEFAULT_PROFILE) -> None:
+def doctor(
+    profile: Profile = DEFAULT_PROFILE,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkout of adobe-research/custom-diffusion: compare its metrics with ours."
+        ),
+    ] = None,
+) -> None:
     """Say what a profile needs, and what of it is ready, missing or wrong."""
     _check(profile)
+    if parity is not None:
+        from eval.parity import parity as compare
+
+        raise typer.Exit(compare(parity, profile))
     from pipeline.doctor import doctor as examine
 
     raise typer.Exit(examine(profile))
@@ -235,6 +247,21 @@ def table(
     print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
 
 
+@app.command("compare")
+def compare(
+    profile: Profile = DEFAULT_PROFILE,
+    table: Annotated[
+        str | None, typer.Option(help="A table of the paper, 1 to 8 as arXiv numbers them.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
+) -> None:
+    """Print the scores that exist beside the numbers that papers print; runs nothing."""
+    _check(profile)
+    from eval.compare import print_comparison
+
+    print_comparison(profile, table=table, format=format)
+
+
 @study.command("build")
 def study_build(profile: Profile = DEFAULT_PROFILE) -> None:
     """Make a questionnaire of the samples that exist: questions, images, files for AMT."""
@@ -268,12 +295,15 @@ def study_read(
         list[Path], typer.Argument(help="AMT result CSVs and answers.sqlite of the lab page.")
     ],
     profile: Profile = DEFAULT_PROFILE,
+    questionnaire: Annotated[
+        Path | None, typer.Option(help="The folder that was answered, if not the present one.")
+    ] = None,
 ) -> None:
     """Turn answers into one tidy CSV, and say what was left out and why."""
     _check(profile)
     from eval.study.read import read
 
-    read(files, profile)
+    read(files, profile, questionnaire=questionnaire)
 
 
 @study.command("analyse")

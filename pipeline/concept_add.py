@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ def add_concept(
         f"added {name}: {len(photos.paths)} images and {len(templates)} prompts for "
         f"{class_noun!r} -> {concept_folder(name)}, {prompt_path(name)}, {grid_path}"
     )
-    tell_stages([name], profile)
+    _tell_stages(name, profile)
 
 
 def concept_folder(name: str) -> Path:
@@ -188,38 +188,51 @@ def write_concept(concept: NewConcept, undo: ExitStack) -> None:
     Raises:
         BenchError: an image cannot be decoded any more, or the disk is full.
     """
-    if not prompt_path(concept.name).exists():
-        write_prompts(concept.name, concept.prompts, undo)
-    _write(concept_folder(concept.name), lambda path: _write_folder(path, concept), undo)
+    folder, prompts = concept_folder(concept.name), prompt_path(concept.name)
+    if not prompts.exists():
+        undo.callback(_remove, prompts)
+        write_prompts(concept.name, concept.prompts)
+    undo.callback(_remove, folder)
+    with atomic(folder) as temporary:
+        _write_folder(temporary, concept)
 
 
-def write_prompts(subject: str, prompts: tuple[str, ...], undo: ExitStack) -> None:
-    """Writes the prompts of a concept or a composition; `undo` removes them again."""
-    text = "\n".join(prompts) + "\n"
-    _write(prompt_path(subject), lambda path: _write_text(path, text), undo)
+def write_prompts(subject: str, prompts: tuple[str, ...]) -> None:
+    """Writes the prompts of a concept or a composition.
+
+    Raises:
+        BenchError: the disk is full.
+    """
+    with atomic(prompt_path(subject)) as temporary:
+        temporary.write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
 def add_to_grid(
     profile: str,
     concepts: Mapping[str, str],
     compositions: Mapping[str, tuple[str, str]] | None = None,
-) -> None:
+) -> int:
     """Adds to the profile's grid what it lacks; comments, order and quotes stay.
 
     Args:
         concepts: class nouns by name.
         compositions: two concepts by name.
+
+    Returns:
+        How many subjects are new.
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = _yaml().load(path.read_text(encoding="utf-8"))
-    before = {section: len(grid[section]) for section in ("concepts", "compositions")}
+    before = len(grid["concepts"]) + len(grid["compositions"])
     for name, noun in concepts.items():
         grid["concepts"].setdefault(name, {"class_noun": noun})
     for name, (first, second) in (compositions or {}).items():
         grid["compositions"].setdefault(name, {"first": first, "second": second})
-    if before != {section: len(grid[section]) for section in before}:
+    added = len(grid["concepts"]) + len(grid["compositions"]) - before
+    if added:
         with atomic(path) as temporary:
             _write_yaml(temporary, grid)
+    return added
 
 
 def new_stages(name: str, profile: str) -> dict[str, list[str]]:
@@ -234,29 +247,19 @@ def new_stages(name: str, profile: str) -> dict[str, list[str]]:
     return stages
 
 
-def tell_stages(names: list[str], profile: str) -> None:
-    """Prints which stages the new concepts have in the profile's pipeline."""
+def _tell_stages(name: str, profile: str) -> None:
+    stages = new_stages(name, profile)
     command = (
         "dvc repro" if profile == DEFAULT_PROFILE else f"dvc repro profiles/{profile}/dvc.yaml"
     )
-    stages: dict[str, list[str]] = {}
-    for name in names:
-        for path, new in new_stages(name, profile).items():
-            stages.setdefault(path, []).extend(new)
-    count = sum(len(new) for new in stages.values())
+    count = sum(len(names) for names in stages.values())
     print(f"`{command}` will run these {count} stages, and then the report:")
-    for path, new in stages.items():
-        print(f"  {path}: {' '.join(new)}")
-
-
-def _write(path: Path, write: Callable[[Path], None], undo: ExitStack) -> None:
-    """Writes a file or a folder that was not there, and has `undo` remove it."""
-    with atomic(path) as temporary:
-        write(temporary)
-        undo.callback(_remove, path)
+    for path, names in stages.items():
+        print(f"  {path}: {' '.join(names)}")
 
 
 def _remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -270,10 +273,6 @@ def _write_folder(folder: Path, concept: NewConcept) -> None:
         image = png_bytes(read_photo(path))
         (folder / "images" / f"{i:0{digits}d}.png").write_bytes(image)
     _write_yaml(folder / "concept.yaml", concept.fields())
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _write_yaml(path: Path, content: Any) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, RootModel
 from tqdm import tqdm
@@ -32,7 +32,6 @@ from pipeline.concept_add import (
     concept_folder,
     find_ignoring_case,
     prompt_path,
-    tell_stages,
     write_concept,
     write_prompts,
 )
@@ -43,6 +42,7 @@ from pipeline.params import load_grid, profile_folder
 from pipeline.photos import distinct_photos, pictures_in, pixel_digest, read_photo
 from pipeline.schema import Section, parse, read_yaml
 
+T = TypeVar("T")
 State = Literal["new", "imported", "unchanged", "missing", "wrong"]
 
 
@@ -153,25 +153,28 @@ def import_concepts(
     """
     data = _renamed(_selected(read_data_set(source, images, layout, given), only), prefix)
     _check_clashes(data, profile)
-    plans = [_examined(entry) for entry in tqdm(data.entries, "images", disable=None, leave=False)]
+    plans = [_examined(entry) for entry in _progress(data.entries, "checking images")]
     ready = {plan.entry.name: plan for plan in plans if plan.ready}
     pairs = [pair for pair in data.pairs if {pair.first, pair.second} <= ready.keys()]
     new_pairs = [pair for pair in pairs if not prompt_path(pair.name).exists()]
 
     if not dry_run:
-        plans = [_written(plan) for plan in plans]
+        plans = [_written(plan) for plan in _progress(plans, "writing concepts")]
         for pair in new_pairs:
-            with ExitStack() as undo:
-                write_prompts(pair.name, pair.prompts, undo)
-                undo.pop_all()
-        if profile is not None and ready:
-            nouns = {name: plan.entry.class_noun for name, plan in ready.items()}
-            add_to_grid(profile, nouns, {p.name: (p.first, p.second) for p in pairs})
-
+            write_prompts(pair.name, pair.prompts)
     _tell(data, plans, (len(new_pairs), len(pairs)), dry_run)
-    if profile is not None and ready and not dry_run:
-        tell_stages(list(ready), profile)
+    if profile is not None and not dry_run:
+        nouns = {name: plan.entry.class_noun for name, plan in ready.items()}
+        composed = {pair.name: (pair.first, pair.second) for pair in pairs}
+        added = add_to_grid(profile, nouns, composed)
+        print(f"{profile_folder(profile) / 'grid.yaml'}: {added} subjects added")
     return 0 if len(ready) == len(plans) else 1
+
+
+def _progress(items: Sequence[T], what: str) -> Iterable[T]:
+    """The items, with a bar on a terminal."""
+    bar: Iterable[T] = tqdm(items, what, disable=None, leave=False)
+    return bar
 
 
 # Reading indexes ----------------------------------------------------------------------------------
@@ -410,11 +413,11 @@ def _read_folders(_: Path, images: Path, given: Given) -> DataSet:
         noun = classes.get(name) or given.class_noun
         if given.classes and noun is None:
             raise BenchError(f"{given.classes}: has no class for the folder {name!r}")
-        plain = noun or re.sub(r"[\W\d_]+$", "", name).replace("_", " ").replace("-", " ")
+        words = " ".join(re.findall("[A-Za-z]+", _ascii(name)))
         entries.append(
             Entry(
                 name=_name(name),
-                class_noun=checked_noun(plain, f"{images / name}: class noun"),
+                class_noun=checked_noun(noun or words, f"{images / name}: class noun"),
                 prompts=prompts,
                 folder=_image_folder(images, name, f"{given.classes}: {name!r}"),
                 licence=given.licence or LICENCE,
@@ -494,11 +497,14 @@ def _json(path: Path, kind: type[RootModel[Any]]) -> Any:
 
 def _name(text: str) -> str:
     """A name that a concept may have, as near to the text as can be."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_-")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", _ascii(text)).strip("_-")
     if not name:
         raise BenchError(f"folder {text!r}: its name has no letters a to z: rename it")
     return name if name[0].isalpha() else f"concept_{name}"
+
+
+def _ascii(text: str) -> str:
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
 def _inside(folder: Path, relative: str, where: str) -> Path:
@@ -556,7 +562,7 @@ def _check_clashes(data: DataSet, profile: str | None) -> None:
     Raises:
         BenchError: a name is taken by something else.
     """
-    clashes = [clash for entry in data.entries if (clash := _clash(entry))]
+    clashes = [c for e in data.entries if _has_files(e) and (c := _clash(e))]
     for pair in data.pairs:
         clashes += _prompt_clash(pair.name, pair.prompts, 2)
     if profile is not None:
@@ -574,9 +580,7 @@ def _taken(clash: str) -> BenchError:
 
 
 def _clash(entry: Entry) -> str | None:
-    """What of another content has the entry's name, if the entry has images."""
-    if not entry.folder.is_dir() or not any(entry.folder.iterdir()):
-        return None
+    """What of other words has the entry's name, if there is something."""
     folder = concept_folder(entry.name)
     existing = find_ignoring_case(folder)
     if existing is None:
@@ -587,9 +591,13 @@ def _clash(entry: Entry) -> str | None:
     for field in ("class_noun", "caption", "prompts"):
         there, here = getattr(concept, field), getattr(entry, field)
         if there != here:
-            values = "others" if field == "prompts" else f"{there!r}, not {here!r}"
-            return f"{folder}: is there already: its {field} are {values}"
+            values = "are others" if field == "prompts" else f"is {there!r}, not {here!r}"
+            return f"{folder}: is there already: its {field} {values}"
     return None
+
+
+def _has_files(entry: Entry) -> bool:
+    return entry.folder.is_dir() and any(entry.folder.iterdir())
 
 
 def _prompt_clash(subject: str, prompts: tuple[str, ...], concepts: int) -> list[str]:
@@ -622,6 +630,8 @@ def _examined(entry: Entry) -> Plan:
     """
     try:
         paths = pictures_in(entry.folder) if entry.folder.is_dir() else []
+        if not paths and concept_folder(entry.name).exists() and not _clash(entry):
+            return Plan(entry, "unchanged", _note("imported before; no images here", entry))
         if not paths:
             return Plan(entry, "missing", _note(f"put its images in {entry.folder}", entry))
         photos = distinct_photos(paths)
@@ -661,9 +671,10 @@ def _tell(data: DataSet, plans: Sequence[Plan], pairs: tuple[int, int], dry_run:
     rows = [("what", "state", "note"), *((p.entry.name, p.state, p.note) for p in plans)]
     for row in aligned(rows):
         print(row)
-    if data.errata:
-        print("\nerrata of the data set:")
-    for remark in data.errata:
+    remarks = [f"{p.entry.name}: {remark}" for p in plans for remark in p.entry.remarks]
+    if remarks or data.errata:
+        print("\nerrata and remarks:")
+    for remark in (*remarks, *data.errata):
         print(f"  {remark}")
     states = Counter(plan.state for plan in plans)
     print("\nconcepts: " + ", ".join(f"{count} {state}" for state, count in states.items()))

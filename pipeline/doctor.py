@@ -8,13 +8,21 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import os
+import shutil
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.concepts import DATASETS, load_concept, open_image, read_prompts
+from packaging.requirements import Requirement
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+
+from pipeline.concept_add import LICENCE
+from pipeline.concepts import DATASETS, load_concept, read_prompts
 from pipeline.errors import BenchError
 from pipeline.files import sha256
 from pipeline.params import (
@@ -26,17 +34,25 @@ from pipeline.params import (
     load_params,
     profile_folder,
 )
+from pipeline.photos import distinct_photos
+from pipeline.protocols import Protocol
+from pipeline.schema import read_yaml
 
 PYTHONS = ((3, 11), (3, 12))
 GPU = Path("/dev/nvidiactl")
 CPU_RESOLUTION = 128  # pixels; larger images take far too long without a GPU
+DISK_SMALL, DISK_LARGE = 2, 200  # GiB; the larger by estimate, for adapters with every weight
+PROJECT, LOCK = Path("pyproject.toml"), Path("requirements.lock")
+OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads them
+TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 # The files of a base model in diffusers' format that are read, by component.
 BASE_FILES = {
     "unet": (CONFIG, WEIGHTS),
     "vae": (CONFIG, WEIGHTS),
     "text_encoder": (CONFIG, "model.safetensors"),
-    "tokenizer": ("vocab.json", "merges.txt", "tokenizer_config.json"),
+    "tokenizer": ("vocab.json", "merges.txt", TOKENIZER_CONFIG),
     "scheduler": ("scheduler_config.json",),
 }
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
@@ -45,6 +61,7 @@ INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_FILE
 )
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+DINO_URL = "https://huggingface.co/timm/vit_small_patch16_224.dino/resolve/main/model.safetensors"
 SHA256_DIGITS = 64
 
 State = Literal["ready", "missing", "wrong"]
@@ -91,11 +108,15 @@ def examine(profile: str) -> list[Check]:
     settings = profile_folder(profile) / "params.yaml"
     return [
         *_environment(params),
+        _network(params),
+        _protocol(params.protocol),
         _url_table(params, settings),
         *_clips(params, settings),
         *_base(params.base.path, settings),
         *_inception(params, settings),
-        *_concepts(grid, profile),
+        *_dino(params, settings),
+        *_concepts(params, grid, profile),
+        *_prompt_lengths(params, grid),
     ]
 
 
@@ -107,12 +128,79 @@ def _environment(params: Params) -> Iterator[Check]:
         "ready" if known else "wrong",
         version if known else f"{version}: use 3.11 or 3.12",
     )
-    try:
-        yield Check("torch", "ready", importlib.metadata.version("torch"))
-    except importlib.metadata.PackageNotFoundError:
-        yield Check("torch", "missing", "make the environment with `make repro` or `make test`")
-        return
+    yield _packages()
+    yield _disk(params.base.resolution)
     yield _gpu(params.base.resolution)
+
+
+def _packages() -> Check:
+    """What is installed, by what `pyproject.toml` allows and by what `requirements.lock` pins."""
+    what, mend = "packages", "make the environment with `make repro` or `make test`"
+    try:
+        project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+        allowed = [Requirement(line) for line in project["dependencies"]]
+        lines = (line.partition("#")[0].strip() for line in LOCK.read_text().splitlines())
+        pinned = [Requirement(line) for line in lines if line]
+    except (OSError, ValueError, KeyError) as error:
+        state: State = "missing" if isinstance(error, OSError) else "wrong"
+        return Check(what, state, f"{PROJECT} and {LOCK} cannot be read ({error}): restore them")
+    faults = [fault for package in allowed if (fault := _unmet(package))]
+    if faults:
+        lacking = any("not installed" in fault for fault in faults)
+        return Check(what, "missing" if lacking else "wrong", f"{', '.join(faults)}: {mend}")
+    unlike = [fault for package in pinned if (fault := _unmet(package))]
+    if not unlike:
+        return Check(what, "ready", f"{len(pinned)} as in {LOCK}")
+    some = ", ".join(unlike[:3])
+    note = f"as {PROJECT} allows; {len(unlike)} of {len(pinned)} unlike {LOCK}, such as {some}"
+    return Check(what, "ready", note)
+
+
+def _unmet(package: Requirement) -> str | None:
+    """How what is installed differs from a requirement: None if it does not."""
+    if package.marker is not None and not package.marker.evaluate():
+        return None
+    try:
+        version = importlib.metadata.version(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package.name} not installed"
+    if package.specifier.contains(version, prereleases=True):
+        return None
+    return f"{package.name} {version} instead of {package.specifier}"
+
+
+def _disk(resolution: int) -> Check:
+    free = shutil.disk_usage(".").free / 2**30
+    wanted = DISK_SMALL if resolution <= CPU_RESOLUTION else DISK_LARGE
+    if free >= wanted:
+        return Check("disk", "ready", f"{free:.0f} GiB free")
+    note = f"{free:.1f} GiB free of about {wanted} that a run takes: make room or move the project"
+    return Check("disk", "missing", note)
+
+
+def _network(params: Params) -> Check:
+    what = "network"
+    names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
+    wanted = [name for name in dict.fromkeys(names) if is_hub_id(name)]
+    if params.world is None:
+        wanted.append("the images of the URL table")
+    if not wanted:
+        return Check(what, "ready", "not used: all is drawn or in folders of the project")
+    off = [flag for flag in OFFLINE_FLAGS if os.environ.get(flag, "").upper() in TRUE]
+    if off:
+        note = f"switched off by {' and '.join(off)}: what is downloaded has to be here: "
+        return Check(what, "ready", note + ", ".join(wanted))
+    return Check(what, "ready", f"used for what is not here yet of {', '.join(wanted)}")
+
+
+def _protocol(protocol: Protocol) -> Check:
+    single, composed = protocol.sample.single, protocol.sample.composition
+    note = (
+        f"{protocol.name}: {single.images_per_prompt} images a prompt in {single.steps} steps, "
+        f"compositions {composed.images_per_prompt} in {composed.steps}; "
+        f"{', '.join(protocol.score.metrics)}"
+    )
+    return Check("protocol", "ready", note)
 
 
 def _gpu(resolution: int) -> Check:
@@ -120,8 +208,10 @@ def _gpu(resolution: int) -> Check:
         if resolution <= CPU_RESOLUTION:
             return Check("GPU", "ready", "none, and none is needed")
         return Check("GPU", "missing", f"images of {resolution} pixels take too long without one")
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return Check("GPU", "wrong", "there is one, but torch is not installed")
     if not torch.cuda.is_available():
         return Check("GPU", "wrong", "there is one, but torch cannot use it: update its driver")
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -268,7 +358,8 @@ def _fault(path: Path) -> str | None:
 
 
 def _inception(params: Params, settings: Path) -> Iterator[Check]:
-    if params.protocol.score.kid_features != "inception":
+    score = params.protocol.score
+    if score.kid_features != "inception" or not {"kid", "fid"} & set(score.metrics):
         return
     what, given = "Inception of KID", params.score.inception
     if given is None or Path(given).name != INCEPTION_FILE:
@@ -284,16 +375,34 @@ def _inception(params: Params, settings: Path) -> Iterator[Check]:
         yield Check(what, "ready", given)
 
 
-def _concepts(grid: Grid, profile: str) -> Iterator[Check]:
+def _dino(params: Params, settings: Path) -> Iterator[Check]:
+    if "dino_image_alignment" not in params.protocol.score.metrics:
+        return
+    what, given = "DINO of image-alignment", params.score.dino
+    if given is None:
+        note = f"{settings}: score.dino: give a path, and download {DINO_URL} to it"
+        yield Check(what, "missing", note)
+    elif not Path(given).is_file():
+        yield Check(what, "missing", f"download {DINO_URL} to {given}")
+    elif Path(given).suffix != ".safetensors":
+        yield Check(what, "wrong", f"{given}: not a .safetensors file: download {DINO_URL}")
+    elif fault := _fault(Path(given)):
+        yield Check(what, "wrong", f"{given}: {fault}: download {DINO_URL} again")
+    else:
+        yield Check(what, "ready", given)
+
+
+def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
     for name, about in grid.concepts.items():
-        yield _concept(name, about.class_noun, profile)
+        yield _concept(name, about.class_noun, params, profile)
     for name, composition in grid.composed().items():
         path = DATASETS / "prompts" / f"{name}.txt"
         what = f"prompts of {name}"
         if path.is_file():
             try:
-                count = len(read_prompts(path, len(composition.concepts())))
-                yield Check(what, "ready", f"{count} in {path}")
+                prompts = read_prompts(path, len(composition.concepts()))
+                params.protocol.check_prompts(name, prompts)
+                yield Check(what, "ready", f"{len(prompts)} in {path}")
             except BenchError as error:
                 yield Check(what, "wrong", str(error))
         else:
@@ -301,7 +410,7 @@ def _concepts(grid: Grid, profile: str) -> Iterator[Check]:
             yield Check(what, "missing", f"write {path}, one prompt a line, with {places}")
 
 
-def _concept(name: str, class_noun: str, profile: str) -> Check:
+def _concept(name: str, class_noun: str, params: Params, profile: str) -> Check:
     what, folder = f"concept {name}", DATASETS / "concepts" / name
     if not folder.is_dir():
         option = "" if profile == DEFAULT_PROFILE else f" --profile {profile}"
@@ -309,18 +418,107 @@ def _concept(name: str, class_noun: str, profile: str) -> Check:
         return Check(what, "missing", f"`{command}` -> {folder}")
     try:
         concept = load_concept(name)
-        for path in concept.images:
-            open_image(path)
+        params.protocol.check_prompts(name, concept.prompts)
+        photos = distinct_photos(concept.images)
     except BenchError as error:
         return Check(what, "wrong", str(error))
+    about = folder / "concept.yaml"
     if concept.class_noun != class_noun:
         note = (
-            f"{folder / 'concept.yaml'}: class_noun is {concept.class_noun!r}, in "
+            f"{about}: class_noun is {concept.class_noun!r}, in "
             f"{profile_folder(profile) / 'grid.yaml'} {class_noun!r}: make them equal"
         )
         return Check(what, "wrong", note)
-    note = f"{len(concept.images)} images and {len(concept.prompts)} prompts of {class_noun!r}"
+    if photos.repeats:
+        repeat, first = photos.repeats[0]
+        return Check(what, "wrong", f"{repeat}: the same picture as {first.name}: remove one")
+    licence = read_yaml(about)["licence"]
+    note = (
+        f"{len(concept.images)} images of {_range(photos.sizes)} and {len(concept.prompts)} "
+        f"prompts of {class_noun!r}, " + ("licence unknown" if licence == LICENCE else licence)
+    )
     return Check(what, "ready", note)
+
+
+def _range(sizes: Sequence[tuple[int, int]]) -> str:
+    """The smallest size and, if there are several, the largest: "64 × 48 to 512 × 512"."""
+    ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    ends = (ordered[0], ordered[-1]) if len(ordered) > 1 else ordered
+    return " to ".join(f"{width} × {height}" for width, height in ends)
+
+
+def _prompt_lengths(params: Params, grid: Grid) -> Iterator[Check]:
+    """Whether the text encoder sees the whole of every prompt, once the tokenizer is there."""
+    what, folder = "length of prompts", _tokenizer_folder(params.base.path)
+    if folder is None:
+        return
+    try:
+        tokenizer = clip_tokenizer(folder)
+        limit = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))["model_max_length"]
+    except Exception as error:  # tokenizers raises nothing more special
+        yield Check(what, "wrong", f"{folder}: not a CLIP tokenizer ({error}): restore the folder")
+        return
+    lengths: dict[str, int] = {}
+    for name, composition in grid.composed().items():
+        lengths |= _lengths(name, composition.concepts(), grid, tokenizer)
+    for name in grid.concepts:
+        lengths |= _lengths(name, (name,), grid, tokenizer)
+    long = [where for where, length in lengths.items() if length > limit]
+    if long:
+        note = f"{len(long)} of {len(lengths)} are cut at {limit} tokens; shorten {long[0]}"
+        yield Check(what, "wrong", note)
+    elif lengths:
+        longest = max(lengths.values())
+        yield Check(what, "ready", f"{len(lengths)} prompts, at most {longest} of {limit} tokens")
+
+
+def _lengths(
+    subject: str, concepts: Sequence[str], grid: Grid, tokenizer: Tokenizer
+) -> dict[str, int]:
+    """By prompt, with its file: the tokens of its words, of modifiers, and of begin and end."""
+    path = DATASETS / "prompts" / f"{subject}.txt"
+    try:
+        prompts = read_prompts(path, len(concepts))
+    except BenchError:
+        return {}  # told already
+    nouns = [grid.concepts[concept].class_noun for concept in concepts]
+    texts = [prompt.format(*nouns) for prompt in prompts]
+    return {
+        f"{path}: {prompt!r}": len(tokenizer.encode(text).ids) + len(nouns) + 2
+        for prompt, text in zip(prompts, texts)
+    }
+
+
+def clip_tokenizer(folder: Path) -> Tokenizer:
+    """CLIP's tokenizer without its special tokens, from `vocab.json` and `merges.txt`.
+
+    The same as transformers' `CLIPTokenizer`, which takes seconds to import.
+    """
+    vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer = Tokenizer(BPE(vocabulary, merges, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
+def _tokenizer_folder(base: str) -> Path | None:
+    """The folder of the base model's tokenizer, None if it is not here."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    files = [Path(base) / "tokenizer" / file for file in BASE_FILES["tokenizer"]]
+    if is_hub_id(base):
+        found = [try_to_load_from_cache(base, f"tokenizer/{f.name}", HF_HUB_CACHE) for f in files]
+        files = [Path(path) for path in found if isinstance(path, str)]
+    if len(files) < len(BASE_FILES["tokenizer"]) or not all(path.is_file() for path in files):
+        return None
+    return files[0].parent
 
 
 def aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.analysis_params import AnalysesParams
 from pipeline.errors import BenchError
 from pipeline.protocols import Protocol, load_protocol
 from pipeline.schema import Section, parse, read_yaml
+from pipeline.study_params import StudyParams
 
 DEFAULT_PROFILE = "toyland"
 
@@ -124,6 +125,7 @@ class Params(Section):
     protocol: Protocol
     sample: SampleParams
     score: ScoreParams = ScoreParams()
+    study: StudyParams = StudyParams()
     analyses: AnalysesParams = AnalysesParams()
 
     def runs(self) -> Path:

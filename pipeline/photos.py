@@ -24,6 +24,7 @@ class Photos(NamedTuple):
 
     paths: tuple[Path, ...]
     digests: tuple[str, ...]  # of their pixels
+    sizes: tuple[tuple[int, int], ...]  # width and height
     repeats: tuple[tuple[Path, Path], ...]  # a file that is left out, and the one that it equals
 
 
@@ -86,12 +87,15 @@ def distinct_photos(paths: Iterable[Path]) -> Photos:
         BenchError: as `read_photo`.
     """
     first: dict[str, Path] = {}
-    repeats = []
+    sizes, repeats = [], []
     for path in paths:
-        earlier = first.setdefault(pixel_digest(read_photo(path)), path)
-        if earlier is not path:
+        photo = read_photo(path)
+        earlier = first.setdefault(pixel_digest(photo), path)
+        if earlier is path:
+            sizes.append(photo.size)
+        else:
             repeats.append((path, earlier))
-    return Photos(tuple(first.values()), tuple(first), tuple(repeats))
+    return Photos(tuple(first.values()), tuple(first), tuple(sizes), tuple(repeats))
 
 
 def find_photos(sources: Sequence[Path]) -> list[Path]:

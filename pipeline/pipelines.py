@@ -100,6 +100,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             world=params.world is not None,
             url_table=params.corpus.url_table,
             triples=bool(grid.triples),
+            concepts=list(grid.concepts),
             analyses=[
                 {
                     "name": name,

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.features import clip_extractor, inception_extractor, kernel_features
+from eval.features import Extractor, clip_extractor, inception_extractor, kernel_features
 from eval.figures import DPI, STYLE
 from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
@@ -78,6 +78,19 @@ def requests_of(
     return prompt_requests(protocol, about.name, about.prompts, references, nouns, count)
 
 
+def target_images(params: Params, concept: str) -> list[bytes]:
+    """The concept's target images, encoded.
+
+    Raises:
+        BenchError: the concept's shard is missing or holds none.
+    """
+    path = params.runs() / "shards" / f"{concept}.tar"
+    targets = [s["png"] for s in read_tar(path) if s["__key__"].startswith("target-")]
+    if not targets:
+        raise BenchError(f"{path}: holds no target images: delete it and run `dvc repro`")
+    return targets
+
+
 class Judge:
     """The models that measure, loaded once; what they give is what `eval.scores` would."""
 
@@ -89,7 +102,9 @@ class Judge:
     def text_alignment(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Values:
         """Text-alignment [n] of each image with its prompt (without modifier tokens)."""
         features = self.extract([png_bytes(image) for image in images])
-        return text_alignment(features, self.clip.encode_texts(prompts)).values
+        how = self.params.protocol.score
+        texts = self.clip.encode_texts([how.text_prefix + prompt for prompt in prompts])
+        return text_alignment(features, texts, how.text_scale).values
 
     def image_alignment(self, images: Sequence[Image.Image], concept: str) -> Values:
         """Image-alignment [n] of each image with the concept's target images.
@@ -97,12 +112,19 @@ class Judge:
         Raises:
             BenchError: the concept's shard is missing or holds none.
         """
-        path = self.params.runs() / "shards" / f"{concept}.tar"
-        targets = [s["png"] for s in read_tar(path) if s["__key__"].startswith("target-")]
-        if not targets:
-            raise BenchError(f"{path}: holds no target images: delete it and run `dvc repro`")
+        targets = target_images(self.params, concept)
         features = self.extract([png_bytes(image) for image in images])
         return image_alignment(features, self.extract(targets)).values
+
+    def distance_extractor(self) -> Extractor:
+        """What KID and FID see images with.
+
+        Raises:
+            BenchError: it is Inception, whose file is missing or damaged.
+        """
+        if self.params.protocol.score.kid_features == "inception":
+            return inception_extractor(self.params.score.inception)
+        return self.extract
 
     def kid(self, images: Sequence[Image.Image], concept: str) -> SetValue:
         """KID of images that are independent of each other and the concept's held-out real ones.
@@ -114,9 +136,7 @@ class Judge:
         reals = [s for s in read_tar(path) if s["json"]["part"] == "held_out"]
         if len(reals) < 2:
             raise BenchError(f"{path}: KID needs two held-out images: raise held_out_images")
-        extract = self.extract
-        if self.params.protocol.score.kid_features == "inception":
-            extract = inception_extractor(self.params.score.inception)
+        extract = self.distance_extractor()
         x = kernel_features(extract, [s["png"] for s in reals])
         y = kernel_features(extract, [png_bytes(image) for image in images])
         captions = [" ".join(s["txt"].split()) for s in reals]

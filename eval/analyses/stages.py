@@ -75,6 +75,18 @@ STAGES: dict[str, Stage] = {
         ("base", "protocol"),
         ("sample", "score"),
     ),
+    "truth": Stage(
+        "see how metrics rank images whose content is known",
+        (
+            *SCORING,
+            "pipeline/toyland/drawing.py",
+            "pipeline/toyland/personal.py",
+            "pipeline/toyland/world.py",
+        ),
+        ("scorer",),
+        ("protocol", "score"),
+        ("score",),
+    ),
     "cost": Stage("compare time, memory and storage", ("pipeline/adapters.py",)),
 }
 

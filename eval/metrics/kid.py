@@ -149,4 +149,4 @@ def _cross(x: _Array, y: _Array, of_x: _Labels, of_y: _Labels, clusters: int) ->
 def _within(values: _Array, of_rows: _Labels, of_columns: _Labels, clusters: int) -> _Array:
     """Sums of the values whose row and column belong to the same cluster, [clusters]."""
     i, j = np.nonzero(of_rows[:, None] == of_columns)
-    return np.bincount(of_rows[i], values[i, j], clusters)
+    return np.bincount(of_rows[i], values[i, j], clusters).astype(np.float64)

@@ -30,7 +30,6 @@ from eval.study.questionnaire import (
     Kind,
     Question,
     Questionnaire,
-    StudyParams,
     image_name_of,
     method_pairs,
     named,
@@ -42,6 +41,7 @@ from pipeline.files import atomic, png_bytes, read_tar
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.seeds import seed_of
 from pipeline.shard import square
+from pipeline.study_params import StudyParams
 
 T = TypeVar("T")
 
@@ -97,14 +97,14 @@ def build(profile: str, study: StudyParams | None = None) -> None:
 
     Args:
         profile: the name of a profile.
-        study: how large it is and what it asks; the defaults if not given.
+        study: how large it is and what it asks; the profile's if not given.
 
     Raises:
         BenchError: a setting does not fit the grid, or samples or target images are damaged.
     """
     start = time.monotonic()
     params, grid = load_params(profile), load_grid(profile)
-    study = study or StudyParams()
+    study = study or params.study
     _check_settings(study, grid, profile)
 
     there = {
@@ -194,7 +194,7 @@ def choose_checks(
     for concept in concepts:
         views = shown_targets([concept.name], targets, study)
         own = targets[concept.name]
-        # The very image that is shown would be right without looking at the thing.
+        # An image that is shown beside itself would be right without a look at the thing.
         rights = [name for name in own if name not in views] or own
         wrongs = [
             name
@@ -204,8 +204,10 @@ def choose_checks(
         ]
         prompt = concept.caption.format(concept.class_noun)
         found = [
-            Check(concept.name, prompt, right, wrong, views if kind == "image" else ())
-            for right in (own if kind == "text" else rights)
+            Check(
+                concept.name, prompt, right, wrong, tuple(v for v in views if v != right) or views
+            )
+            for right in rights
             for wrong in wrongs
         ]
         rng = np.random.default_rng(seed_of("study checks", study.seed, kind, concept.name))
@@ -234,7 +236,7 @@ def _blocks(
     cells, trials = [duel.cell() for duel in duels], [duel.trial for duel in duels]
     room = study.block - (study.checks if checks else 0)
     # Duels of one trial share an image, so that each needs a block of its own.
-    count = max(-(-len(duels) // room), max(Counter(trials).values()))
+    count = max(-(-len(duels) // room), *Counter(trials).values())
     blocks = dealt(cells, trials, count, rng).tolist()
     lefts = halved(cells, blocks, rng).tolist()
     questions = []
@@ -270,7 +272,8 @@ def _checks(
     for (block, check), on_left in zip(given, heads.tolist()):
         step = 1 if on_left else -1
         sides, images = (RIGHT, WRONG)[::step], (check.right, check.wrong)[::step]
-        trial, gold = Trial(check.subject, NO_PROMPT, NO_PROMPT), "left" if on_left else "right"
+        trial = Trial(check.subject, NO_PROMPT, NO_PROMPT)
+        gold: Gold = "left" if on_left else "right"
         questions.append(
             _question(kind, block, trial, check.prompt, sides, images, check.targets, gold)
         )
@@ -355,7 +358,7 @@ def _read_images(params: Params, duels: Sequence[Duel]) -> tuple[Shown, Images]:
     for duel in duels:
         trial = duel.trial
         key = f"prompt-{trial.prompt_index:03d}-{trial.sample:03d}"
-        for method in duel.cell[1:]:
+        for method in (duel.first, duel.second):
             needed.setdefault((method, trial.subject), {})[key] = trial
     shown, images = Shown({}, {}), Images()
     for (method, subject), trials in needed.items():

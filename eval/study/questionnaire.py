@@ -28,7 +28,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import BenchError
 from pipeline.files import atomic, sha256, write_json
-from pipeline.schema import Section
 
 Kind = Literal["text", "image"]
 Side = Literal["left", "right"]
@@ -45,32 +44,6 @@ ASKED: dict[Kind, str] = {
 }
 # The "methods" of an attention check, and the number of its prompt and sample.
 RIGHT, WRONG, NO_PROMPT = "target", "other", -1
-
-
-class StudyParams(Section):
-    """The section `study` of `params.yaml`."""
-
-    title: str = "Which image is better?"
-    seed: int = 1
-    kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
-    references: tuple[str, ...] = Field(
-        default=("custom_diffusion",),
-        min_length=1,
-        description="methods that are compared with every other one",
-    )
-    questions: int = Field(
-        default=40, ge=1, description="per kind and pair of methods, of concepts and compositions"
-    )
-    block: int = Field(default=20, ge=2, description="questions that a rater answers in one go")
-    checks: int = Field(default=3, ge=0, description="of these, attention checks")
-    targets: int = Field(default=4, ge=1, description="target images shown, of all concepts")
-    minimum_seconds: float = Field(default=1.0, ge=0, description="to look before answering")
-    image_url: str = Field(
-        default="images/", description="what AMT puts before an image's name: https://.../images/"
-    )
-    checks_passed: float = Field(
-        default=0.8, ge=0, le=1, description="least share of attention checks that a rater passes"
-    )
 
 
 @dataclass(frozen=True)
@@ -91,10 +64,6 @@ class Question:
     right_image: ImageName
     targets: tuple[ImageName, ...]  # shown for kind "image", of all concepts of the subject
     gold: Gold  # the answer that an attention check expects
-
-    def methods(self) -> dict[Side, str]:
-        """The method of each side."""
-        return {"left": self.left_method, "right": self.right_method}
 
     def images(self) -> tuple[str, ...]:
         """Every file that its page shows."""

@@ -1,8 +1,8 @@
 """The lab page: raters answer a questionnaire in their browsers, the answers go to one file.
 
 A rater is whoever holds a random token, in a cookie and in a link to continue elsewhere; the file
-of answers knows its hash only. The page says nothing of methods: a question goes out as its text
-and the names of its images, which are hashes of what they show.
+of answers knows its hash only. The page says nothing of methods: a question is known there by its
+place, as its name is a hash of its methods too, and images by hashes of what they show.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 import signal
 import socket
@@ -36,7 +37,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from eval.study.answers import CHOICES, Answers, Outcome
-from eval.study.questionnaire import ASKED, load_questionnaire
+from eval.study.questionnaire import ASKED, Question, load_questionnaire
 from pipeline.errors import BenchError
 from pipeline.params import load_params
 
@@ -101,6 +102,7 @@ def create_app(
         )
     questions, of_block = study.by_name(), study.blocks()
     blocks = {block: tuple(one.question for one in some) for block, some in of_block.items()}
+    by_place = {_place(question): question.question for question in study.questions}
     images = {image for question in study.questions for image in question.images()}
     folder = (questionnaire / "images").resolve()
     answers = Answers(database, study.sha256, blocks)
@@ -174,6 +176,7 @@ def create_app(
         return render_template(
             "question.html",
             question=question,
+            where=_place(question),
             asked=ASKED[question.kind],
             place=place,
             milliseconds=round(1000 * study.minimum_seconds),
@@ -183,10 +186,11 @@ def create_app(
 
     @app.post("/answer")
     def answer() -> BaseResponse:
-        question, choice = request.form.get("question", ""), request.form.get("choice", "")
-        if choice not in CHOICES or not question:
+        where, choice = request.form.get("question"), request.form.get("choice")
+        if where is None or choice not in CHOICES:
             abort(HTTPStatus.BAD_REQUEST)
-        outcome = answers.answer(_rater(request.cookies.get(rater_cookie, "")), question, choice)
+        rater = _rater(request.cookies.get(rater_cookie, ""))
+        outcome = answers.answer(rater, by_place.get(where, ""), choice)
         if outcome in REFUSED:
             abort(*REFUSED[outcome])
         return redirect(url_for("rate"), HTTPStatus.SEE_OTHER)
@@ -251,9 +255,11 @@ def serve(questionnaire: Path, database: Path, host: str = "127.0.0.1", port: in
         address = ipaddress.ip_address(host)
     except ValueError:
         raise BenchError(
-            f"host {host!r} is not an IP address: give 127.0.0.1 for this machine alone, 0.0.0.0 "
+            f"--host {host!r} is not an IP address: give 127.0.0.1 for this machine alone, 0.0.0.0 "
             "for its network"
         ) from None
+    if not 0 <= port <= 65535:
+        raise BenchError(f"--port {port}: give one from 0 to 65535")
     local = address.is_loopback
     app = create_app(questionnaire, database, LOOPBACK if local else None)
     answers: Answers = app.extensions["answers"]
@@ -266,6 +272,8 @@ def serve(questionnaire: Path, database: Path, host: str = "127.0.0.1", port: in
         if not local:
             print("open to the network, and not encrypted: only for a network that you trust")
         print(f"answers go to {database}; Ctrl-C ends", flush=True)
+        # That requests wait for a moment is no news to anybody.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             server.run()  # returns when interrupted, after the requests at work
@@ -286,12 +294,12 @@ def _listening(app: Flask, host: str, port: int) -> Any:
             port=port,
             threads=THREADS,
             connection_limit=1000,
-            max_request_body_size=BODY_BYTES,
+            max_request_body_size=16 * BODY_BYTES,  # up to there `create_app` says it nicely
             max_request_header_size=16384,
             ident=None,
         )
-    except (OSError, ValueError, OverflowError) as error:
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
         way = "choose another with --port" if taken else "choose others with --host and --port"
         raise BenchError(f"cannot listen at {host}, port {port}: {error}: {way}") from error
 
@@ -313,6 +321,11 @@ def _own_address(version: int) -> str:
 def _rater(token: str) -> str:
     """Under which name the holder of a token is known: no way back from it to the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _place(question: Question) -> str:
+    """What the page calls a question."""
+    return f"{question.block}-{question.position}"
 
 
 def _same(said: str, secret: str) -> bool:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.claims import write_claims
+from eval.report import write_report
 from eval.scores import score_cell, score_oracle
-from tests.eval.synthetic import make_profile, make_samples
+from tests.eval.synthetic import make_profile, make_samples, write_cost
 
 METHODS = ["pretrained", "custom_diffusion", "custom_diffusion_merge"]
 
@@ -31,6 +33,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 score_cell(method, concept, "toyland")
         for method in METHODS:
             score_cell(method, "cat+chair", "toyland")
+        for number, path in enumerate(sorted(Path("runs").glob("toyland/cells/*/*/samples.tar"))):
+            write_cost(path.with_name("cost.json"), number)
     finally:
         os.chdir(before)
     return root
@@ -42,3 +46,18 @@ def profile(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(scored, tmp_path / "profile")
     monkeypatch.chdir(tmp_path / "profile")
     return tmp_path / "profile"
+
+
+@pytest.fixture(scope="session")
+def complete(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a profile with its report; only to be read."""
+    root = tmp_path_factory.mktemp("reported") / "profile"
+    shutil.copytree(scored, root)
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        write_claims("toyland")
+        write_report("toyland")
+    finally:
+        os.chdir(before)
+    return root

@@ -18,7 +18,7 @@ from eval.claims import (
     Relation,
     Verdict,
     claims_table,
-    difference,
+    differences,
     findings,
     holm,
     p_value,
@@ -42,6 +42,11 @@ def scores(values: dict[tuple[str, str], np.ndarray], metric: str) -> pd.DataFra
     return pd.DataFrame(rows).astype({"prompt_index": "Int64"})
 
 
+def anywhere(frame: pd.DataFrame, claim: Claim, subjects: list[str]) -> Estimate | None:
+    found = differences(frame, claim, subjects)
+    return found and found.anywhere
+
+
 def drawn(methods: str = "ab", subjects: str = "xyz") -> dict[tuple[str, str], np.ndarray]:
     rng = np.random.default_rng(1)
     return {(m, s): rng.normal(size=(4, 3)) for m in methods for s in subjects}
@@ -49,7 +54,7 @@ def drawn(methods: str = "ab", subjects: str = "xyz") -> dict[tuple[str, str], n
 
 def test_differences_are_paired_by_subject() -> None:
     values = drawn()
-    found = difference(scores(values, "text_alignment"), ABOVE, ["x", "y", "z"])
+    found = anywhere(scores(values, "text_alignment"), ABOVE, ["x", "y", "z"])
     expected = stats.ttest_rel(
         [values["a", s].mean() for s in "xyz"], [values["b", s].mean() for s in "xyz"]
     )
@@ -58,9 +63,19 @@ def test_differences_are_paired_by_subject() -> None:
     assert p_value(found) == pytest.approx(expected.pvalue)
 
 
+def test_for_the_subjects_at_hand_prompts_are_the_sample() -> None:
+    values = drawn()
+    found = differences(scores(values, "text_alignment"), ABOVE, ["x", "y", "z"])
+    assert found is not None
+    gaps = np.stack([(values["a", s] - values["b", s]).mean(1) for s in "xyz"])
+    assert found.here.mean == pytest.approx(found.anywhere.mean)
+    assert found.here.std_error == pytest.approx(np.sqrt((gaps.var(1, ddof=1) / 4).sum()) / 3)
+    assert found.here.clusters - 1 == 3 * 3
+
+
 def test_one_subject_is_paired_by_prompt() -> None:
     values = drawn()
-    found = difference(scores(values, "text_alignment"), ABOVE, ["y"])
+    found = anywhere(scores(values, "text_alignment"), ABOVE, ["y"])
     expected = stats.ttest_rel(values["a", "y"].mean(1), values["b", "y"].mean(1))
     assert found is not None
     assert p_value(found) == pytest.approx(expected.pvalue)
@@ -71,11 +86,11 @@ def test_values_of_sets_are_paired_by_subject_and_one_has_no_error() -> None:
     kid = replace(ABOVE, metric="kid")
     frame = scores({key: x[:1, :1] for key, x in drawn().items()}, "kid")
     frame["prompt_index"] = pd.NA
-    found = difference(frame, kid, ["x", "y", "z"])
+    found = anywhere(frame, kid, ["x", "y", "z"])
     a, b = (frame.loc[frame["method"] == m, "value"].to_numpy() for m in "ab")
     assert found is not None
     assert p_value(found) == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    alone = difference(frame, kid, ["x"])
+    alone = anywhere(frame, kid, ["x"])
     assert alone is not None
     assert findings([kid], [alone])[0].verdict is Verdict.UNDECIDED
 
@@ -83,8 +98,8 @@ def test_values_of_sets_are_paired_by_subject_and_one_has_no_error() -> None:
 def test_compositions_have_the_mean_over_their_concepts_or_one_of_them() -> None:
     first, second = drawn(), {key: x + 1 for key, x in drawn().items()}
     frame = pd.concat([scores(first, "image_alignment_1"), scores(second, "image_alignment_2")])
-    both = difference(frame, replace(ABOVE, metric="image_alignment"), ["x", "y", "z"])
-    one = difference(frame, replace(ABOVE, metric="image_alignment_1"), ["x", "y", "z"])
+    both = anywhere(frame, replace(ABOVE, metric="image_alignment"), ["x", "y", "z"])
+    one = anywhere(frame, replace(ABOVE, metric="image_alignment_1"), ["x", "y", "z"])
     expected = mean_over([(first["a", s] - first["b", s]).mean() for s in "xyz"])
     # The second is the first and one, so both differ between the methods in the same way.
     assert both == pytest.approx(expected)
@@ -93,8 +108,8 @@ def test_compositions_have_the_mean_over_their_concepts_or_one_of_them() -> None
 
 def test_what_was_not_scored_is_not_run() -> None:
     frame = scores(drawn("a"), "text_alignment")
-    assert difference(frame, ABOVE, ["x", "y", "z"]) is None
-    assert difference(scores(drawn(), "kid"), ABOVE, ["x"]) is None
+    assert differences(frame, ABOVE, ["x", "y", "z"]) is None
+    assert differences(scores(drawn(), "kid"), ABOVE, ["x"]) is None
     assert findings([ABOVE], [None])[0].verdict is Verdict.NOT_RUN
 
 
@@ -198,7 +213,7 @@ def test_verdicts_are_written(profile: Path, capsys: pytest.CaptureFixture[str])
     write_claims("toyland")
     out = capsys.readouterr().out
     assert "holds  cross-attention changes most: other" in out
-    assert "not run  keys and values suffice" in out
+    assert "not run        not run  keys and values suffice" in out
     table = claims_table("toyland")
     assert Path("reports/claims.csv").read_text() == as_csv(table)
     assert Path("reports/claims.md").read_text() == as_markdown(table)

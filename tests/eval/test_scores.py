@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cleanfid.fid import kernel_distance
+from cleanfid.fid import fid_from_feats, kernel_distance
 from PIL import Image
+from ruamel.yaml import YAML
 
-from eval.scores import COLUMNS, load_scores, missing_cells, score_cell, score_oracle
+from eval.features import dino_extractor
+from eval.scores import (
+    COLUMNS,
+    check_comparable,
+    load_scores,
+    missing_cells,
+    score_cell,
+    score_oracle,
+)
 from pipeline.errors import BenchError
-from pipeline.files import read_tar, write_tar
+from pipeline.files import png_bytes, read_tar, sha256, write_tar
 from pipeline.openclip import Clip, load_clip
+from pipeline.params import load_params
+from pipeline.protocols import protocol_path
+from tests.eval.test_features import dino_file
 
 RUNS = Path("runs/toyland")
 
@@ -96,6 +109,11 @@ def test_files_hold_the_documented_columns(profile: Path, clip: Clip) -> None:
     assert list(scores) == list(COLUMNS)
     assert set(scores["extractor"]) == {clip.identity}
     assert set(scores["protocol"]) == {"toyland-v1"}
+    scales = scores.groupby("metric")["scale"].unique().map(list).to_dict()
+    assert scales == {"text_alignment": [2.5], "image_alignment": [1.0], "kid": [1000.0]}
+    of_texts = scores["metric"] == "text_alignment"
+    assert set(scores.loc[of_texts, "text_rule"]) == {"class_noun"}
+    assert scores.loc[~of_texts, "text_rule"].isna().all()
     of_sets = scores["metric"] == "kid"
     assert scores.loc[of_sets, ["prompt_index", "prompt", "sample"]].isna().all(axis=None)
     assert scores.loc[~of_sets, ["std_error", "n"]].isna().all(axis=None)
@@ -147,14 +165,139 @@ def test_all_scores_of_the_grid_are_read_in_its_order(profile: Path) -> None:
     assert missing_cells("toyland", scores) == {"pretrained": ["chair"]}
 
 
-@pytest.mark.parametrize("column", ["protocol", "extractor"])
-def test_unlike_scores_are_not_mixed(profile: Path, column: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "other", "said"),
+    [
+        ("protocol", "another", r"scores of different protocols .* another \(pretrained/chair\)"),
+        ("extractor", "another", r"different extractors .*, as features of other .* another \(pre"),
+        ("scale", 1, r"text-alignment of different scales .*: 2.5 \(\S+\) and 1.0 \(pretrained/c"),
+        ("text_rule", "token", r"different text rules .* texts made .* token \(pretrained/chair\)"),
+    ],
+)
+def test_unlike_scores_are_not_mixed(profile: Path, column: str, other: object, said: str) -> None:
     path = RUNS / "cells" / "pretrained" / "chair" / "scores.csv"
     scores = pd.read_csv(path, dtype=COLUMNS)
-    scores[column] = "another"
+    scores[column] = other
     scores.to_csv(path, index=False)
-    with pytest.raises(BenchError, match=rf"different {column}s .* another \(pretrained/chair\)"):
+    with pytest.raises(BenchError, match=said):
         load_scores("toyland")
+
+
+def test_targets_of_a_composition_are_of_one_metric(profile: Path) -> None:
+    scores = load_scores("toyland")
+    check_comparable(scores)
+    scores.loc[scores["metric"] == "image_alignment_2", "extractor"] = "another"
+    with pytest.raises(BenchError, match="image-alignment of different extractors"):
+        check_comparable(scores)
+
+
+def with_protocol(**score: Any) -> None:
+    """Changes how the profile's protocol measures."""
+    path, yaml = protocol_path(load_params().protocol.name), YAML()
+    content = yaml.load(path)
+    content["score"] |= score
+    yaml.dump(content, path)
+
+
+def test_metrics_are_those_of_the_protocol(profile: Path, clip: Clip) -> None:
+    path, _ = dino_file(profile)
+    yaml = YAML()
+    params = yaml.load(profile / "params.yaml")
+    params["score"] = {"dino": path.name}
+    yaml.dump(params, profile / "params.yaml")
+    with_protocol(metrics=["dino_image_alignment", "fid"])
+    for subject in ("cat", "cat+chair"):
+        score_cell("custom_diffusion", subject, "toyland")
+    scores, samples = cell("cat+chair")
+    assert set(scores["metric"]) == {"dino_image_alignment_1", "dino_image_alignment_2"}
+    dino = dino_extractor(str(path))
+    generated = dino([s["png"] for s in part(samples, "prompt")])
+    targets = dino([s["png"] for s in read_tar(RUNS / "shards" / "chair.tar")])
+    found = scores.loc[scores["metric"] == "dino_image_alignment_2"]
+    assert found["value"].to_numpy() == pytest.approx((generated @ targets.T).mean(1), abs=1e-5)
+    assert set(scores["extractor"]) == {f"dino_vits16@{sha256(path)[:12]}"}
+
+    scores, samples = cell("cat")
+    assert set(scores["metric"]) == {"dino_image_alignment", "fid"}
+    (row,) = scores[scores["metric"] == "fid"].to_dict("records")
+    reals = directly(clip, read_tar(RUNS / "regularization" / "cat.tar"))
+    fakes = directly(clip, part(samples, "caption"))
+    expected = reals.shape[1] * fid_from_feats(reals, fakes)
+    assert row["value"] == pytest.approx(expected, rel=1e-3)
+    assert (row["n"], row["scale"]) == (len(fakes), 1)
+    assert row["std_error"] > 0
+
+    score_oracle("cat", "toyland")
+    scores = pd.read_csv(RUNS / "cells" / "oracle" / "cat" / "scores.csv")
+    assert list(scores["metric"]) == ["dino_image_alignment", "fid"]
+
+
+def test_dino_needs_its_weights(profile: Path) -> None:
+    with_protocol(metrics=["dino_image_alignment"])
+    with pytest.raises(BenchError, match=r"score\.dino: nothing is not a file: download"):
+        score_cell("custom_diffusion", "cat", "toyland")
+
+
+def test_scale_and_prefix_are_those_of_the_protocol(profile: Path, clip: Clip) -> None:
+    with_protocol(metrics=["text_alignment"], text_scale=1.0, text_prefix="picture of ")
+    score_cell("custom_diffusion", "cat", "toyland")
+    scores, samples = cell("cat")
+    images = part(samples, "prompt")
+    texts = clip.encode_texts(["picture of " + s["json"]["scored_prompt"] for s in images])
+    expected = np.maximum((directly(clip, images) * texts).sum(1), 0)
+    assert scores["value"].to_numpy() == pytest.approx(expected, abs=1e-5)
+    assert set(scores["scale"]) == {1.0}
+    assert set(scores["text_rule"]) == {'class_noun after "picture of"'}
+    assert list(scores["prompt"]) == [s["json"]["scored_prompt"] for s in images]
+    with pytest.raises(BenchError, match=r"of different scales cannot be compared"):
+        load_scores("toyland")
+
+
+def test_prompts_that_the_clip_cuts_are_counted_once(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = RUNS / "cells" / "custom_diffusion" / "cat" / "samples.tar"
+    samples = read_tar(path)
+    for sample in part(samples, "prompt"):
+        if sample["json"]["prompt_index"] < 2:
+            sample["json"]["scored_prompt"] += " cat" * 40
+    write_tar(path, samples)
+    score_cell("custom_diffusion", "cat", "toyland")
+    said = capsys.readouterr().out
+    assert said.count("2 of 3 prompts are longer than the 32 tokens") == 1
+    score_cell("custom_diffusion", "chair", "toyland")
+    assert "longer" not in capsys.readouterr().out
+
+
+def test_images_that_are_all_alike_have_scores(profile: Path) -> None:
+    """As of a model that makes nothing but black images."""
+    path = RUNS / "cells" / "custom_diffusion" / "cat" / "samples.tar"
+    samples = read_tar(path)
+    black = png_bytes(Image.new("RGB", (64, 64)))
+    write_tar(path, [sample | {"png": black} for sample in samples])
+    with_protocol(metrics=["text_alignment", "image_alignment", "kid", "fid"])
+    score_cell("custom_diffusion", "cat", "toyland")
+    scores, _ = cell("cat")
+    assert np.isfinite(scores["value"]).all()
+    assert scores[scores["metric"] == "image_alignment"]["value"].nunique() == 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_sets_of_too_few_images_are_told(profile: Path, count: int) -> None:
+    path = RUNS / "cells" / "custom_diffusion" / "cat" / "samples.tar"
+    samples = read_tar(path)
+    write_tar(path, part(samples, "prompt")[:count] + part(samples, "caption")[:count])
+    said = "KID needs two images on either side, not 8 real and 1" if count else "no images of pro"
+    with pytest.raises(BenchError, match=said):
+        score_cell("custom_diffusion", "cat", "toyland")
+
+
+def test_one_target_image_has_no_oracle(profile: Path) -> None:
+    path = RUNS / "shards" / "cat.tar"
+    write_tar(path, read_tar(path)[:1])
+    score_oracle("cat", "toyland")
+    scores = pd.read_csv(RUNS / "cells" / "oracle" / "cat" / "scores.csv")
+    assert set(scores["metric"]) == {"text_alignment", "kid"}
 
 
 def test_damaged_files_are_named(profile: Path) -> None:

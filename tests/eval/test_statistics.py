@@ -174,6 +174,9 @@ def test_rank_correlation_is_spearmans() -> None:
     assert rank_correlation(-x, y, np.arange(40)).rho == pytest.approx(-found.rho)
     full = rank_correlation(x, 3 * x + 1, np.arange(40))
     assert full.rho == pytest.approx(1)
+    assert np.isnan(full.low) or full.low == pytest.approx(1)
+    alike = rank_correlation([0, 1, 2] * 3, [1, 0, 2] * 3, np.repeat([0, 1, 2], 3))
+    assert np.isnan(alike.low)
     assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3], [0, 1, 2]).rho)
     with pytest.raises(ValueError, match="pairs"):
         rank_correlation([1], [1], [1])

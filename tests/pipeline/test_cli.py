@@ -70,10 +70,10 @@ def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) 
 def test_bad_parameter_is_one_line(project: Path) -> None:
     path = project / "params.yaml"
     text = path.read_text()
-    path.write_text(text.replace("toyland-v1\n  steps: 50", "toyland-v1\n  steps: many"))
+    path.write_text(text.replace("  steps: 20\n", "  steps: many\n", 1))
     run = bench("train", "dreambooth", "cat", cwd=project)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
-    assert run.stderr.startswith("error: params.yaml: sample.steps: ")
+    assert run.stderr.startswith("error: params.yaml: generate.steps: ")
 
 
 def test_outside_of_the_project(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.concept_add import DEFAULT_PROMPTS, add_concept, new_stages
 from pipeline.concepts import load_concept, load_subject, read_prompts
 from pipeline.errors import BenchError
 from pipeline.params import load_grid
+from pipeline.schema import read_yaml
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dreambooth" / "dataset"
 
@@ -66,6 +67,18 @@ def test_adds_a_concept(project: Path, photos: Path, capsys: pytest.CaptureFixtu
     assert "cells/dreambooth/dvc.yaml: train@my_cat sample@my_cat score@my_cat" in said
 
 
+def test_licence_source_and_a_picture_that_is_there_twice(
+    project: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "z.png").write_bytes((photos / "b.png").read_bytes())
+    add_concept("my_cat", [photos], "cat", licence="CC0-1.0", source="my garden")
+    assert len(load_concept("my_cat").images) == 3
+    about = read_yaml(project / "datasets/concepts/my_cat/concept.yaml")
+    assert (about["licence"], about["source"]) == ("CC0-1.0", "my garden")
+    said = capsys.readouterr().out
+    assert f"{photos / 'z.png'}: the same picture as {photos / 'b.png'}: left out" in said
+
+
 def test_the_rest_of_the_grid_stays(project: Path, photos: Path) -> None:
     path = project / "grid.yaml"
     path.write_text(path.read_text().replace("  dog:\n", "  dog: # a good one\n"))
@@ -111,6 +124,8 @@ def test_toyland_knows_the_words_of_the_default_prompts() -> None:
     [
         ("cat", r"grid\.yaml: 'cat' is there already"),
         ("barn", r"datasets/concepts/barn: exists already"),
+        ("Barn", r"datasets/concepts/barn: exists already"),
+        ("CAT", r"grid\.yaml: 'CAT' is there already"),
         ("cat+chair", "name 'cat\\+chair': needs a letter first"),
         ("101", "name '101': needs a letter first"),
         ("", "name '': needs a letter first"),
@@ -158,6 +173,7 @@ def test_bad_images(project: Path, photos: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("prompts", "caption", "noun", "message"),
     [
+        ("caf\xe9 {}\n", "photo of a {}", "cat", r"p\.txt: not UTF-8"),
         ("a {} here\na cat\n", "photo of a {}", "cat", r"p\.txt:2: prompt needs the placeholder"),
         ("", "photo of a {}", "cat", r"p\.txt: holds no prompts"),
         ("a {}\n", "photo of a cat", "cat", "--caption 'photo of a cat': needs the placeholder"),
@@ -171,7 +187,7 @@ def test_bad_words(
     project: Path, photos: Path, prompts: str, caption: str, noun: str, message: str
 ) -> None:
     path = photos / "p.txt"
-    path.write_text(prompts)
+    path.write_text(prompts, encoding="latin-1")
     before = snapshot(project)
     with pytest.raises(BenchError, match=message):
         add_concept("my_cat", [photos], noun, path, caption)
@@ -205,7 +221,7 @@ def test_interrupt_undoes_everything(
         raise KeyboardInterrupt
 
     before = snapshot(project)
-    monkeypatch.setattr(concept_add, "_grid_with", interrupted)
+    monkeypatch.setattr(concept_add, "add_to_grid", interrupted)
     with pytest.raises(KeyboardInterrupt):
         add_concept("my_cat", [photos], "cat")
     assert snapshot(project) == before

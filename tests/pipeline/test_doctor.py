@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from pipeline import doctor as module
 from pipeline.concept_add import add_concept
-from pipeline.doctor import Check, doctor, examine
+from pipeline.doctor import Check, clip_tokenizer, doctor, examine
 from pipeline.errors import BenchError
 
 ROOT = Path(__file__).parents[2]
@@ -83,13 +84,26 @@ def test_every_thing_that_is_missing_has_a_line_that_says_where_to_get_it(
         assert part in text
 
 
-def test_inception_is_the_file_that_scores_use():
+def test_inception_and_dino_are_the_files_that_scores_use():
     from eval import features
 
-    assert (module.INCEPTION_FILE, module.INCEPTION_URL) == (
-        features.INCEPTION_FILE,
-        features.INCEPTION_URL,
-    )
+    for name in ("INCEPTION_FILE", "INCEPTION_URL", "INCEPTION_SHA256", "DINO_URL"):
+        assert getattr(module, name) == getattr(features, name)
+
+
+def test_dino_is_wanted_by_its_metric_and_is_a_whole_safetensors_file(project, settings):
+    what = "DINO of image-alignment"
+    assert not [c for c in examine("toyland") if c.what == what]
+    settings(protocol={"score": {"metrics": ["dino_image_alignment"]}})
+    assert check(what).state == "missing"
+    for name, state in (("d.pth", "wrong"), ("d.safetensors", "ready")):
+        path = project / "data" / name
+        settings(score={"dino": str(path)})
+        assert f"download {module.DINO_URL} to {path}" in check(what).note
+        write_weights(path)
+        assert check(what).state == state
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "truncated" in check(what).note
 
 
 def test_clip_is_looked_for_where_open_clip_would_put_it(project, monkeypatch, settings):
@@ -153,7 +167,9 @@ def test_a_downloaded_base_is_compared_with_the_digests_of_the_hub(project, monk
 
 
 def test_inception_has_its_name_and_its_digest(project, monkeypatch, settings):
-    settings(protocol={"score": {"kid_features": "inception"}})
+    settings(protocol={"score": {"kid_features": "inception", "metrics": ["text_alignment"]}})
+    assert not [c for c in examine("toyland") if c.what == "Inception of KID"]
+    settings(protocol={"score": {"metrics": ["text_alignment", "fid"]}})
     assert check("Inception of KID").state == "missing"
     settings(score={"inception": "data/other.pt"})
     assert check("Inception of KID").state == "wrong"
@@ -190,7 +206,19 @@ def test_the_url_table_has_its_columns(project, name):
 def test_a_concept_is_added_read_and_has_the_grids_noun(project):
     grid = project / "grid.yaml"
     add_concept("my_cat", [ROOT / "datasets/concepts/cat/images"], "cat")
-    assert check("concept my_cat").note == "5 images and 20 prompts of 'cat'"
+    own = "5 images of 64 × 64 and 20 prompts of 'cat', licence unknown"
+    assert check("concept my_cat").note == own
+    repeat = project / "datasets/concepts/my_cat/images/zz.png"
+    repeat.write_bytes((repeat.parent / "03.png").read_bytes())
+    found = check("concept my_cat")
+    assert (found.state, found.note) == (
+        "wrong",
+        f"{repeat.relative_to(project)}: the same picture as 03.png: remove one",
+    )
+    repeat.unlink()
+    Image.new("L", (30, 20)).save(repeat)
+    assert "6 images of 30 × 20 to 64 × 64 and" in check("concept my_cat").note
+    repeat.unlink()
     grid.write_text(
         grid.read_text().replace("my_cat:\n    class_noun: cat", "my_cat:\n    class_noun: pet")
     )
@@ -227,15 +255,108 @@ def test_a_gpu_is_one_that_torch_can_use(project, monkeypatch, tmp_path, usable)
     assert not usable or found.note == "A GPU, 24 GiB"
 
 
-def test_another_python_is_wrong_and_a_missing_torch_is_told(project, monkeypatch):
+def test_a_gpu_without_torch_is_told(project, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "GPU", tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch is not installed" in module._gpu(512).note
+
+
+def test_another_python_is_wrong(project, monkeypatch):
     monkeypatch.setattr(module, "PYTHONS", ((3, 99),))
-
-    def no_torch(name: str) -> str:
-        raise module.importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(module.importlib.metadata, "version", no_torch)
     assert check("Python").state == "wrong"
-    assert check("torch").state == "missing"
+
+
+def test_packages_are_compared_with_what_is_allowed_and_with_what_is_pinned(project, monkeypatch):
+    installed = {"torch": "2.11.0+cu130", "numpy": "1.26.4"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise module.importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(module.importlib.metadata, "version", version)
+    assert check("packages").state == "missing"  # neither file is here
+    module.PROJECT.write_text('[project]\ndependencies = ["torch>"]\n')
+    assert check("packages").state == "wrong"
+    module.PROJECT.write_text('[project]\ndependencies = ["torch>=2.11", "numpy<2"]\n')
+    module.LOCK.write_text('# pins\ntorch==2.11.0\nnumpy==1.26.4\nx==1; sys_platform == "no"\n')
+    assert check("packages") == Check("packages", "ready", "3 as in requirements.lock")
+    installed["numpy"] = "1.25.0"
+    found = check("packages")
+    assert found.state == "ready"
+    assert "1 of 3 unlike requirements.lock, such as numpy 1.25.0 instead of ==1.26.4" in found.note
+    installed["numpy"] = "2.1.0"
+    found = check("packages")
+    assert (found.state, found.note[:27]) == ("wrong", "numpy 2.1.0 instead of <2: ")
+    del installed["torch"]
+    found = check("packages")
+    assert (found.state, "torch not installed" in found.note) == ("missing", True)
+
+
+def test_disk_and_network(project, monkeypatch, settings):
+    free = SimpleNamespace(free=3 * 2**30)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: free)
+    assert check("disk").state == "ready"
+    assert check("disk", "paper").note.startswith("3.0 GiB free of about 200")
+    free.free = 2**30
+    assert check("disk").state == "missing"
+    assert check("network").note == "not used: all is drawn or in folders of the project"
+    for flag in module.OFFLINE_FLAGS:
+        monkeypatch.delenv(flag, raising=False)
+    assert check("network", "paper").note.startswith(
+        f"used for what is not here yet of {REPOSITORY}"
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert check("network", "paper").note.startswith("switched off by HF_HUB_OFFLINE: ")
+
+
+def test_the_protocol_is_named_and_fixes_prompts(project, settings):
+    assert check("protocol").note.startswith("toyland-v1: 3 images a prompt in ")
+    settings(protocol={"prompts": {"cat": "0" * 16, "cat+chair": "0" * 16}})
+    for what in ("concept cat", "prompts of cat+chair"):
+        assert check(what).state == "wrong"
+        assert "not the prompts that protocol 'toyland-v1' fixes" in check(what).note
+
+
+def test_prompts_that_the_text_encoder_cuts_are_counted(project, settings):
+    settings(base={"path": str(ROOT / "models/toyland/base")})
+    what, path = "length of prompts", project / "datasets/prompts/dog.txt"
+    assert check(what).state == "ready"
+    # begin, modifier, "dog", end: 28 more words fit in 32 tokens
+    path.write_text("{}" + " cat" * 28 + "\n{}\n")
+    assert check(what).note.endswith("at most 32 of 32 tokens")
+    path.write_text("{}" + " cat" * 29 + "\n{}\n")
+    found = check(what)
+    assert found.state == "wrong"
+    assert found.note.startswith("1 of ")
+    assert "are cut at 32 tokens; shorten datasets/prompts/dog.txt: '{} cat cat" in found.note
+
+
+def test_tokens_are_those_of_transformers(tmp_path):
+    """On texts with everything that the splitting treats in its own way."""
+    from transformers import CLIPTokenizer
+
+    folder = ROOT / "models/toyland/base/tokenizer"
+    ours, theirs = clip_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
+    for text in (
+        "a photo of a cat next to a red ball",
+        "Georgia O'Keeffe's painting; it's the cats' 3rd, isn't it?!",
+        "café  na\u00efve\tCAT 1234 -- (dog)...",
+        "zoomed-in e\u0301 photo",
+        "",
+    ):
+        assert ours.encode(text).ids == theirs(text).input_ids[1:-1], text
+
+
+def test_a_tokenizer_that_is_damaged_or_not_here(project, settings):
+    def found() -> list[Check]:
+        return [c for c in examine("toyland") if c.what == "length of prompts"]
+
+    settings(base={"path": "models/own/base"})
+    assert not found()
+    write_base(project / "models/own/base")
+    (damaged,) = found()
+    assert (damaged.state, "not a CLIP tokenizer" in damaged.note) == ("wrong", True)
 
 
 def test_an_unknown_profile_is_an_error(project):

@@ -20,7 +20,7 @@ from eval.study.questionnaire import (
     Question,
     Questionnaire,
     image_name_of,
-    question_name,
+    named,
     write_questionnaire,
 )
 from pipeline.seeds import seed_of
@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[3]
 METHODS = ("custom_diffusion", "dreambooth")
 PROMPTS = (
     "photo of a cat in the snow",
-    "a cat wearing sunglasses & a hat, <b>bold</b>",
     "an oil painting of a cat",
+    "a cat wearing sunglasses & a hat, <b>bold</b>",
 )
 
 
@@ -54,7 +54,11 @@ def drawn(*purpose: object, size: int = 64) -> bytes:
 
 
 def make_questionnaire(
-    folder: Path, blocks: int = 3, size: int = 4, seconds: float = 0.2, targets: int = 3
+    folder: Path,
+    blocks: int = 3,
+    size: int = 4,
+    seconds: float = 0.2,
+    title: str = "Which image is better?",
 ) -> Questionnaire:
     """Blocks of questions of both kinds in turn, the methods on either side in turn."""
     images: dict[str, bytes] = {}
@@ -64,7 +68,7 @@ def make_questionnaire(
         images[image_name_of(png)] = png
         return image_name_of(png)
 
-    of_cat = tuple(add("target", number) for number in range(targets))
+    of_cat = tuple(add("target", number) for number in range(3))
     questions = []
     for block in range(blocks):
         for position in range(size):
@@ -73,15 +77,14 @@ def make_questionnaire(
             methods = METHODS if (block + position) % 2 else METHODS[::-1]
             left, right = (add(block, position, method) for method in methods)
             shown = of_cat if kind == "image" else ()
-            name = question_name(kind, prompt, left, right, shown)
             check = "left" if position == size - 1 else ""
             question = Question(
-                name, block, position, kind, "cat", position, 0, prompt, *methods, left, right,
+                "", block, position, kind, "cat", position, 0, prompt, *methods, left, right,
                 shown, check,
             )  # fmt: skip
-            questions.append(question)
+            questions.append(named(question))
     study = Questionnaire(
-        title="Which image is better?",
+        title=title,
         profile="toyland",
         protocol="toyland-v1",
         seed=1,
@@ -125,13 +128,13 @@ class Rater:
         return Reply(response.status, response.getheader("Location", ""), text)
 
     def question(self) -> str | None:
-        """The question that the page shows; None at the end."""
+        """What the page calls the question that it shows; None at the end."""
         return shown(self.ask("GET", "/rate").text)
 
 
 def shown(page: str) -> str | None:
-    """The question that a page shows."""
-    found = re.search(r'name="question" value="(\w+)"', page)
+    """What a page calls its question."""
+    found = re.search(r'name="question" value="([\w-]+)"', page)
     return found and found[1]
 
 

@@ -1,0 +1,140 @@
+"""The report: tables, charts, sheets of samples and one page that shows them all.
+
+What it writes depends on scores, samples, parameters and the code alone: no dates, no names of
+hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from eval.figures import write_figures
+from eval.grids import (
+    OVERVIEW_COMPOSITIONS,
+    OVERVIEW_CONCEPTS,
+    Row,
+    Sheet,
+    overview,
+    read_rows,
+    sheet,
+    write_image,
+)
+from eval.report.page import cost_table, render
+from eval.scores import ORACLE, missing_cells
+from eval.tables import (
+    FORMATS,
+    KINDS,
+    Results,
+    Table,
+    as_csv,
+    by_prompt,
+    by_subject,
+    comparison,
+    differences,
+    load_results,
+    not_run,
+    subjects_of,
+)
+from pipeline.concepts import load_subject
+from pipeline.files import atomic
+from pipeline.params import Grid, load_params
+
+SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
+
+
+def write_report(profile: str) -> None:
+    """Writes everything that people read about a profile; prints the comparison and the paths.
+
+    Each of the folders `tables`, `figures`, `grids` and `methods` is replaced as a whole, so
+    that nothing stale remains. Cells of the grid that were not run are said to be missing.
+
+    Raises:
+        BenchError: nothing was scored yet, or scores and samples are damaged or do not fit.
+    """
+    start = time.monotonic()
+    params, results = load_params(profile), load_results(profile)
+    grid, folder = results.grid, params.reports()
+
+    tables = {"comparison": comparison(results)}
+    for kind in results.kinds():
+        tables |= {kind: by_subject(results, kind)}
+        tables |= {f"differences_{kind}": differences(results, kind)}
+    tables["cost"] = cost_table(params, grid)
+    tables = {name: table for name, table in tables.items() if table.rows}
+    with atomic(folder / "tables") as temporary:
+        _write_tables(tables, temporary)
+        # Long, and for programs: it has no other form.
+        (temporary / "prompts.csv").write_text(as_csv(_prompts(results)), encoding="utf-8")
+    with atomic(folder / "methods") as temporary:
+        _write_metrics(results, temporary)
+    rows = {subject: read_rows(params, grid, subject) for subject in grid.subjects()}
+    rows = {subject: shown for subject, shown in rows.items() if any(r.images for r in shown)}
+    with atomic(folder / "figures") as temporary:
+        write_figures(results, temporary)
+        if rows:
+            _write_overview(grid, profile, rows, temporary)
+    sheets: dict[str, Sheet] = {}
+    with atomic(folder / "grids") as temporary:
+        temporary.mkdir(parents=True)
+        for subject, shown in rows.items():
+            sheets[subject] = sheet(load_subject(subject, profile), shown)
+            write_image(sheets[subject].image, temporary / f"{subject}.jpg")
+    missing = missing_cells(profile, results.scores)
+    with atomic(folder / "index.html") as temporary:
+        page = render(params, results, tables, sheets, missing)
+        temporary.write_text(page, encoding="utf-8")
+
+    print(FORMATS["text"](tables["comparison"]), end="")
+    if missing:
+        print(not_run(missing))
+    cells = len(results.scores[["method", "subject"]].drop_duplicates())
+    seconds = time.monotonic() - start
+    print(
+        f"reported {cells} cells in {seconds:.1f} s -> {folder / 'index.html'}, {folder / 'tables'}"
+    )
+
+
+def _write_tables(tables: Mapping[str, Table], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, table in tables.items():
+        for style, suffix in SUFFIXES.items():
+            (folder / f"{name}{suffix}").write_text(FORMATS[style](table), encoding="utf-8")
+
+
+def _prompts(results: Results) -> Table:
+    """Every prompt of every subject, below each other."""
+    tables = [by_prompt(results, subject) for subject in results.grid.subjects()]
+    widest = max(tables, key=lambda table: len(table.columns))
+    return Table(widest.caption, widest.columns, tuple(row for t in tables for row in t.rows))
+
+
+def _write_metrics(results: Results, folder: Path) -> None:
+    """One small JSON file for each method, all with the same keys, for `dvc metrics`."""
+    folder.mkdir(parents=True)
+    for method in (ORACLE, *results.grid.methods):
+        content: dict[str, dict[str, float | int | None]] = {}
+        for kind in KINDS:
+            values = content.setdefault(kind, {})
+            for metric in results.metrics(kind):
+                mean = results.mean(method, kind, metric)
+                values[metric] = _rounded(mean.mean) if mean else None
+                values[f"{metric}_se"] = _rounded(mean.std_error) if mean else None
+            subjects = subjects_of(results.grid, kind)
+            values["subjects"] = len({s for m, s, _ in results.found if m == method} & {*subjects})
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        (folder / f"{method}.json").write_text(text)
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.10g}")
+
+
+def _write_overview(grid: Grid, profile: str, rows: dict[str, list[Row]], folder: Path) -> None:
+    concepts = [c for c in grid.concepts if c in rows][:OVERVIEW_CONCEPTS]
+    compositions = [c for c in grid.composed() if c in rows][:OVERVIEW_COMPOSITIONS]
+    subjects = [load_subject(name, profile) for name in concepts + compositions]
+    write_image(overview(grid, subjects, rows), folder / "overview.png")

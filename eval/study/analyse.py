@@ -1,0 +1,383 @@
+"""Stage `study_analyse`: what people preferred, how sure that is, and which metric agrees.
+
+A preference is the share of answers that choose one method of a pair (Custom Diffusion, Table 2),
+with an error that is clustered by rater and by question. Attention checks are no answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from eval.scores import load_scores
+from eval.statistics import Estimate, holm, p_value, two_way_mean
+from eval.study.build import questionnaire_folder
+from eval.study.measures import (
+    alpha,
+    amt_error,
+    answers_needed,
+    bradley_terry,
+    design_effect,
+    others_agree,
+)
+from eval.study.questionnaire import (
+    KINDS,
+    load_questionnaire,
+    method_pairs,
+)
+from eval.study.read import REASONS, load_responses
+from eval.tables import FORMATS, Cell, Column, Table, subjects_of
+from eval.tables import KINDS as SUBJECTS
+from pipeline.files import atomic, write_json
+from pipeline.params import Grid, Params, load_grid, load_params
+from pipeline.seeds import seed_of
+from pipeline.study_params import StudyParams
+
+MARGINS = (2, 3, 5, 10)  # percentage points
+ANOTHER_RATER = "another rater"
+# Reasons that are about a rater and not about an answer.
+RATERS_LEFT_OUT = ("checks", "fast")
+
+
+class Part(NamedTuple):
+    """Answers that are analysed together."""
+
+    kind: str  # of questions: a key of ASKED
+    subjects: str  # a key of eval.tables.KINDS
+    answers: pd.DataFrame
+
+
+def study_folder(params: Params) -> Path:
+    """Where the results of the human study go."""
+    return params.reports() / "study"
+
+
+def analyse(profile: str, study: StudyParams | None = None) -> None:
+    """Writes tables and summary.json about the responses that were read for a profile.
+
+    Without responses there is summary.json alone, which says so.
+
+    Args:
+        profile: the name of a profile.
+        study: `references` come first in their pairs, `seed` is that of all draws; the defaults if
+            not given.
+
+    Raises:
+        BenchError: responses, questionnaire or scores are damaged.
+    """
+    params, grid = load_params(profile), load_grid(profile)
+    study = study or params.study
+    sifted = load_responses(profile)
+    answers = analysed(sifted.responses, grid, study)
+    left_out = sifted.excluded[sifted.excluded["reason"].isin(RATERS_LEFT_OUT)]
+    everyone = pd.concat([answers, analysed(left_out, grid, study)])
+    folder = study_folder(params)
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        summary = _summary(answers, sifted.excluded, profile)
+        if len(answers):
+            agreeing = _with_metrics(answers, params, profile)
+            tables = {
+                "preferences": preferences(answers, everyone, grid, study),
+                "ranking": ranking(answers, grid),
+                "agreement": agreement(agreeing),
+                "raters": raters(answers, sifted.responses),
+                "power": power(answers, grid),
+            }
+            summary["answers_on_present_images"] = int(agreeing["present"].sum())
+            for name, table in tables.items():
+                for style, suffix in (("csv", ".csv"), ("markdown", ".md")):
+                    text = FORMATS[style](table)
+                    (temporary / f"{name}{suffix}").write_text(text, encoding="utf-8")
+        write_json(temporary / "summary.json", summary)
+    if not len(answers):
+        print(f"profile {profile!r} has no responses -> {folder}")
+        return
+    print(FORMATS["text"](tables["preferences"]), end="")
+    print(f"{len(answers)} answers of {summary['raters']} raters -> {folder}")
+
+
+def preferences(
+    answers: pd.DataFrame, everyone: pd.DataFrame, grid: Grid, study: StudyParams
+) -> Table:
+    """How often one method of each pair was preferred to the other.
+
+    Args:
+        answers: see `analysed`.
+        everyone: those and the ones of raters that were left out.
+        grid: says which subjects are single.
+        study: `seed` is used.
+    """
+    found = [(part, pair, rows) for part in _parts(answers, grid) for pair, rows in _pairs(part)]
+    shares = [two_way_mean(r["win"], r["rater"], r["trial"]) for _, _, r in found]
+    p = holm([p_value(share._replace(mean=share.mean - 0.5)) for share in shares])
+    rows = []
+    for (part, (first, second), own), share, corrected in zip(found, shares, p.tolist()):
+        purpose = ("study amt", study.seed, part.kind, part.subjects, first, second)
+        amt = amt_error(own["win"], own["rater"], _rng(*purpose))
+        same = (everyone["kind"] == part.kind) & everyone["subject"].isin(
+            subjects_of(grid, part.subjects)
+        )
+        same &= (everyone["first"] == first) & (everyone["second"] == second)
+        rows.append(
+            (
+                part.kind,
+                SUBJECTS[part.subjects],
+                first,
+                second,
+                _percent(share),
+                100 * amt,
+                _or_none(corrected),
+                100 * float(everyone.loc[same, "win"].mean()),
+                float(len(own)),
+                float(own["rater"].nunique()),
+                float(own["trial"].nunique()),
+            )
+        )
+    columns = (
+        Column("kind", "question"),
+        Column("subjects", "subjects"),
+        Column("method", "method"),
+        Column("against", "against"),
+        Column("preferred", "preferred, %", digits=1),
+        Column("amt_pm", "± as in Table 2", digits=1),
+        Column("p", "p of no preference", digits=4),
+        Column("preferred_all_raters", "with all raters, %", digits=1),
+        Column("answers", "answers"),
+        Column("raters", "raters"),
+        Column("questions", "questions"),
+    )
+    caption = (
+        "Share of answers that prefer the method ± standard error clustered by rater and by "
+        "question; p after Holm's correction"
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def ranking(answers: pd.DataFrame, grid: Grid) -> Table:
+    """The strength of each method in the Bradley–Terry model, strongest first."""
+    rows: list[tuple[Cell, ...]] = []
+    for part in _parts(answers, grid):
+        own = part.answers
+        names = sorted({*own["left_method"], *own["right_method"]})
+        other = own["left_method"].where(own["choice"] == "right", own["right_method"])
+        strengths = bradley_terry(
+            own["chosen_method"].map(names.index).to_numpy(int),
+            other.map(names.index).to_numpy(int),
+            len(names),
+            own["rater"],
+            own["trial"],
+        )
+        if strengths is None:
+            continue
+        clusters = min(own["rater"].nunique(), own["trial"].nunique())
+        for i in np.argsort(-strengths.values):
+            value, error = float(strengths.values[i]), float(strengths.std_errors[i])
+            compared = (own[["left_method", "right_method"]] == names[i]).any(axis=1).sum()
+            estimate = Estimate(value, error, len(own), clusters)
+            rows.append((part.kind, SUBJECTS[part.subjects], names[i], estimate, float(compared)))
+    columns = (
+        Column("kind", "question"),
+        Column("subjects", "subjects"),
+        Column("method", "method"),
+        Column("strength", "strength", digits=2),
+        Column("answers", "answers"),
+    )
+    caption = (
+        "Bradley–Terry strength, the log-odds of being preferred to an average method, ± standard "
+        "error clustered by rater and by question"
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def agreement(answers: pd.DataFrame) -> Table:
+    """How often the image that people choose is the one that a metric puts first.
+
+    Args:
+        answers: see `_with_metrics`; its columns `metric:<name>` hold the difference between the
+            left and the right image.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    metrics = [name for name in answers.columns if name.startswith("metric:")]
+    for kind in KINDS:
+        own = answers[answers["kind"] == kind]
+        left = (own["choice"] == "left").to_numpy(float)
+        found = {ANOTHER_RATER: others_agree(left, own["question"])} if len(own) else {}
+        for name in metrics:
+            difference = own[name].to_numpy(float)
+            tie = np.where(difference == 0, 0.5, (difference > 0) == (left == 1))
+            found[name.removeprefix("metric:")] = np.where(np.isnan(difference), np.nan, tie)
+        for name, values in found.items():
+            known = ~np.isnan(values)
+            if known.any():
+                used = own[known]
+                share = two_way_mean(values[known], used["rater"], used["trial"])
+                rows.append((kind, name, _percent(share), float(known.sum())))
+    columns = (
+        Column("kind", "question"),
+        Column("metric", "metric"),
+        Column("agreement", "agreement, %", digits=1),
+        Column("answers", "answers"),
+    )
+    caption = (
+        "Share of answers that choose the image with the higher score ± standard error clustered "
+        "by rater and by question; 50 is chance, and another rater the same question's answers"
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def raters(answers: pd.DataFrame, responses: pd.DataFrame) -> Table:
+    """Who answered, how alike, and whether either side was preferred."""
+    rows: list[tuple[Cell, ...]] = []
+    for kind in KINDS:
+        own = answers[answers["kind"] == kind]
+        if own.empty:
+            continue
+        left = (own["choice"] == "left").astype(float)
+        share = two_way_mean(left, own["rater"], own["trial"])
+        checks = responses[(responses["kind"] == kind) & (responses["gold"] != "")]
+        passed = (checks["choice"] == checks["gold"]).astype(float)
+        rows.append(
+            (
+                kind,
+                float(own["rater"].nunique()),
+                float(len(own)),
+                float(own["seconds"].median()),
+                _percent(two_way_mean(passed, checks["rater"], checks["question"]))
+                if len(checks)
+                else None,
+                _percent(share),
+                _or_none(p_value(share._replace(mean=share.mean - 0.5))),
+                alpha(left, own["question"]),
+            )
+        )
+    columns = (
+        Column("kind", "question"),
+        Column("raters", "raters"),
+        Column("answers", "answers"),
+        Column("seconds", "seconds, median", digits=1),
+        Column("checks", "checks passed, %", digits=1),
+        Column("left", "left chosen, %", digits=1),
+        Column("left_p", "p of no side bias", digits=4),
+        Column("alpha", "Krippendorff's alpha", digits=2),
+    )
+    caption = "Raters that were kept; alpha ± standard error by leaving out questions"
+    return Table(caption, columns, tuple(rows))
+
+
+def power(answers: pd.DataFrame, grid: Grid) -> Table:
+    """How many answers to a pair of methods a wanted margin needs."""
+    rows: list[tuple[Cell, ...]] = []
+    for part in _parts(answers, grid):
+        shares = [two_way_mean(r["win"], r["rater"], r["trial"]) for _, r in _pairs(part)]
+        effects = [e for share in shares if not math.isnan(e := design_effect(share))]
+        if effects:
+            effect = float(np.mean(effects))
+            needed = [math.ceil(answers_needed(effect, margin / 100)) for margin in MARGINS]
+            there = float(np.mean([share.n for share in shares]))
+            rows.append((part.kind, SUBJECTS[part.subjects], effect, there, *map(float, needed)))
+    columns = (
+        Column("kind", "question"),
+        Column("subjects", "subjects"),
+        Column("design_effect", "design effect", digits=2),
+        Column("answers", "answers a pair"),
+        *(Column(f"within_{margin}", f"for ± {margin} points") for margin in MARGINS),
+    )
+    caption = (
+        "Answers that a pair of methods needs for a 95 % interval of such a half-width; the design "
+        "effect is the mean over pairs"
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def analysed(responses: pd.DataFrame, grid: Grid, study: StudyParams) -> pd.DataFrame:
+    """The answers that are analysed: about the grid's subjects, and no attention checks.
+
+    Returns:
+        Columns of responses and more: `first` and `second` are the methods in the order of their
+        pair, `win` whether the first was chosen (1.0 or 0.0), `trial` what both images are of.
+        Questions that share a trial, with other methods, share an image and are one cluster.
+    """
+    real = (responses["gold"] == "") & responses["subject"].isin(grid.subjects())
+    answers = responses[real].copy()
+    strangers = {*answers["left_method"], *answers["right_method"]} - {*grid.methods}
+    methods = [*grid.methods, *sorted(strangers)]
+    order = {frozenset(pair): pair for pair in method_pairs(methods, methods)}
+    order |= {frozenset(pair): pair for pair in method_pairs(methods, study.references)}
+    pairs = [order[frozenset(p)] for p in zip(answers["left_method"], answers["right_method"])]
+    answers["first"] = [first for first, _ in pairs]
+    answers["second"] = [second for _, second in pairs]
+    answers["win"] = (answers["chosen_method"] == answers["first"]).astype(float)
+    place = ("subject", "prompt_index", "sample")
+    answers["trial"] = ["/".join(map(str, t)) for t in zip(*(answers[name] for name in place))]
+    return answers
+
+
+def _parts(answers: pd.DataFrame, grid: Grid) -> Iterator[Part]:
+    for kind in KINDS:
+        for subjects in SUBJECTS:
+            own = answers[
+                (answers["kind"] == kind) & answers["subject"].isin(subjects_of(grid, subjects))
+            ]
+            if len(own):
+                yield Part(kind, subjects, own)
+
+
+def _pairs(part: Part) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    for (first, second), rows in part.answers.groupby(["first", "second"], sort=True):
+        yield (str(first), str(second)), rows
+
+
+def _with_metrics(answers: pd.DataFrame, params: Params, profile: str) -> pd.DataFrame:
+    """The answers with the difference of each metric between left and right.
+
+    Columns `present`, whether the questionnaire has the question, so that its images are those
+    that were scored; and `metric:<name>`, NaN where there is no score. A metric of several target
+    concepts is their mean.
+    """
+    folder = questionnaire_folder(params)
+    if not (folder / "questionnaire.json").is_file():
+        return answers.assign(present=False)
+    present = answers["question"].isin(list(load_questionnaire(folder).by_name()))
+    scores = load_scores(profile)
+    scores = scores[scores["sample"].notna()]
+    scores = scores.assign(metric=scores["metric"].str.replace(r"_\d+$", "", regex=True))
+    place = ["subject", "prompt_index", "sample"]
+    means = scores.groupby(["metric", "method", *place])["value"].mean()
+    joined = answers.assign(present=present.to_numpy(bool))
+    for metric in means.index.unique("metric"):
+        values = means.loc[metric]
+        sides = [
+            values.reindex(pd.MultiIndex.from_frame(answers[[side, *place]])).to_numpy(float)
+            for side in ("left_method", "right_method")
+        ]
+        joined[f"metric:{metric}"] = np.where(present, sides[0] - sides[1], np.nan)
+    return joined
+
+
+def _summary(answers: pd.DataFrame, excluded: pd.DataFrame, profile: str) -> dict[str, object]:
+    counts = excluded["reason"].value_counts()
+    return {
+        "profile": profile,
+        "responses": len(answers),
+        "raters": int(answers["rater"].nunique()),
+        "sources": sorted(answers["source"].unique().tolist()),
+        "excluded": {reason: int(counts[reason]) for reason in REASONS if reason in counts},
+    }
+
+
+def _percent(share: Estimate) -> Estimate:
+    return share._replace(mean=100 * share.mean, std_error=100 * share.std_error)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _rng(*purpose: object) -> np.random.Generator:
+    return np.random.default_rng(seed_of(*purpose))

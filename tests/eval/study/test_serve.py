@@ -1,0 +1,502 @@
+"""The lab page over HTTP: its contract, what it refuses, and a server with many raters at once."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+from threading import Barrier, Timer
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from eval.study.answers import Answers
+from eval.study.questionnaire import Question, Questionnaire, load_questionnaire
+from eval.study.serve import create_app, serve
+from pipeline.errors import BenchError
+from tests.eval.study.lab import METHODS, Rater, make_questionnaire, serving, shown
+
+HERE = {"Origin": "http://localhost"}
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "questionnaire"
+    make_questionnaire(folder)
+    return folder
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "answers.sqlite"
+
+
+@pytest.fixture
+def app(folder: Path, database: Path) -> Iterator[Flask]:
+    app = create_app(folder, database)
+    yield app
+    app.extensions["answers"].close()
+
+
+@pytest.fixture
+def study(folder: Path) -> Questionnaire:
+    return load_questionnaire(folder)
+
+
+def rows(database: Path, what: str = "rater, question, choice", table: str = "answers") -> list:
+    connection = sqlite3.connect(database)
+    found = connection.execute(f"SELECT {what} FROM {table}").fetchall()
+    connection.close()
+    return found
+
+
+def joined(app: Flask) -> FlaskClient:
+    client = app.test_client()
+    assert client.post("/join", headers=HERE).location == "/rate"
+    return client
+
+
+def say(client: FlaskClient, where: str | None, choice: str = "left") -> TestResponse:
+    return client.post("/answer", data={"question": where, "choice": choice}, headers=HERE)
+
+
+def asked(client: FlaskClient) -> str | None:
+    return shown(client.get("/rate").text)
+
+
+def at(study: Questionnaire, where: str | None) -> Question:
+    (found,) = [q for q in study.questions if f"{q.block}-{q.position}" == where]
+    return found
+
+
+def token_of(client: FlaskClient) -> str:
+    found = re.search(r"/resume/([\w-]+)", client.get("/rate").text)
+    assert found
+    return found[1]
+
+
+def test_a_rater_answers_a_block_and_is_thanked(
+    app: Flask, study: Questionnaire, database: Path
+) -> None:
+    client = joined(app)
+    said = []
+    for number in range(1, 5):
+        page = client.get("/rate").text
+        question = at(study, where := shown(page))
+        assert f"{number} of 4" in page
+        images = re.findall(r'<img src="/images/(\w+\.png)" alt="(\w+ image[ \d]*)"', page)
+        targets = [(name, f"target image {i}") for i, name in enumerate(question.targets, 1)]
+        pair = [(question.left_image, "left image"), (question.right_image, "right image")]
+        assert images == targets + pair
+        assert ("in the snow" in page) == (question.kind == "text" and number == 1)
+        choice = ("left", "right")[number % 2]
+        assert say(client, where, choice).location == "/rate"
+        said.append((question.question, choice))
+    page = client.get("/rate").text
+    assert "All 4 answers are stored" in page
+    assert "<form" not in page
+    assert [row[1:] for row in rows(database)] == said
+    assert [q for q, _ in said] == [q.question for q in study.blocks()[0]]
+    assert "You have answered all 4 questions" in client.get("/").text
+
+
+def test_seconds_are_those_of_the_servers_clock(
+    app: Flask, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Answers = app.extensions["answers"]
+    now = 1000.0
+    monkeypatch.setattr(answers, "_clock", lambda: now)
+    client = joined(app)
+    where = asked(client)
+    now += 4.25
+    client.post(
+        "/answer", data={"question": where, "choice": "left", "seconds": "99"}, headers=HERE
+    )
+    assert rows(database, "seconds") == [(4.25,)]
+
+
+def test_the_token_is_a_secret_of_the_rater(app: Flask, database: Path) -> None:
+    clients = [joined(app) for _ in range(20)]
+    tokens = {token_of(client) for client in clients}
+    assert len(tokens) == 20
+    assert min(map(len, tokens)) >= 32
+    response = app.test_client().post("/join", headers=HERE)
+    (cookie,) = response.headers.getlist("Set-Cookie")
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    stored = database.read_bytes() + database.with_name("answers.sqlite-wal").read_bytes()
+    assert not [token for token in tokens if token.encode() in stored]
+
+
+def test_joining_again_keeps_the_place(app: Flask, database: Path) -> None:
+    client = joined(app)
+    say(client, asked(client))
+    where = asked(client)
+    assert "Welcome back. You have answered 1 of 4" in client.get("/").text
+    client.post("/join", headers=HERE)
+    assert asked(client) == where
+    assert len(rows(database, "rater", "raters")) == 1
+
+
+def test_the_link_continues_elsewhere_after_a_click(app: Flask) -> None:
+    client = joined(app)
+    say(client, asked(client))
+    link = f"/resume/{token_of(client)}"
+    other = app.test_client()
+    page = other.get(link)
+    assert "1 of 4 questions are answered" in page.text
+    assert "Set-Cookie" not in page.headers
+    assert other.get("/rate").location == "/"
+    assert other.post(link, headers=HERE).location == "/rate"
+    assert asked(other) == asked(client)
+    assert other.get("/resume/guessed").status_code == 404
+    assert other.post("/resume/guessed", headers=HERE).status_code == 404
+
+
+def test_an_answer_is_given_once(app: Flask, database: Path) -> None:
+    client = joined(app)
+    where = asked(client)
+    assert say(client, where).status_code == 303
+    stored = rows(database)
+    assert say(client, where).status_code == 303  # a second tap
+    response = say(client, where, "right")
+    assert response.status_code == 409
+    assert "You have answered this question already" in response.text
+    assert rows(database) == stored
+
+
+@pytest.mark.parametrize(
+    ("where", "choice", "status"),
+    [
+        ("0-1", "left", 409),  # is not shown yet
+        ("1-0", "left", 403),  # of another rater's block
+        ("9-9", "left", 403),
+        (SCRIPT, "left", 403),
+        ("0-0' OR 1=1 --", "left", 403),
+        ("0-0", "both", 400),
+        ("0-0", SCRIPT, 400),
+        ("0-0", "", 400),
+        ("", "left", 403),
+    ],
+)
+def test_what_is_no_answer_is_refused(
+    app: Flask, database: Path, where: str, choice: str, status: int
+) -> None:
+    client = joined(app)
+    assert asked(client) == "0-0"
+    response = say(client, where, choice)
+    assert response.status_code == status
+    assert "<h1>Sorry</h1>" in response.text
+    assert SCRIPT not in response.text
+    assert rows(database) == []
+
+
+def test_nobody_answers_for_or_sees_another(app: Flask, database: Path) -> None:
+    ann, bob = joined(app), joined(app)
+    hers, his = asked(ann), asked(bob)
+    assert hers != his
+    assert say(bob, hers).status_code == 403
+    assert say(app.test_client(), hers).status_code == 403  # no cookie
+    thief = app.test_client()
+    (hashed,) = {row[0] for row in rows(database, "rater", "raters WHERE block = 0")}
+    cookie = ann._cookies[next(iter(ann._cookies))].key
+    thief.set_cookie(cookie, hashed)  # what the file of answers knows opens nothing
+    assert thief.get("/rate").location == "/"
+    assert say(thief, hers).status_code == 403
+    assert rows(database) == []
+    say(ann, hers, "right")
+    assert ann.get("/rate").text.count(token_of(ann)) == 1
+    assert token_of(ann) not in bob.get("/rate").text
+
+
+def test_other_sites_cannot_send_forms(app: Flask, database: Path) -> None:
+    client = joined(app)
+    where = asked(client)
+    for origin in (
+        {},
+        {"Origin": "null"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost:8001"},
+        {"Origin": "http://localhost.evil.example"},
+    ):
+        for path in ("/answer", "/join", "/resume/x"):
+            data = {"question": where, "choice": "left"}
+            assert client.post(path, data=data, headers=origin).status_code == 403
+    assert rows(database) == []
+    assert len(rows(database, "rater", "raters")) == 1
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.0.2.7:8000", "["])
+def test_other_names_for_this_machine_are_refused(
+    app: Flask, folder: Path, database: Path, host: str
+) -> None:
+    response = app.test_client().get("/", headers={"Host": host})
+    assert response.status_code == 400
+    for name in ("127.0.0.1:8000", "localhost", "[::1]:8000"):
+        assert app.test_client().get("/", headers={"Host": name}).status_code == 200
+    public = create_app(folder, database, hosts=None)
+    if host != "[":
+        assert public.test_client().get("/", headers={"Host": host}).status_code == 200
+    public.extensions["answers"].close()
+
+
+def test_every_answer_carries_the_headers_of_safety(app: Flask, study: Questionnaire) -> None:
+    client = joined(app)
+    image = f"/images/{study.questions[0].left_image}"
+    for path in ("/", "/rate", "/nothing", "/admin", image, "/static/study.css", "/resume/x"):
+        response = client.get(path)
+        policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'self'; ")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "same-origin"
+        stored = response.headers["Cache-Control"]
+        assert ("no-store" in stored) == (path not in (image, "/static/study.css"))
+
+
+def test_nothing_tells_the_method(app: Flask, study: Questionnaire) -> None:
+    secrets = [*METHODS, "gold"] + [question.question for question in study.questions]
+    for _ in study.blocks():
+        client = joined(app)
+        while where := asked(client):
+            response = client.get("/rate")
+            everything = f"{response.headers}{response.text}"
+            assert not [word for word in secrets if word in everything]
+            say(client, where)
+        assert not [word for word in secrets if word in client.get("/").text]
+
+
+def test_images_come_from_the_list_alone(app: Flask, folder: Path, study: Questionnaire) -> None:
+    client = app.test_client()
+    for name in {name for question in study.questions for name in question.images()}:
+        response = client.get(f"/images/{name}")
+        assert response.data == (folder / "images" / name).read_bytes()
+        assert response.mimetype == "image/png"
+        assert "immutable" in response.headers["Cache-Control"]
+        assert "max-age=31536000" in response.headers["Cache-Control"]
+    extra = folder / "images" / "0123456789abcdef.png"
+    extra.write_bytes(b"not of a question")
+    for path in (
+        extra.name,
+        "../questions.csv",
+        "..%2fquestions.csv",
+        "%2e%2e/questions.csv",
+        "..\\questions.csv",
+        "%00",
+        "",
+        "/etc/passwd",
+        str(folder / "questions.csv"),
+    ):
+        assert client.get(f"/images/{path}").status_code in (308, 404)
+    extra.unlink()
+
+
+def test_nothing_sent_or_built_is_rendered_as_markup(tmp_path: Path, database: Path) -> None:
+    folder = tmp_path / "questionnaire"
+    make_questionnaire(folder, title=f"A {SCRIPT} study")
+    app = create_app(folder, database)
+    client = joined(app)
+    pages = [client.get("/").text]
+    while where := asked(client):
+        pages.append(client.get("/rate").text)
+        say(client, where)
+    assert any("&lt;b&gt;bold&lt;/b&gt;" in page for page in pages)
+    bad = {"Referer": SCRIPT, "User-Agent": SCRIPT}
+    for path in (f"/resume/{SCRIPT}", f"/admin?token={SCRIPT}", f"/{SCRIPT}", f"/images/{SCRIPT}"):
+        pages.append(client.get(path, headers=bad).text)
+    for name in (f"rater-{'0' * 8}", next(iter(client._cookies.values())).key):
+        client.set_cookie(name, SCRIPT)
+        pages.append(client.get("/rate", headers=bad).text)
+    pages.append(
+        client.get(f"/admin?token={app.config['ADMIN_TOKEN']}", follow_redirects=True).text
+    )
+    assert "&lt;script&gt;" in pages[0]
+    assert not [page for page in pages if SCRIPT in page or "<b>" in page]
+    app.extensions["answers"].close()
+
+
+def test_only_the_token_opens_the_view_of_progress(app: Flask, database: Path) -> None:
+    for _ in range(4):
+        client = joined(app)
+    say(client, asked(client))
+    admin = app.test_client()
+    for path in ("/admin", "/admin?token=", "/admin?token=guess", "/admin?token=%ff"):
+        response = admin.get(path)
+        assert response.status_code == 403
+        assert "answers" not in response.text
+    opened = admin.get(f"/admin?token={app.config['ADMIN_TOKEN']}")
+    assert opened.location == "/admin"
+    assert "HttpOnly" in opened.headers["Set-Cookie"]
+    page = admin.get("/admin").text
+    assert re.findall(r"<dd>(\d+)", page) == ["4", "0", "1", "1"]
+    found = re.findall(r'<th scope="row">(\d)</th><td>(\d)</td><td>(\d)</td><td>(\d)</td>', page)
+    assert found == [("0", "2", "0", "1"), ("1", "1", "0", "0"), ("2", "1", "0", "0")]
+    assert re.findall(r'class="level-(\d)">(\d)', page)[:2] == [("4", "1"), ("0", "0")]
+    personal = [token_of(client), *(row[0] for row in rows(database, "rater", "raters"))]
+    assert not [word for word in (*personal, *METHODS) if word in page]
+
+
+def test_mistakes_end_on_plain_pages(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = joined(app)
+    cases = [
+        (client.get("/nothing"), 404, "There is no such page."),
+        (client.get("/answer"), 405, "There is no such page."),
+        (client.delete("/rate"), 405, "There is no such page."),
+        (
+            client.post("/answer", data={"question": "x" * 5000}, headers=HERE),
+            413,
+            "more than an answer",
+        ),
+    ]
+    answers = app.extensions["answers"]
+    for error, status, text in (
+        (sqlite3.OperationalError("database or disk is full"), 503, "Please try again in a moment"),
+        (RuntimeError("broken"), 500, "Something went wrong here"),
+    ):
+
+        def fail(*arguments: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(answers, "answer", fail)
+        cases.append((say(client, "0-0"), status, text))
+    for response, status, text in cases:
+        assert response.status_code == status
+        assert text in response.text
+        assert "<h1>Sorry</h1>" in response.text
+        assert "Traceback" not in response.text
+
+
+def test_studies_on_one_machine_do_not_share_cookies(app: Flask, tmp_path: Path) -> None:
+    make_questionnaire(tmp_path / "other", blocks=1, size=2)
+    other = create_app(tmp_path / "other", tmp_path / "other.sqlite")
+    names = {next(iter(joined(one)._cookies.values())).key for one in (app, other)}
+    assert len(names) == 2
+    other.extensions["answers"].close()
+
+
+def test_what_cannot_be_served_is_told(folder: Path, database: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="run `bench study build`"):
+        serve(tmp_path / "nothing", database)
+    make_questionnaire(tmp_path / "empty", blocks=0)
+    with pytest.raises(BenchError, match="holds no questions: two methods need samples"):
+        serve(tmp_path / "empty", database)
+    with pytest.raises(BenchError, match="--host 'lab.example' is not an IP address"):
+        serve(folder, database, host="lab.example")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(BenchError, match="in use: choose another with --port"):
+            serve(folder, database, port=taken.getsockname()[1])
+    with pytest.raises(BenchError, match="--port 70000: give one from 0 to 65535"):
+        serve(folder, database, port=70_000)
+    with pytest.raises(BenchError, match="choose others with --host and --port"):
+        serve(folder, database, host="192.0.2.1")
+
+
+def test_the_end_is_graceful_and_summed_up(
+    folder: Path, database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(signal.SIGTERM)
+        timer = Timer(0.5, signal.raise_signal, (number,))
+        timer.start()
+        serve(folder, database, port=0)
+        timer.join()
+        assert signal.getsignal(signal.SIGTERM) is before
+        out = capsys.readouterr().out
+        assert re.match(r"raters: http://127\.0\.0\.1:\d+/\nadmin:  http://\S+/admin\?token=", out)
+        assert f"ended: 0 raters, 0 answers -> {database}\n" in out
+        assert [path.name for path in database.parent.glob("answers*")] == [database.name]
+
+
+def test_forty_raters_at_once_lose_nothing(tmp_path: Path, database: Path) -> None:
+    study = make_questionnaire(tmp_path / "questionnaire", blocks=5, size=4)
+    barrier = Barrier(40)
+
+    def rate(number: int) -> None:
+        rater = Rater(url)
+        barrier.wait()
+        rater.ask("POST", "/join")
+        while where := rater.question():
+            assert rater.ask("POST", "/answer", question=where, choice="left").status == 303
+            if number % 2:  # a double tap
+                assert rater.ask("POST", "/answer", question=where, choice="left").status == 303
+
+    with serving(tmp_path / "questionnaire", database) as (process, url):
+        with ThreadPoolExecutor(40) as pool:
+            list(pool.map(rate, range(40)))
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert "ended: 40 raters, 160 answers" in process.stdout.read()
+        assert process.wait(60) == 0
+    blocks = {block: [q.question for q in some] for block, some in study.blocks().items()}
+    given = dict(rows(database, "rater, block", "raters"))
+    assert set(Counter(given.values()).values()) == {8}
+    expected = {(rater, q, "left") for rater, block in given.items() for q in blocks[block]}
+    stored = rows(database)
+    assert len(stored) == len(expected) == 160
+    assert set(stored) == expected
+
+
+def test_a_killed_server_loses_at_most_the_answers_in_flight(
+    tmp_path: Path, database: Path
+) -> None:
+    folder = tmp_path / "questionnaire"
+    study = make_questionnaire(folder, blocks=2, size=20)
+    confirmed: Counter[int] = Counter()
+    raters: list[Rater] = []
+
+    def rate(number: int) -> None:
+        rater = raters[number]
+        try:
+            while where := rater.question():
+                choice = ("left", "right")[number % 2]
+                if rater.ask("POST", "/answer", question=where, choice=choice).status == 303:
+                    confirmed[number] += 1
+                if sum(confirmed.values()) >= 40 and process.poll() is None:
+                    process.kill()
+        except (OSError, HTTPException):
+            rater.connection.close()  # the server is gone
+
+    with serving(folder, database) as (process, url):
+        raters = [Rater(url) for _ in range(8)]
+        for rater in raters:
+            rater.ask("POST", "/join")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(rate, range(8)))
+        assert process.wait(60) == -signal.SIGKILL
+    assert 40 <= sum(confirmed.values()) < 160
+    port = int(url.rpartition(":")[2])
+    with serving(folder, database, port) as (_, again):
+        assert again == url
+        for number, rater in enumerate(raters):
+            place = re.search(r"(\d+) of 20", rater.ask("GET", "/rate").text)
+            assert place
+            assert int(place[1]) - 1 - confirmed[number] in (0, 1)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(rate, range(8)))
+    expected = Counter(q.question for q in study.questions for _ in range(4))
+    stored = rows(database)
+    assert Counter(question for _, question, _ in stored) == expected
+    assert len({choice for _, _, choice in stored}) == 2
+    assert all(len({c for r, _, c in stored if r == rater}) == 1 for rater, _, _ in stored[:10])
+
+
+def test_the_command_is_there() -> None:
+    from typer.testing import CliRunner
+
+    from pipeline.cli import app as bench
+
+    text = CliRunner().invoke(bench, ["study", "serve", "--help"]).output
+    assert "--port" in text
+    assert "127.0.0.1" in text
