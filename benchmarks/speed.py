@@ -55,8 +55,9 @@ def training_set() -> TrainingSet:
     import numpy as np
     from PIL import Image
 
-    from pipeline.concepts import load_concept, open_image
+    from pipeline.concepts import load_concept
     from pipeline.params import load_params
+    from pipeline.photos import read_photo
     from pipeline.shard import square
     from pipeline.toyland.drawing import draw
     from pipeline.toyland.world import caption, random_scene, random_thing
@@ -69,7 +70,7 @@ def training_set() -> TrainingSet:
         scene = random_scene(rng, things=(random_thing(rng, concept.class_noun),))
         images.append(square(Image.fromarray(draw(scene)), side))
         captions.append(caption(scene, rng))
-    targets = [square(open_image(path), side) for path in concept.images]
+    targets = [square(read_photo(path), side) for path in concept.images]
     return TrainingSet(concept, targets, images, captions)
 
 

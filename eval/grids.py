@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from eval.tables import words
-from pipeline.concepts import Subject, open_image
+from pipeline.concepts import Subject
 from pipeline.files import read_tar
 from pipeline.params import Grid, Params
+from pipeline.photos import read_photo
 
 PROMPTS, SAMPLES, TARGETS = 20, 3, 4  # of a subject's sheet, at most
 PIXELS = 8e6  # of a sheet, roughly at most: phones do not show much larger images
@@ -96,7 +97,7 @@ def sheet(subject: Subject, rows: Sequence[Row]) -> Sheet:
     across = max(len(prompts) * samples, len(targets))
     page = Image.new("RGB", (across * tile, (1 + len(rows)) * tile), PAPER)
     for column, (_, path) in enumerate(targets):
-        page.paste(_fitted(open_image(path), tile), (column * tile, 0))
+        page.paste(_fitted(read_photo(path), tile), (column * tile, 0))
     for line, row in enumerate(rows, 1):
         for place, prompt in enumerate(prompts):
             for sample in range(samples):
@@ -168,7 +169,7 @@ def write_image(image: Image.Image, path: Path) -> None:
 def _example(subject: Subject, place: int) -> Image.Image:
     """A target image: of the concepts in turn, or other images of the only one."""
     concept = subject.concepts[place % len(subject.concepts)]
-    return open_image(concept.images[place // len(subject.concepts) % len(concept.images)])
+    return read_photo(concept.images[place // len(subject.concepts) % len(concept.images)])
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:

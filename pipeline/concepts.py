@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import BenchError
@@ -163,17 +162,3 @@ def parse_prompts(lines: Sequence[str], path: Path, concepts: int) -> tuple[str,
     if not prompts:
         raise BenchError(f"{path}: holds no prompts: write one a line")
     return tuple(prompts)
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image as RGB, turned as its EXIF orientation says.
-
-    Raises:
-        BenchError: the file cannot be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow says SyntaxError of a broken chunk in a PNG or a broken EXIF header.
-        raise BenchError(f"{path}: cannot be decoded as an image ({error})") from error

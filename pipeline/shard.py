@@ -6,10 +6,11 @@ import time
 
 from PIL import Image
 
-from pipeline.concepts import load_concept, open_image
+from pipeline.concepts import load_concept
 from pipeline.errors import BenchError
 from pipeline.files import png_bytes, read_tar, sha256, write_tar
 from pipeline.params import load_params, profile_folder
+from pipeline.photos import read_photo
 
 
 def square(image: Image.Image, side: int) -> Image.Image:
@@ -41,7 +42,7 @@ def shard(concept: str, profile: str) -> None:
         )
     samples = []
     for i, path in enumerate(load_concept(concept).images):
-        image = open_image(path)
+        image = read_photo(path)
         record = {
             "source": path.as_posix(),
             "sha256": sha256(path),

@@ -35,10 +35,11 @@ from eval.study.questionnaire import (
     named,
     write_questionnaire,
 )
-from pipeline.concepts import Concept, load_concept, load_subject, open_image
+from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
 from pipeline.files import atomic, png_bytes, read_tar
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
+from pipeline.photos import read_photo
 from pipeline.seeds import seed_of
 from pipeline.shard import square
 from pipeline.study_params import StudyParams
@@ -379,7 +380,7 @@ def _targets(params: Params, concepts: Sequence[Concept], images: Images) -> dic
     """The names of the concepts' target images as methods see them; adds these to `images`."""
     targets: dict[str, list[str]] = {}
     for concept in concepts:
-        pngs = [png_bytes(square(open_image(p), params.base.resolution)) for p in concept.images]
+        pngs = [png_bytes(square(read_photo(p), params.base.resolution)) for p in concept.images]
         found = {image_name_of(png): png for png in pngs}
         targets[concept.name] = list(found)
         images |= found

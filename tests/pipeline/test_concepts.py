@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.concepts import load_concept, load_subject, open_image, read_prompts
+from pipeline.concepts import load_concept, load_subject, read_prompts
 from pipeline.errors import BenchError
 from pipeline.params import load_grid
 
@@ -66,46 +64,3 @@ def test_missing_prompt_file(project: Path) -> None:
     (project / "datasets/prompts/cat.txt").unlink()
     with pytest.raises(BenchError, match=r"datasets/prompts/cat\.txt: the prompt file is missing"):
         load_concept("cat")
-
-
-def test_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
-    # Left half red, right half blue; orientation 6 means: turn clockwise to see it upright.
-    pixels = np.zeros((8, 16, 3), np.uint8)
-    pixels[:, :8, 0], pixels[:, 8:, 2] = 255, 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    image = open_image(tmp_path / "a.png")
-    assert (image.mode, image.size) == ("RGB", (8, 16))
-    assert np.array_equal(np.asarray(image), np.rot90(pixels, k=-1))
-
-
-@pytest.mark.parametrize("damage", ["text", "empty", "truncated", "overwritten"])
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_undecodable_image(tmp_path: Path, damage: str, suffix: str) -> None:
-    path = tmp_path / f"bad{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    whole = path.read_bytes()
-    half = len(whole) // 2
-    path.write_bytes(
-        {
-            "text": b"this is no image",
-            "empty": b"",
-            "truncated": whole[:half],
-            "overwritten": whole[:20] + b"\0" * 200 + whole[220:],
-        }[damage]
-    )
-    with pytest.raises(BenchError, match=rf"bad\{suffix}: cannot be decoded") as error:
-        open_image(path)
-    assert "\n" not in str(error.value)
-
-
-def test_broken_exif(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / "bad.webp"
-    Image.new("RGB", (8, 8)).save(path, exif=exif)
-    path.write_bytes(path.read_bytes().replace(b"MM\0*", b"XX\0*"))
-    with pytest.raises(BenchError, match=r"bad\.webp: cannot be decoded"):
-        open_image(path)

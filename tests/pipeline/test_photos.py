@@ -172,3 +172,13 @@ def test_a_format_that_cannot_be_read_is_not_overlooked(tmp_path: Path) -> None:
     (tmp_path / "IMG_1.HEIC").touch()
     with pytest.raises(BenchError, match=r"IMG_1\.HEIC: this format cannot be read"):
         find_photos([tmp_path])
+
+
+def test_broken_exif(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "bad.webp"
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    path.write_bytes(path.read_bytes().replace(b"MM\0*", b"XX\0*"))
+    with pytest.raises(BenchError, match=r"bad\.webp: cannot be decoded"):
+        read_photo(path)

@@ -17,10 +17,11 @@ from eval.study.questionnaire import (
     image_name_of,
     load_questionnaire,
 )
-from pipeline.concepts import load_concept, load_subject, open_image
+from pipeline.concepts import load_concept, load_subject
 from pipeline.errors import BenchError
 from pipeline.files import png_bytes, read_tar, write_tar
 from pipeline.params import load_grid
+from pipeline.photos import read_photo
 from pipeline.shard import square
 from pipeline.study_params import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE, SMALL
@@ -46,7 +47,7 @@ def rebuilt(study: StudyParams) -> Questionnaire:
 def target_images(concept: str) -> set[str]:
     """The targets as the shard stage makes them."""
     return {
-        image_name_of(png_bytes(square(open_image(path), 64)))
+        image_name_of(png_bytes(square(read_photo(path), 64)))
         for path in load_concept(concept).images
     }
 
