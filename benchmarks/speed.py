@@ -161,7 +161,7 @@ def compare_sampling(images: int, repetitions: int) -> Results:
     from pipeline.concepts import load_subject
     from pipeline.params import load_params
 
-    params, bases = load_params().sample, {side: load(side) for side in SIDES}
+    params, bases = load_params().sampler(), {side: load(side) for side in SIDES}
     known = load_subject(CONCEPT).scored_prompts()
     prompts, seeds = [known[i % len(known)] for i in range(images)], list(range(images))
     makers = {"ours": sampling.sample, "official": official.sample}

@@ -100,6 +100,8 @@ def pipelines(profile: str) -> dict[Path, str]:
             world=params.world is not None,
             url_table=params.corpus.url_table,
             triples=bool(grid.triples),
+            composed=bool(grid.composed()),
+            kid="kid" in params.protocol.score.metrics,
             concepts=list(grid.concepts),
             analyses=[
                 {

@@ -84,10 +84,10 @@ STAGES: dict[str, Stage] = {
             "pipeline/toyland/world.py",
         ),
         ("scorer",),
-        ("protocol", "score"),
+        ("protocol",),
         ("score",),
     ),
-    "cost": Stage("compare time, memory and storage", ("pipeline/adapters.py",)),
+    "cost": Stage("compare time, memory and storage", ("pipeline/adapters.py", "pipeline/schema.py")),
 }
 
 
