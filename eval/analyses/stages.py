@@ -87,7 +87,9 @@ STAGES: dict[str, Stage] = {
         ("protocol",),
         ("score",),
     ),
-    "cost": Stage("compare time, memory and storage", ("pipeline/adapters.py", "pipeline/schema.py")),
+    "cost": Stage(
+        "compare time, memory and storage", ("pipeline/adapters.py", "pipeline/schema.py")
+    ),
 }
 
 

@@ -33,8 +33,6 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 score_cell(method, concept, "toyland")
         for method in METHODS:
             score_cell(method, "cat+chair", "toyland")
-        for number, path in enumerate(sorted(Path("runs").glob("toyland/cells/*/*/samples.tar"))):
-            write_cost(path.with_name("cost.json"), number)
     finally:
         os.chdir(before)
     return root
@@ -56,6 +54,8 @@ def complete(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
+        for number, path in enumerate(sorted(Path("runs").glob("toyland/cells/*/*/samples.tar"))):
+            write_cost(path.with_name("cost.json"), number)
         write_claims("toyland")
         write_report("toyland")
     finally:

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from eval.grids import CELL, PIXELS, Row, Sheet, overview, read_rows, sheet
-from pipeline.concepts import load_subject, open_image
+from pipeline.concepts import load_subject
 from pipeline.files import read_tar
 from pipeline.params import load_grid, load_params
+from pipeline.photos import read_photo
 
 
 def tile(found: Sheet, column: int, row: int) -> np.ndarray:
@@ -35,7 +36,7 @@ def test_tiles_are_the_samples(profile: Path) -> None:
             if about["part"] == "prompt":
                 column = about["prompt_index"] * found.samples + about["sample"]
                 (profile / "one.png").write_bytes(sample["png"])
-                wanted = np.asarray(open_image(profile / "one.png"))
+                wanted = np.asarray(read_photo(profile / "one.png"))
                 assert (tile(found, column, line) == wanted).all()
 
 
@@ -43,7 +44,7 @@ def test_the_first_row_has_the_targets(profile: Path) -> None:
     subject = load_subject("cat+chair")
     found = sheet(subject, read_rows(load_params(), load_grid(), "cat+chair"))
     assert found.targets == ("cat", "cat", "chair", "chair")
-    second = np.asarray(open_image(subject.concepts[1].images[0]))
+    second = np.asarray(read_photo(subject.concepts[1].images[0]))
     assert (tile(found, 2, 0) == second).all()
 
 

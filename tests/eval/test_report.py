@@ -220,12 +220,12 @@ def test_metrics_have_the_same_keys_for_every_method(reported: None) -> None:
 
 
 def test_reporting_again_gives_the_same_bytes_and_nothing_stale(
-    profile: Path, complete: Path, monkeypatch: pytest.MonkeyPatch
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(complete)
     before = files()
-    shutil.copytree(complete / REPORTS, profile / REPORTS)
-    monkeypatch.chdir(profile)
+    shutil.copytree(complete, tmp_path / "again")
+    monkeypatch.chdir(tmp_path / "again")
     for stale in ("figures/old.png", "grids/old.jpg", "methods/old.json", "tables/old.csv"):
         (REPORTS / stale).write_text("stale")
     write_report("toyland")

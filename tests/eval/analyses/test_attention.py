@@ -57,7 +57,7 @@ def test_attention_is_the_softmax_of_queries_and_keys(base: Base) -> None:
 
 
 def test_looking_changes_no_image_and_leaves_no_trace(base: Base) -> None:
-    params = load_params().sample
+    params = load_params().sampler()
     plain = sample(base, ["a cat", "a dog"], [1, 2], params)
     processors = {name: type(p) for name, p in base.unet.attn_processors.items()}
     recorder = Recorder()
@@ -111,7 +111,7 @@ def test_words_are_found_by_their_tokens(base: Base) -> None:
 
 
 def test_a_words_map_is_the_mean_of_its_tokens(base: Base) -> None:
-    _, maps = recorded(base, "a wooden pot", [1, 2], load_params().sample)
+    _, maps = recorded(base, "a wooden pot", [1, 2], load_params().sampler())
     assert maps.shape == (2, base.tokenize(["a"]).shape[1], 8, 8)
     # What all tokens get together is everything.
     assert maps.sum(1).numpy() == pytest.approx(np.ones((2, 8, 8)), abs=1e-4)
