@@ -96,7 +96,7 @@ def test_ending_the_command_ends_its_work(home: Path, number: signal.Signals) ->
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
-    assert process.wait(timeout=10) != 0
+    assert process.wait(timeout=60) != 0
     end = time.monotonic() + 9
     while not (home / "cleaned").exists() and time.monotonic() < end:
         time.sleep(0.05)
