@@ -13,8 +13,12 @@ from typing import NamedTuple
 from pipeline.params import DEFAULT_PROFILE, Params, profile_folder
 from pipeline.protocols import protocol_path
 
-# What the numbers depend on. The report itself is committed too, so its own commit cannot be in it.
-CODE = ("pipeline", "eval", "datasets", "models", "params.yaml", "grid.yaml", "profiles")
+# What the numbers depend on. The report itself is committed too, so its own commit cannot be in it,
+# and so are DVC's notes of what was made.
+CODE = (
+    *("pipeline", "eval", "datasets", "models", "params.yaml", "grid.yaml", "profiles"),
+    ":(exclude,glob)**/dvc.lock",
+)
 
 
 class Origin(NamedTuple):
