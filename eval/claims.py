@@ -20,16 +20,18 @@ from typing import NamedTuple
 import pandas as pd
 
 from eval.scores import load_scores
-from eval.statistics import (
-    Estimate,
-    Interval,
-    holm,
-    interval,
-    mean_over,
-    mean_over_strata,
-    p_value,
+from eval.statistics import Estimate, Interval, holm, interval, p_value
+from eval.tables import (
+    FORMATS,
+    METRICS,
+    Cell,
+    Column,
+    Differences,
+    Table,
+    averaged,
+    mean_difference,
+    words,
 )
-from eval.tables import FORMATS, METRICS, Cell, Column, Table, averaged, words
 from pipeline.errors import BenchError
 from pipeline.files import atomic
 from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
@@ -84,13 +86,6 @@ class Finding:
     difference: Estimate | None  # first - second
     p: float  # of no difference, two-sided, after Holm's correction; NaN without a direction
     verdict: Verdict
-
-
-class Differences(NamedTuple):
-    """The mean difference of a claim's methods, first - second."""
-
-    anywhere: Estimate  # with the error of the sample of subjects
-    here: Estimate  # with the error of the sample of prompts; NaN for values of sets
 
 
 def _each(rivals: Sequence[str], claim: Claim) -> tuple[Claim, ...]:
@@ -293,10 +288,7 @@ def differences(scores: pd.DataFrame, claim: Claim, subjects: Sequence[str]) -> 
     pairs = (by_prompt[0] - by_prompt[1]).dropna()
     if pairs.empty:
         return None
-    names, prompts = (pairs.index.get_level_values(i) for i in (0, 1))
-    here = mean_over_strata(pairs, prompts, names)
-    means = pairs.groupby("subject").mean()
-    return Differences(here if len(means) == 1 else mean_over(means), here)
+    return mean_difference(pairs)
 
 
 def findings(claims: Sequence[Claim], differences: Sequence[Estimate | None]) -> list[Finding]:

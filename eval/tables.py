@@ -159,11 +159,7 @@ class Results:
         }
         if not found:
             return None
-        pairs = pd.concat(found).dropna()
-        subjects, prompts = (pairs.index.get_level_values(i) for i in (0, 1))
-        here = mean_over_strata(pairs, prompts, subjects)
-        means = pairs.groupby(level=0, sort=False).mean()
-        return Differences(here if len(means) == 1 else mean_over(means), here)
+        return mean_difference(pd.concat(found).dropna())
 
     def left_out(self) -> str:
         """Says which concepts of the grid means leave out; empty if none."""
@@ -173,6 +169,19 @@ class Results:
             if (names := [c for c in concepts if c in self.grid.concepts])
         ]
         return "; ".join([*said, f"as protocol {self.protocol.name} asks"]) if said else ""
+
+
+def mean_difference(pairs: pd.Series[float]) -> Differences:
+    """The mean over subjects of paired differences, of which there is one at least.
+
+    Args:
+        pairs: first - second, indexed by subject and prompt. Both errors are over prompts where
+            there is one subject only.
+    """
+    subjects, prompts = (pairs.index.get_level_values(i) for i in (0, 1))
+    here = mean_over_strata(pairs, prompts, subjects)
+    means = pairs.groupby(level=0, sort=False).mean()
+    return Differences(here if len(means) == 1 else mean_over(means), here)
 
 
 def load_results(profile: str = DEFAULT_PROFILE) -> Results:
