@@ -30,7 +30,7 @@ from benchmarks.speed import timed
 from eval.features import CACHE
 from eval.metrics.fid import fid
 from eval.metrics.kid import kid
-from eval.scores import score_cell, scores_path
+from eval.scores import SCORES, score_cell
 from pipeline.concepts import load_subject
 from pipeline.files import png_bytes, write_tar
 from pipeline.openclip import Clip, load_clip
@@ -104,7 +104,7 @@ def compare_scores(subject: str, repetitions: int) -> list[Row]:
                 path.unlink()
             for times in (first, again):
                 times.append(timed(lambda: score_cell(METHOD, subject, DEFAULT_PROFILE)))
-            scores = pd.read_csv(scores_path(load_params(), METHOD, subject))
+            scores = pd.read_csv(load_params().cell(METHOD, subject) / SCORES)
             means = scores.groupby("metric")["value"].mean()
             for name, value in found[-1].items():
                 assert math.isclose(value, means[name], abs_tol=1e-5), (name, value, means[name])
@@ -135,7 +135,7 @@ def write_cell(subject: str) -> Cell:
         record |= {"scored_prompt": prompts[-1]}
         samples.append({"__key__": f"prompt-{i:03d}", "png": png, "json": record})
         images.append(_written(Path("samples") / f"{i:03d}.png", png))
-    write_tar(scores_path(params, METHOD, subject).with_name("samples.tar"), samples)
+    write_tar(params.cell(METHOD, subject) / "samples.tar", samples)
     targets = {}
     for number, concept in enumerate(about.concepts, 1):
         files = [path.read_bytes() for path in concept.images]

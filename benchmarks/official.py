@@ -58,10 +58,10 @@ def train(
         for step, rows in enumerate(schedule):
             pictures, masks = [], []
             for row in rows:
-                part = sets[row.concept]
-                images = part.targets if row.target else part.regularization
-                pictures.append(render_view(row.view, images, base.resolution))
-                masks.append(view_mask(row.view, base.resolution, base.downsampling))
+                picture, part = row.picture, sets[row.picture.concept]
+                images = part.targets if picture.target else part.regularization
+                pictures.append(render_view(picture.view, images, base.resolution))
+                masks.append(view_mask(picture.view, base.resolution, base.downsampling))
             generator = torch.Generator().manual_seed(
                 seed_of(params.seed, provenance.subject, "step", step)
             )

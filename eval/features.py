@@ -24,6 +24,8 @@ from torchvision import transforms
 from pipeline.errors import BenchError
 from pipeline.files import sha256
 from pipeline.openclip import MICRO_BATCH, Clip
+from pipeline.params import Params
+from pipeline.photos import to_rgb
 
 CACHE = Path(".cache") / "features"
 PORTION = 512  # images that are decoded, encoded and stored at a time
@@ -244,6 +246,17 @@ def inception_extractor(path: str | None) -> Extractor:
     return Extractor(f"inception@{digest[:12]}", "clean-fid", False, encode)
 
 
+def distance_extractor(params: Params, clip: Extractor) -> Extractor:
+    """What KID and FID see images with: Inception or the protocol's CLIP.
+
+    Raises:
+        BenchError: it is Inception, whose file is missing or damaged.
+    """
+    if params.protocol.score.kid_features == "inception":
+        return inception_extractor(params.score.inception)
+    return clip
+
+
 def kernel_features(extractor: Extractor, images: Sequence[bytes]) -> Features:
     """Features as KID's polynomial kernel expects them, float32 [n, d]: about one per channel.
 
@@ -289,13 +302,7 @@ def _decoded(data: bytes, number: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
-            image: Image.Image = opened
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return to_rgb(opened)
     # Pillow's decoders raise what they like; a broken PNG, for one, is a SyntaxError.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BenchError(

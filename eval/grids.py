@@ -69,7 +69,7 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
     """
     rows = []
     for method in grid.methods:
-        path = params.runs() / "cells" / method / subject / "samples.tar"
+        path = params.cell(method, subject) / "samples.tar"
         if path.is_file():
             shown = {
                 (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])

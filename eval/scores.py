@@ -24,7 +24,8 @@ from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from pipeline.concepts import Concept, load_concept, load_subject
+from eval.shards import Sample, held_out_of, image_of, one_line, targets_of
+from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.files import atomic, read_tar
 from pipeline.params import Params, load_grid, load_params
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from eval.features import Extractor
 
 ORACLE = "oracle"
+SCORES = "scores.csv"  # in the folder of a cell
 COLUMNS: dict[str, str] = {
     "protocol": "string",
     "method": "string",
@@ -56,13 +58,6 @@ DEFINITION: dict[str, str] = {
     "text_rule": "images were compared with texts made in different ways",
 }
 
-Sample = dict[str, Any]
-
-
-def scores_path(params: Params, method: str, subject: str) -> Path:
-    """Where the scores of a cell lie."""
-    return params.runs() / "cells" / method / subject / "scores.csv"
-
 
 def score_cell(method: str, subject: str, profile: str) -> None:
     """Scores the samples of a cell: `samples.tar` to `scores.csv`.
@@ -76,33 +71,31 @@ def score_cell(method: str, subject: str, profile: str) -> None:
     """
     start = time.monotonic()
     params, concepts = load_params(profile), load_subject(subject, profile).concepts
-    path = scores_path(params, method, subject)
-    samples = read_tar(path.with_name("samples.tar"))
+    folder = params.cell(method, subject)
+    samples = read_tar(folder / "samples.tar")
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
     of_captions = [s for s in samples if s["json"]["part"] == "caption"]
     if not of_prompts:
-        raise BenchError(
-            f"{path.with_name('samples.tar')}: holds no images of prompts: sample again"
-        )
+        raise BenchError(f"{folder / 'samples.tar'}: holds no images of prompts: sample again")
 
     measure = _Measure(params)
     prompts = [s["json"]["scored_prompt"] for s in of_prompts]
     rows = measure.text_rows(of_prompts, prompts)
     for number, concept in enumerate(concepts, 1):
         suffix = "" if len(concepts) == 1 else f"_{number}"
-        rows += measure.image_rows(of_prompts, prompts, _targets(params, concept), suffix)
+        rows += measure.image_rows(of_prompts, prompts, targets_of(params, concept.name), suffix)
     if of_captions and measure.asked("kid", "fid"):
         (concept,) = concepts
-        reals = _held_out(params, concept)
-        captions = [_normal(s["json"]["scored_prompt"]) for s in of_captions]
-        known = [_normal(s["txt"]) for s in reals]
+        reals = held_out_of(params, concept.name)
+        captions = [one_line(s["json"]["scored_prompt"]) for s in of_captions]
+        known = [s["txt"] for s in reals]
         if not set(captions) <= set(known):
             raise BenchError(
-                f"{path.with_name('samples.tar')}: its captions are not those of the held-out "
+                f"{folder / 'samples.tar'}: its captions are not those of the held-out "
                 f"images of {concept.name!r}: sample again"
             )
         rows += measure.distance_rows(reals, known, of_captions, captions)
-    _write(path, params.protocol.name, rows, start)
+    _write(folder, params.protocol.name, rows, start)
 
 
 def score_oracle(concept: str, profile: str) -> None:
@@ -115,12 +108,11 @@ def score_oracle(concept: str, profile: str) -> None:
         BenchError: real images or the models that measure are missing or damaged.
     """
     start = time.monotonic()
-    params, loaded = load_params(profile), load_concept(concept)
-    path = scores_path(params, ORACLE, concept)
+    params = load_params(profile)
     measure = _Measure(params)
-    targets, reals = _targets(params, loaded), _held_out(params, loaded)
+    targets, reals = targets_of(params, concept), held_out_of(params, concept)
 
-    captions = [_normal(s["txt"]) for s in reals]
+    captions = [s["txt"] for s in reals]
     distinct = sorted(set(captions))
     seen: dict[str, int] = {}
     for real, caption in zip(reals, captions):
@@ -133,9 +125,9 @@ def score_oracle(concept: str, profile: str) -> None:
     for real in reals:
         halves[real["json"]["prompt_index"] % 2].append(real)
     if min(map(len, halves)) > 1:
-        labels = [[_normal(s["txt"]) for s in half] for half in halves]
+        labels = [[s["txt"] for s in half] for half in halves]
         rows += measure.distance_rows(halves[0], labels[0], halves[1], labels[1])
-    _write(path, params.protocol.name, rows, start)
+    _write(params.cell(ORACLE, concept), params.protocol.name, rows, start)
 
 
 def load_scores(profile: str) -> pd.DataFrame:
@@ -151,7 +143,7 @@ def load_scores(profile: str) -> pd.DataFrame:
     frames = []
     for method in (ORACLE, *grid.methods):
         for subject in grid.subjects():
-            path = scores_path(params, method, subject)
+            path = params.cell(method, subject) / SCORES
             if path.is_file():
                 frames.append(_read(path))
     if not frames:
@@ -204,19 +196,20 @@ class _Measure:
 
     def __init__(self, params: Params) -> None:
         # Here, as reading scores does not need torch, which takes seconds to import.
-        from eval.features import clip_extractor, dino_extractor, inception_extractor
+        from eval.features import clip_extractor, dino_extractor, distance_extractor
         from pipeline.openclip import load_clip
 
         self.how = params.protocol.score
         self.clip = load_clip(self.how.clip)
         clip = clip_extractor(self.clip)
         self.extractors: dict[str, Extractor] = {}  # by the metric that needs it
+        distance: Extractor | None = None
         for metric in self.how.metrics:
             if metric == "dino_image_alignment":
                 self.extractors[metric] = dino_extractor(params.score.dino)
-            elif metric in ("kid", "fid") and self.how.kid_features == "inception":
-                known = self.extractors.get("kid") or self.extractors.get("fid")
-                self.extractors[metric] = known or inception_extractor(params.score.inception)
+            elif metric in ("kid", "fid"):
+                distance = distance or distance_extractor(params, clip)
+                self.extractors[metric] = distance
             else:
                 self.extractors[metric] = clip
 
@@ -287,7 +280,7 @@ class _Measure:
                     "images_per_caption"
                 )
             x, y = (
-                kernel_features(self.extractors[metric], [_image(s) for s in samples])
+                kernel_features(self.extractors[metric], [image_of(s) for s in samples])
                 for samples in (reals, generated)
             )
             distance = kid if metric == "kid" else fid
@@ -297,7 +290,7 @@ class _Measure:
     def _features(
         self, metric: str, samples: Sequence[Sample]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return self.extractors[metric]([_image(s) for s in samples])
+        return self.extractors[metric]([image_of(s) for s in samples])
 
     def _rows(
         self,
@@ -337,32 +330,9 @@ class _Measure:
         }
 
 
-def _image(sample: Sample) -> bytes:
-    image = sample.get("png", sample.get("jpg"))
-    if not isinstance(image, bytes):
-        raise BenchError(f"sample {sample['__key__']!r} holds no image: make its shard again")
-    return image
-
-
-def _targets(params: Params, concept: Concept) -> list[Sample]:
-    path = params.runs() / "shards" / f"{concept.name}.tar"
-    targets = [s for s in read_tar(path) if s["__key__"].startswith("target-")]
-    if not targets:
-        raise BenchError(f"{path}: holds no target images: delete it and run `dvc repro`")
-    return targets
-
-
-def _held_out(params: Params, concept: Concept) -> list[Sample]:
-    path = params.runs() / "regularization" / f"{concept.name}.tar"
-    return [s for s in read_tar(path) if s["json"]["part"] == "held_out"]
-
-
-def _normal(caption: str) -> str:
-    return " ".join(caption.split())
-
-
-def _write(path: Path, protocol: str, rows: list[Sample], start: float) -> None:
-    method, subject = path.parts[-3:-1]
+def _write(folder: Path, protocol: str, rows: list[Sample], start: float) -> None:
+    method, subject = folder.parts[-2:]
+    path = folder / SCORES
     frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject
     frame = frame.astype(COLUMNS)

@@ -36,13 +36,13 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
     if hyper is None:
         raise BenchError(f"params.yaml: methods.{method}: missing: give the method's parameters")
     check_hyper(method, how, hyper, about)
-    runs = params.runs()
     # What is missing is told before the base model is loaded.
     loop = training_of(how)
+    runs = params.runs()
     sets = [load_training_set(concept, runs, loop) for concept in about.concepts] if loop else []
     parts = (
         [
-            load_adapter(runs / "cells" / how.of / concept.name / "adapter.safetensors")
+            load_adapter(params.cell(how.of, concept.name) / "adapter.safetensors")
             for concept in about.concepts[: 1 if isinstance(how, Continued) else None]
         ]
         if isinstance(how, (Merged, Continued))
@@ -65,7 +65,7 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
         adapter = merged(base, how, parts, about, params, hyper, provenance)
     else:
         adapter = Adapter({}, {}, provenance)
-    path = runs / "cells" / method / subject / "adapter.safetensors"
+    path = params.cell(method, subject) / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started
     write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base.device))

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.concepts import PHOTO_CAPTION
 from pipeline.errors import BenchError
 from pipeline.params import (
     DEFAULT_PROFILE,
@@ -371,7 +372,7 @@ def concept_add(
     prompts: Annotated[
         Path | None, typer.Option(help="One a line, each with {}; a set of 20 if absent.")
     ] = None,
-    caption: Annotated[str, typer.Option(help="Template of training captions.")] = "photo of a {}",
+    caption: Annotated[str, typer.Option(help="Template of training captions.")] = PHOTO_CAPTION,
     licence: Annotated[str, typer.Option(help="Of the images.")] = "unknown",
     source: Annotated[
         str, typer.Option(help="Where the images are from.")

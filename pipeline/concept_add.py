@@ -12,14 +12,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.concepts import DATASETS, read_prompts
+from pipeline.concepts import DATASETS, PHOTO_CAPTION, read_prompts
 from pipeline.errors import BenchError
 from pipeline.files import atomic, png_bytes
 from pipeline.params import DEFAULT_PROFILE, load_grid, profile_folder
 from pipeline.photos import distinct_photos, find_photos, read_photo
 from pipeline.schema import read_yaml
 
-CAPTION = "photo of a {}"
 LICENCE = "unknown"
 SOURCE = "added with `bench concept add`"
 # Scenes, styles, sizes and companions, in words that Toyland's models know.
@@ -53,7 +52,7 @@ class NewConcept:
 
     name: str
     class_noun: str
-    caption: str  # template of training captions: "photo of a {}"
+    caption: str  # template of training captions: PHOTO_CAPTION, or what suits a style
     prompts: tuple[str, ...]  # templates with {}
     images: tuple[Path, ...]
     licence: str
@@ -77,7 +76,7 @@ def add_concept(
     sources: list[Path],
     class_noun: str,
     prompts: Path | None = None,
-    caption: str = CAPTION,
+    caption: str = PHOTO_CAPTION,
     profile: str = DEFAULT_PROFILE,
     licence: str = LICENCE,
     source: str = SOURCE,

@@ -22,7 +22,6 @@ from pydantic import BaseModel, RootModel
 from tqdm import tqdm
 
 from pipeline.concept_add import (
-    CAPTION,
     DEFAULT_PROMPTS,
     LICENCE,
     NewConcept,
@@ -35,7 +34,14 @@ from pipeline.concept_add import (
     write_concept,
     write_prompts,
 )
-from pipeline.concepts import DATASETS, load_concept, parse_prompts, read_lines, read_prompts
+from pipeline.concepts import (
+    DATASETS,
+    PHOTO_CAPTION,
+    load_concept,
+    parse_prompts,
+    read_lines,
+    read_prompts,
+)
 from pipeline.doctor import aligned
 from pipeline.errors import BenchError
 from pipeline.params import load_grid, profile_folder
@@ -56,7 +62,7 @@ class Entry:
     folder: Path  # where its images are, or should be
     licence: str
     source: str
-    caption: str = CAPTION
+    caption: str = PHOTO_CAPTION
     remarks: tuple[str, ...] = ()  # errata, and whatever else a reader should know
 
 
@@ -281,8 +287,10 @@ def _read_customconcept101(folder: Path, images: Path, _: Given) -> DataSet:
         remarks = []
         if item.class_prompt != noun:
             remarks.append(f"class_prompt is {item.class_prompt!r}: {noun!r} as in instance_prompt")
-        if caption != CAPTION:
-            remarks.append(f"instance_prompt has the form {caption!r}, others {CAPTION!r}: kept")
+        if caption != PHOTO_CAPTION:
+            remarks.append(
+                f"instance_prompt has the form {caption!r}, others {PHOTO_CAPTION!r}: kept"
+            )
         if item.name in substitutes:
             remarks.append(f"stands in for the paper's {substitutes[item.name]}")
         entries[item.name] = Entry(

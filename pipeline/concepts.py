@@ -13,6 +13,7 @@ from pipeline.params import DEFAULT_PROFILE, load_grid
 from pipeline.schema import parse, read_yaml
 
 DATASETS = Path("datasets")
+PHOTO_CAPTION = "photo of a {}"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -40,7 +41,7 @@ class Concept:
     name: str
     class_noun: str  # "wooden pot"
     modifier_token: str  # "<new1>"
-    caption: str  # template of training captions: "photo of a {}"
+    caption: str  # template of training captions: PHOTO_CAPTION, or what suits a style
     prompts: tuple[str, ...]  # templates with {}
     images: tuple[Path, ...]  # sorted
     queries: tuple[str, ...] = ()  # captions of regularization images; empty: by the class noun

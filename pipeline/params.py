@@ -136,6 +136,10 @@ class Params(Section):
         """The folder of the profile's report."""
         return Path("reports") / ("" if self.profile == DEFAULT_PROFILE else self.profile)
 
+    def cell(self, method: str, subject: str) -> Path:
+        """The folder of a cell: its adapter, cost, samples and scores."""
+        return self.runs() / "cells" / method / subject
+
     def sampler(self, concepts: int = 1) -> SamplerParams:
         """The sampler for a subject of so many concepts."""
         sample = self.protocol.sample

@@ -42,7 +42,7 @@ def read_photo(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise BenchError(f"{path}: the file is empty: copy it again or remove it")
         with Image.open(path) as image:
-            photo = _rgb(ImageOps.exif_transpose(image))
+            photo = to_rgb(ImageOps.exif_transpose(image))
     except BenchError:
         raise
     except UnidentifiedImageError:
@@ -58,7 +58,12 @@ def read_photo(path: Path) -> Image.Image:
     return photo
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image as eight-bit RGB: what is transparent is white, sixteen bits are scaled.
+
+    Raises:
+        ValueError: its values have no known white.
+    """
     if image.mode.startswith("I"):  # Pillow's convert() makes all above 255 white
         values = np.asarray(image)
         if values.min() < 0 or values.max() > WHITE_16:

@@ -141,7 +141,7 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     about = load_subject(subject, profile)
     protocol, single = params.protocol, len(about.concepts) == 1
     protocol.check_prompts(subject, about.prompts)
-    folder = params.runs() / "cells" / method / subject
+    folder = params.cell(method, subject)
     adapter = load_adapter(folder / "adapter.safetensors")
     requests = prompt_requests(
         protocol.name,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from tqdm import tqdm
 from pipeline.adapters import Adapter, Delta, LowRank, Provenance
 from pipeline.augment import View, draw_view, render_view, view_mask
 from pipeline.base import Base, to_tensor
-from pipeline.concepts import Concept
+from pipeline.concepts import PHOTO_CAPTION, Concept
 from pipeline.crossattn import detached_start_token
 from pipeline.errors import BenchError
 from pipeline.files import read_tar
@@ -38,13 +40,28 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One image of one step: a view of a target, or a regularization image and its mirroring."""
+class Picture:
+    """A view of a target, or a regularization image and its mirroring; equal ones look equal."""
 
     concept: int
     view: View
     target: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of one step."""
+
+    picture: Picture
     caption: str
+
+
+class Latents(NamedTuple):
+    """Pictures as the VAE sees them: means and deviations [n, c, h, w], loss masks [n, h, w]."""
+
+    mean: Tensor
+    deviation: Tensor
+    mask: Tensor
 
 
 def load_training_set(concept: Concept, runs: Path, method: Trained) -> TrainingSet:
@@ -112,39 +129,60 @@ def draw_schedule(
                 "needs: run `dvc repro` to retrieve them"
             )
         rng = np.random.default_rng(seed_of(params.seed, "schedule", part.concept.name))
-        templates = method.captions or (part.concept.caption,)
+        own = part.concept.caption
+        # A method's captions are of photos, which a style is not.
+        templates = method.captions if method.captions and own == PHOTO_CAPTION else (own,)
         for rows in schedule:
             for _ in range(share):
                 view, prefix = draw_view(rng, len(part.targets), resolution, method.resize)
                 template = templates[int(rng.integers(len(templates)))]
-                rows.append(Row(index, view, True, prefix + template.format(references[index])))
+                caption = prefix + template.format(references[index])
+                rows.append(Row(Picture(index, view, True), caption))
             for _ in range(share if method.regularization else 0):
                 view, _ = draw_view(rng, len(part.regularization), resolution, False)
-                rows.append(Row(index, view, False, part.captions[view.image]))
+                rows.append(Row(Picture(index, view, False), part.captions[view.image]))
     return schedule
 
 
-@torch.no_grad()
-def encode_pictures(
-    base: Base, sets: Sequence[TrainingSet], rows: Sequence[Row], batch: int = 32
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Latent mean and standard deviation [n, c, h, w] and loss mask [n, h, w] of each row."""
-    means, deviations, masks = [], [], []
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        pictures = [
-            render_view(
-                row.view,
-                sets[row.concept].targets if row.target else sets[row.concept].regularization,
-                base.resolution,
-            )
-            for row in part
-        ]
-        mean, deviation = base.encode_images(to_tensor(pictures), batch)
-        means.append(mean)
-        deviations.append(deviation)
-        masks += [view_mask(row.view, base.resolution, base.downsampling) for row in part]
-    return torch.cat(means), torch.cat(deviations), torch.stack(masks).to(base.device)
+class Encoder:
+    """Encodes each picture of a schedule once, when it is first needed.
+
+    What comes again is kept until its last use: never more than a step's pictures go through the
+    VAE at once, and few latents are in memory.
+    """
+
+    def __init__(
+        self, base: Base, sets: Sequence[TrainingSet], schedule: Sequence[Sequence[Row]]
+    ) -> None:
+        self.base, self.sets = base, sets
+        self.uses = Counter(row.picture for rows in schedule for row in rows)
+        self.kept: dict[Picture, Latents] = {}
+
+    def __call__(self, rows: Sequence[Row]) -> Latents:
+        """The latents of a step of the schedule; steps are asked for in their order."""
+        pictures = [row.picture for row in rows]
+        self._encode([p for p in dict.fromkeys(pictures) if p not in self.kept])
+        found = Latents(*map(torch.stack, zip(*(self.kept[p] for p in pictures))))
+        self.uses.subtract(pictures)
+        for picture in set(pictures):
+            if not self.uses[picture]:
+                del self.kept[picture]
+        return found
+
+    def _encode(self, pictures: Sequence[Picture]) -> None:
+        if not pictures:
+            return
+        resolution = self.base.resolution
+        rendered = []
+        for picture in pictures:
+            part = self.sets[picture.concept]
+            images = part.targets if picture.target else part.regularization
+            rendered.append(render_view(picture.view, images, resolution))
+        mean, deviation = self.base.encode_images(to_tensor(rendered))
+        for picture, m, d in zip(pictures, mean, deviation):
+            mask = view_mask(picture.view, resolution, self.base.downsampling)
+            # Copies, as a part of a batch would keep all of it in memory.
+            self.kept[picture] = Latents(m.clone(), d.clone(), mask.to(mean))
 
 
 def loss_of_rows(error: Tensor, mask: Tensor, masked: bool) -> Tensor:
@@ -232,20 +270,14 @@ def _optimize(
     if not schedule:
         return
     device = base.device
-    # Equal pictures are encoded once, and so are captions that no training can change.
-    pictures = list(
-        dict.fromkeys((row.concept, row.view, row.target) for r in schedule for row in r)
-    )
-    index = {picture: i for i, picture in enumerate(pictures)}
-    mean, deviation, mask = encode_pictures(
-        base, sets, [Row(concept, view, target, "") for concept, view, target in pictures]
-    )
+    encode = Encoder(base, sets, schedule)
+    # Captions that no training can change are encoded once.
     captions = list(
         dict.fromkeys(
             row.caption
             for rows in schedule
             for row in rows
-            if not (row.target and method.train_token)
+            if not (row.picture.target and method.train_token)
         )
     )
     features: dict[str, Tensor] = {}
@@ -266,15 +298,15 @@ def _optimize(
         shape = (len(rows), *base.latent_shape)
         posterior, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
         timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(device)
-        chosen = [index[row.concept, row.view, row.target] for row in rows]
-        clean = (mean[chosen] + deviation[chosen] * posterior) * base.scale
+        mean, deviation, mask = encode(rows)
+        clean = (mean + deviation * posterior) * base.scale
         noisy = base.scheduler.add_noise(clean, noise, timesteps)
         with base.autocast():
             learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in features))
-            now = dict(zip(learned, base.encode_text(learned))) if learned else {}
-            context = torch.stack([(features | now)[row.caption] for row in rows])
+            known = features | dict(zip(learned, base.encode_text(learned) if learned else []))
+            context = torch.stack([known[row.caption] for row in rows])
             predicted = base.unet(noisy, timesteps, context).sample
-        losses = loss_of_rows(predicted.float() - noise, mask[chosen], method.masked_loss)
+        losses = loss_of_rows(predicted.float() - noise, mask, method.masked_loss)
         # The mean over each concept's images, summed over concepts.
         loss = losses.sum() * len(sets) / len(rows)
         loss.backward()

@@ -14,18 +14,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.features import Extractor, clip_extractor, inception_extractor, kernel_features
+from eval.features import clip_extractor, distance_extractor, kernel_features
 from eval.figures import DPI, STYLE
 from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
+from eval.shards import held_out_of, image_of, targets_of
 from eval.statistics import clustered_mean, mean_over
 from pipeline.adapters import Adapter, applied, load_adapter
 from pipeline.base import Base
 from pipeline.concepts import Subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes, read_tar
+from pipeline.files import atomic, png_bytes
 from pipeline.openclip import load_clip
 from pipeline.params import Params, profile_folder
 from pipeline.sampling import Request, prompt_requests, sample_all
@@ -55,18 +56,13 @@ def folder_of(params: Params, name: str) -> Path:
     return params.reports() / "analyses" / name
 
 
-def adapter_path(params: Params, method: str, subject: str) -> Path:
-    """Where the adapter of a cell lies."""
-    return params.runs() / "cells" / method / subject / "adapter.safetensors"
-
-
 def adapter_of(params: Params, method: str, subject: str) -> Adapter:
     """The adapter of a cell.
 
     Raises:
         BenchError: it is missing or damaged.
     """
-    return load_adapter(adapter_path(params, method, subject))
+    return load_adapter(params.cell(method, subject) / "adapter.safetensors")
 
 
 def requests_of(
@@ -76,19 +72,6 @@ def requests_of(
     nouns = [concept.class_noun for concept in about.concepts]
     protocol = params.protocol.name
     return prompt_requests(protocol, about.name, about.prompts, references, nouns, count)
-
-
-def target_images(params: Params, concept: str) -> list[bytes]:
-    """The concept's target images, encoded.
-
-    Raises:
-        BenchError: the concept's shard is missing or holds none.
-    """
-    path = params.runs() / "shards" / f"{concept}.tar"
-    targets = [s["png"] for s in read_tar(path) if s["__key__"].startswith("target-")]
-    if not targets:
-        raise BenchError(f"{path}: holds no target images: delete it and run `dvc repro`")
-    return targets
 
 
 class Judge:
@@ -112,19 +95,9 @@ class Judge:
         Raises:
             BenchError: the concept's shard is missing or holds none.
         """
-        targets = target_images(self.params, concept)
+        targets = [image_of(s) for s in targets_of(self.params, concept)]
         features = self.extract([png_bytes(image) for image in images])
         return image_alignment(features, self.extract(targets)).values
-
-    def distance_extractor(self) -> Extractor:
-        """What KID and FID see images with.
-
-        Raises:
-            BenchError: it is Inception, whose file is missing or damaged.
-        """
-        if self.params.protocol.score.kid_features == "inception":
-            return inception_extractor(self.params.score.inception)
-        return self.extract
 
     def kid(self, images: Sequence[Image.Image], concept: str) -> SetValue:
         """KID of images that are independent of each other and the concept's held-out real ones.
@@ -132,15 +105,16 @@ class Judge:
         Raises:
             BenchError: there are too few real images.
         """
-        path = self.params.runs() / "regularization" / f"{concept}.tar"
-        reals = [s for s in read_tar(path) if s["json"]["part"] == "held_out"]
+        reals = held_out_of(self.params, concept)
         if len(reals) < 2:
-            raise BenchError(f"{path}: KID needs two held-out images: raise held_out_images")
-        extract = self.distance_extractor()
-        x = kernel_features(extract, [s["png"] for s in reals])
+            raise BenchError(
+                f"{concept}: KID needs two held-out images, not {len(reals)}: raise "
+                "retrieve.held_out_images"
+            )
+        extract = distance_extractor(self.params, self.extract)
+        x = kernel_features(extract, [image_of(s) for s in reals])
         y = kernel_features(extract, [png_bytes(image) for image in images])
-        captions = [" ".join(s["txt"].split()) for s in reals]
-        return kid(x, y, captions, [f"image {i}" for i in range(len(y))])
+        return kid(x, y, [s["txt"] for s in reals], [f"image {i}" for i in range(len(y))])
 
 
 def adapter_scores(

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval.analyses.common import adapter_path, folder_of, section, write_results
+from eval.analyses.common import folder_of, section, write_results
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
 from pipeline.adapters import load_adapter
@@ -85,7 +85,7 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
     rows = []
     for method in about.methods or grid.methods:
         for subject in grid.subjects():
-            path = adapter_path(params, method, subject)
+            path = params.cell(method, subject) / "adapter.safetensors"
             if path.is_file():
                 kind = "single" if subject in grid.concepts else "compositions"
                 known = {"method": method, "kind": kind, "subject": subject}

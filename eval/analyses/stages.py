@@ -20,7 +20,7 @@ from pipeline.errors import BenchError
 from pipeline.params import DEFAULT_PROFILE, Grid, Params, is_hub_id
 
 SAMPLING = ("pipeline/sampling.py", "pipeline/crossattn.py", "pipeline/tokens.py")
-SCORING = ("eval/features.py", "eval/metrics", "pipeline/openclip.py")
+SCORING = ("eval/features.py", "eval/shards.py", "eval/metrics", "pipeline/openclip.py")
 BASE = ("pipeline/base.py", "pipeline/adapters.py")
 
 

@@ -30,14 +30,14 @@ from eval.analyses.common import (
     folder_of,
     picture_table,
     section,
-    target_images,
     write_results,
 )
-from eval.features import Extractor, dino_extractor, kernel_features
+from eval.features import Extractor, dino_extractor, distance_extractor, kernel_features
 from eval.figures import COLOURS, STYLE
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
+from eval.shards import image_of, targets_of
 from eval.statistics import interval, mean_over, rank_correlation
 from eval.tables import METRICS, words
 from pipeline.analysis_params import TruthParams
@@ -196,7 +196,7 @@ def measured(
             text = judge.text_alignment(images, captions)
             parts.append(index.assign(metric="text_alignment", value=text))
         encoded = [png_bytes(image) for image in images]
-        targets = target_images(judge.params, concept)
+        targets = [image_of(s) for s in targets_of(judge.params, concept)]
         for metric, extract in likeness.items():
             near = image_alignment(extract(encoded), extract(targets)).values
             parts.append(index.assign(metric=metric, value=near))
@@ -266,7 +266,8 @@ def sheet(concepts: Sequence[str], about: TruthParams) -> Figure:
 
 
 def _class_values(judge: Judge, concept: str, about: TruthParams) -> pd.DataFrame:
-    noun, extract = PERSONAL[concept].category, judge.distance_extractor()
+    noun = PERSONAL[concept].category
+    extract = distance_extractor(judge.params, judge.extract)
     metrics = {"kid": kid, "fid": fid}
     rows = []
     for i in range(about.sets):

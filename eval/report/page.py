@@ -19,7 +19,7 @@ from eval.compare import compare
 from eval.grids import Sheet
 from eval.reference import printed_means
 from eval.report.origin import origin
-from eval.scores import ORACLE, scores_path
+from eval.scores import ORACLE
 from eval.statistics import Estimate, interval
 from eval.study.read import REASONS
 from eval.tables import (
@@ -389,7 +389,7 @@ def cost_table(params: Params, grid: Grid) -> Table:
     for method in grid.methods:
         row: list[Cell] = [method]
         for kind in kinds:
-            folders = [scores_path(params, method, s).parent for s in subjects_of(grid, kind)]
+            folders = [params.cell(method, s) for s in subjects_of(grid, kind)]
             costs = [cost for f in folders if (cost := read_cost(f / COST_FILE))]
             sizes = [
                 p.stat().st_size for f in folders if (p := f / "adapter.safetensors").is_file()
@@ -406,11 +406,7 @@ def trained_on(params: Params, grid: Grid) -> list[str]:
     """The machines that trained the cells, as far as they wrote it down."""
     from eval.analyses.cost import COST_FILE, read_cost
 
-    paths = [
-        scores_path(params, m, s).with_name(COST_FILE)
-        for m in grid.methods
-        for s in grid.subjects()
-    ]
+    paths = [params.cell(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
     return sorted({f"{cost.hardware} ({cost.device})" for p in paths if (cost := read_cost(p))})
 
 

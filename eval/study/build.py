@@ -112,7 +112,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
         (method, subject): found
         for method in grid.methods
         for subject in grid.subjects()
-        if (found := _trials_of(_samples_path(params, method, subject)))
+        if (found := _trials_of(params.cell(method, subject) / "samples.tar"))
     }
     duels = choose_duels(there, grid, study)
     shown, images = _read_images(params, duels)
@@ -326,10 +326,6 @@ def _check_settings(study: StudyParams, grid: Grid, profile: str) -> None:
         )
 
 
-def _samples_path(params: Params, method: str, subject: str) -> Path:
-    return params.runs() / "cells" / method / subject / "samples.tar"
-
-
 def _trials_of(path: Path) -> set[tuple[int, int]]:
     """The prompt and sample numbers of a shard of samples, read off its table of contents."""
     try:
@@ -363,7 +359,7 @@ def _read_images(params: Params, duels: Sequence[Duel]) -> tuple[Shown, Images]:
             needed.setdefault((method, trial.subject), {})[key] = trial
     shown, images = Shown({}, {}), Images()
     for (method, subject), trials in needed.items():
-        path = _samples_path(params, method, subject)
+        path = params.cell(method, subject) / "samples.tar"
         for sample in read_tar(path, trials):
             trial, prompt = trials[sample["__key__"]], sample["json"]["scored_prompt"]
             if (other := shown.prompts.setdefault(trial, prompt)) != prompt:

@@ -39,7 +39,8 @@ class Trained:
     token: Literal["rare", "noun", "normal"]  # where modifier tokens start: see `first_rows`
     train_token: bool
     reference: str  # what stands for the concept in prompts: {token} and {noun}
-    captions: tuple[str, ...]  # templates; {} is the reference. Empty: the concept's own caption
+    # Templates; {} is the reference. Empty, or if the concept is a style: the concept's own.
+    captions: tuple[str, ...]
     regularization: Literal["retrieved", "generated"] | None  # of the class: half of each batch
     resize: bool  # targets are resized, and their captions say so
     masked_loss: bool  # sum over the mask's squares / size of the mask, else the plain mean

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pipeline.adapters import Adapter, Provenance, dense
+from pipeline.augment import render_view, view_mask
 from pipeline.base import Base, to_tensor
 from pipeline.cells import continued, first_rows, merged, trained
 from pipeline.crossattn import attention_names, detached_start_token, key_value_names
 from pipeline.errors import BenchError
 from pipeline.methods import Continued, Merged, Trained, load_method, method_names
 from pipeline.params import MethodParams, Params, load_params
-from pipeline.training import Row, TrainingSet, draw_schedule, loss_of_rows
+from pipeline.seeds import seed_of
+from pipeline.training import Encoder, Row, TrainingSet, draw_schedule, loss_of_rows
 from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
 
 HYPER = MethodParams(learning_rate=1e-2, rank=2, ridge=1e-6)
@@ -168,16 +171,14 @@ def test_a_step_is_the_step_computed_plainly(base, params):
     method = how("custom_diffusion")
     adapter = run(base, params, "custom_diffusion", one, steps=1)
 
-    from pipeline.augment import render_view, view_mask
-    from pipeline.seeds import seed_of
-
     rows = schedule(method, [one], params, base.resolution, 1)[0]
     generator = torch.Generator().manual_seed(seed_of(params.train.seed, "cat", "step", 0))
     shape = (len(rows), *base.latent_shape)
     posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))
     timesteps = torch.randint(1000, shape[:1], generator=generator)
     pictures = [
-        render_view(r.view, one.targets if r.target else one.regularization, 32) for r in rows
+        render_view(p.view, one.targets if p.target else one.regularization, 32)
+        for p in (row.picture for row in rows)
     ]
     latent = base.vae.encode(to_tensor(pictures)).latent_dist
     clean = (latent.mean + latent.std * posterior) * base.vae.config.scaling_factor
@@ -192,7 +193,7 @@ def test_a_step_is_the_step_computed_plainly(base, params):
         error = base.unet(noisy, timesteps, text).sample - noise
     total = 0.0
     for e, row in zip(error, rows):
-        mask = view_mask(row.view, 32, 4)
+        mask = view_mask(row.picture.view, 32, 4)
         total = total + (e**2 * mask).sum() / mask.sum()
     gradients = torch.autograd.grad(total / len(rows), [*weights, embedding.rows])
     base.unet.requires_grad_(False)
@@ -233,7 +234,7 @@ def test_batches_share_targets_and_regularization_and_concepts_equally(params):
     sets = [training_set("cat", "cat"), training_set("chair", "chair", 1)]
     for method, kinds in (("custom_diffusion", 2), ("textual_inversion", 1)):
         for rows in schedule(how(method), sets, params, 32, 20):
-            counts = Counter((row.concept, row.target) for row in rows)
+            counts = Counter((row.picture.concept, row.picture.target) for row in rows)
             assert set(counts.values()) == {params.train.batch_size // (2 * kinds)}
             assert len(rows) == params.train.batch_size
 
@@ -244,7 +245,7 @@ def test_captions_follow_the_method(params):
 
     def captions(method: str, target: bool = True) -> set[str]:
         steps = schedule(how(method), [one], params, 64, 60)
-        return {row.caption for rows in steps for row in rows if row.target is target}
+        return {row.caption for rows in steps for row in rows if row.picture.target is target}
 
     assert captions("custom_diffusion") == {f"{p}photo of a <new1> wooden pot" for p in prefixes}
     assert captions("dreambooth") == {"photo of <new1> wooden pot"}
@@ -252,10 +253,44 @@ def test_captions_follow_the_method(params):
     assert captions("custom_diffusion", target=False) <= set(one.captions)
 
 
+def test_styles_are_trained_on_captions_of_their_own(params):
+    one = training_set("neon", "picture")
+    style = replace(one, concept=replace(one.concept, caption="a picture in the style of {}"))
+    for method, reference in (("dreambooth", "<new1> picture"), ("textual_inversion", "<new1>")):
+        steps = schedule(how(method), [style], params, 64, 10)
+        captions = {row.caption for rows in steps for row in rows if row.picture.target}
+        assert captions == {f"a picture in the style of {reference}"}
+
+
+def test_each_picture_is_encoded_once_and_let_go_after_its_last_step(base, params, monkeypatch):
+    one = training_set("cat", "cat")
+    steps = schedule(how("custom_diffusion"), [one], params, base.resolution, 12)
+    encode, encoded = Encoder(base, [one], steps), []
+    plain = type(base).encode_images
+    monkeypatch.setattr(
+        type(base), "encode_images", lambda *a: encoded.extend(a[1]) or plain(*a), raising=True
+    )
+    for rows in steps:
+        latents = encode(rows)
+        for row, mean, deviation, mask in zip(rows, *latents):
+            view, images = row.picture.view, one.targets
+            images = images if row.picture.target else one.regularization
+            picture = to_tensor([render_view(view, images, base.resolution)])
+            expected = base.vae.encode(picture).latent_dist
+            torch.testing.assert_close(mean, expected.mean[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(deviation, expected.std[0], rtol=1e-4, atol=1e-5)
+            assert torch.equal(mask, view_mask(view, base.resolution, base.downsampling))
+    assert len(encoded) == len({row.picture for rows in steps for row in rows})
+    assert len(encoded) < sum(map(len, steps))
+    assert not encode.kept
+
+
 def test_three_concepts_share_a_batch_of_eight_equally(params):
     sets = [training_set(n, "cat") for n in ("a", "b", "c")]
     for rows in schedule(how("custom_diffusion", 3), sets, params, 32, 3):
-        assert set(Counter((row.concept, row.target) for row in rows).values()) == {1}
+        assert set(Counter((row.picture.concept, row.picture.target) for row in rows).values()) == {
+            1
+        }
         assert len(rows) == 6
 
 
@@ -269,17 +304,17 @@ def test_a_batch_that_is_too_small_is_refused(params):
 def test_without_regularization_all_images_are_targets(params):
     one = training_set("cat", "cat")
     steps = schedule(how("custom_diffusion_no_regularization"), [one], params, 32, 5)
-    assert all(row.target for rows in steps for row in rows)
+    assert all(row.picture.target for rows in steps for row in rows)
     assert {len(rows) for rows in steps} == {params.train.batch_size}
 
 
 def test_without_augmentation_targets_are_only_mirrored(params):
     one = training_set("cat", "cat")
     steps = schedule(how("custom_diffusion_no_augmentation"), [one], params, 32, 40)
-    rows = [row for rows in steps for row in rows if row.target]
+    rows = [row for rows in steps for row in rows if row.picture.target]
     assert {row.caption for row in rows} == {"photo of a <new1> cat"}
-    assert {row.view.size for row in rows} == {32}
-    assert {row.view.flip for row in rows} == {True, False}
+    assert {row.picture.view.size for row in rows} == {32}
+    assert {row.picture.view.flip for row in rows} == {True, False}
 
 
 def test_missing_regularization_is_refused(params):

@@ -6,12 +6,15 @@ import re
 import signal
 import socket
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from threading import Barrier, Timer
+from threading import Barrier, Thread
+from urllib.request import urlopen
 
 import pytest
 from flask import Flask
@@ -403,20 +406,36 @@ def test_what_cannot_be_served_is_told(folder: Path, database: Path, tmp_path: P
         serve(folder, database, host="192.0.2.1")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_is_graceful_and_summed_up(
-    folder: Path, database: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, database: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before = signal.getsignal(signal.SIGTERM)
-        timer = Timer(0.5, signal.raise_signal, (number,))
-        timer.start()
-        serve(folder, database, port=0)
-        timer.join()
-        assert signal.getsignal(signal.SIGTERM) is before
-        out = capsys.readouterr().out
-        assert re.match(r"raters: http://127\.0\.0\.1:\d+/\nadmin:  http://\S+/admin\?token=", out)
-        assert f"ended: 0 raters, 0 answers -> {database}\n" in out
-        assert [path.name for path in database.parent.glob("answers*")] == [database.name]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def end_it() -> None:
+        for _ in range(600):
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                break  # it answers, so it is at work
+            time.sleep(0.1)
+        signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    # In the background of a script SIGINT is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ending = Thread(target=end_it)
+    ending.start()
+    try:
+        serve(folder, database, port=port)
+    finally:
+        ending.join()
+        signal.signal(signal.SIGINT, inherited)
+    assert signal.getsignal(signal.SIGTERM) is before
+    out = capsys.readouterr().out
+    assert re.match(rf"raters: http://127\.0\.0\.1:{port}/\nadmin:  http://\S+/admin\?token=", out)
+    assert f"ended: 0 raters, 0 answers -> {database}\n" in out
+    assert [path.name for path in database.parent.glob("answers*")] == [database.name]
 
 
 def test_forty_raters_at_once_lose_nothing(tmp_path: Path, database: Path) -> None:
