@@ -95,18 +95,22 @@ def train(side: str, base: Base, part: TrainingSet, steps: int) -> Adapter:
 
 @dataclass
 class Stopwatch:
-    """Seconds of each side's whole runs and of its optimizer steps."""
+    """Seconds of each side's whole runs, its optimizer steps and its UNet's part of a step."""
 
     runs: list[float]
     steps: list[float]
+    unet: list[float]
 
 
 def compare_training(steps: int, repetitions: int) -> Results:
-    """Whole runs, pre-encoding included, and the time from one optimizer step to the next."""
+    """Whole runs, the time from one optimizer step to the next, and that of the UNet alone.
+
+    Both sides need the UNet, which is the same: no run can be faster than its share.
+    """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     bases, part = {side: load(side) for side in SIDES}, training_set()
-    watches = {side: Stopwatch([], []) for side in SIDES}
+    watches = {side: Stopwatch([], [], []) for side in SIDES}
     for repetition in range(repetitions + 1):
         for side in SIDES if repetition % 2 else SIDES[::-1]:
             stamps: list[float] = []
@@ -118,12 +122,35 @@ def compare_training(steps: int, repetitions: int) -> Results:
             seconds = time.perf_counter() - start
             hook.remove()
             if repetition:
+                watches[side].unet += unet_steps(bases[side], 10)
                 watches[side].runs.append(seconds)
                 watches[side].steps += [b - a for a, b in zip(stamps, stamps[1:])]
     return {
+        "UNet of a step": {s: statistics.median(w.unet) for s, w in watches.items()},
         "training step": {s: statistics.median(w.steps) for s, w in watches.items()},
         "training run": {s: statistics.median(w.runs) for s, w in watches.items()},
     }
+
+
+def unet_steps(base: Base, count: int) -> list[float]:
+    """Seconds of the UNet's forward and backward pass on a batch of training, so many times."""
+    import torch
+
+    from pipeline.crossattn import key_value_names
+    from pipeline.params import load_params
+
+    batch, names = load_params().train.batch_size, set(key_value_names(base.unet))
+    noisy = torch.randn(batch, *base.latent_shape)
+    text = base.encode_text([""] * batch)
+    trained = [w.requires_grad_(True) for n, w in base.unet.named_parameters() if n in names]
+    inputs = [*trained, text.requires_grad_(True)]
+
+    def step() -> None:
+        torch.autograd.grad(base.unet(noisy, 500, text).sample.sum(), inputs)
+
+    times = [timed(step) for _ in range(count)]
+    base.unet.requires_grad_(False)
+    return times
 
 
 def compare_memory(steps: int) -> Results:
