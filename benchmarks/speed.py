@@ -11,8 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,20 +50,23 @@ def load(side: str) -> Base:
     return base
 
 
-def training_set() -> TrainingSet:
-    """The pictures of a concept, and drawn scenes with its class noun, as a shard holds them."""
+def training_set(side: int) -> TrainingSet:
+    """The pictures of a concept, and drawn scenes with its class noun, as a shard holds them.
+
+    Args:
+        side: their width and height.
+    """
     import numpy as np
     from PIL import Image
 
     from pipeline.concepts import load_concept
-    from pipeline.params import load_params
     from pipeline.photos import read_photo
     from pipeline.shard import square
     from pipeline.toyland.drawing import draw
     from pipeline.toyland.world import caption, random_scene, random_thing
     from pipeline.training import TrainingSet
 
-    side, concept = load_params().base.resolution, load_concept(CONCEPT)
+    concept = load_concept(CONCEPT)
     images, captions = [], []
     for i in range(REGULARIZATION):
         rng = np.random.default_rng([11, i])
@@ -109,7 +112,10 @@ def compare_training(steps: int, repetitions: int) -> Results:
     """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    bases, part = {side: load(side) for side in SIDES}, training_set()
+    from pipeline.params import load_params
+
+    bases = {side: load(side) for side in SIDES}
+    part, batch = training_set(bases["ours"].resolution), load_params().train.batch_size
     watches = {side: Stopwatch([], [], []) for side in SIDES}
     for repetition in range(repetitions + 1):
         for side in SIDES if repetition % 2 else SIDES[::-1]:
@@ -122,7 +128,8 @@ def compare_training(steps: int, repetitions: int) -> Results:
             seconds = time.perf_counter() - start
             hook.remove()
             if repetition:
-                watches[side].unet += unet_steps(bases[side], 10)
+                with unet_of_a_step(bases[side], batch) as step:
+                    watches[side].unet += [timed(step) for _ in range(10)]
                 watches[side].runs.append(seconds)
                 watches[side].steps += [b - a for a, b in zip(stamps, stamps[1:])]
     return {
@@ -132,25 +139,29 @@ def compare_training(steps: int, repetitions: int) -> Results:
     }
 
 
-def unet_steps(base: Base, count: int) -> list[float]:
-    """Seconds of the UNet's forward and backward pass on a batch of training, so many times."""
+@contextmanager
+def unet_of_a_step(base: Base, batch: int) -> Iterator[Callable[[], object]]:
+    """The UNet's part of a training step: its forward and backward pass on so many images."""
     import torch
 
     from pipeline.crossattn import key_value_names
-    from pipeline.params import load_params
 
-    batch, names = load_params().train.batch_size, set(key_value_names(base.unet))
-    noisy = torch.randn(batch, *base.latent_shape)
-    text = base.encode_text([""] * batch)
+    names = set(key_value_names(base.unet))
     trained = [w.requires_grad_(True) for n, w in base.unet.named_parameters() if n in names]
-    inputs = [*trained, text.requires_grad_(True)]
+    noisy = torch.randn(batch, *base.latent_shape, device=base.device)
+    text = base.encode_text([""] * batch).requires_grad_(True)
 
     def step() -> None:
-        torch.autograd.grad(base.unet(noisy, 500, text).sample.sum(), inputs)
+        with base.autocast():
+            predicted = base.unet(noisy, 500, text).sample
+        predicted.float().sum().backward()
+        for tensor in (*trained, text):
+            tensor.grad = None
 
-    times = [timed(step) for _ in range(count)]
-    base.unet.requires_grad_(False)
-    return times
+    try:
+        yield step
+    finally:
+        base.unet.requires_grad_(False)
 
 
 def compare_memory(steps: int) -> Results:
@@ -167,7 +178,8 @@ def compare_memory(steps: int) -> Results:
 
 def measure_memory(side: str, steps: int) -> float:
     """MB that a run takes at its peak, over what the process has before it."""
-    base, part = load(side), training_set()
+    base = load(side)
+    part = training_set(base.resolution)
     with suppress(OSError):  # Linux: forget the peak so far
         Path("/proc/self/clear_refs").write_text("5")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

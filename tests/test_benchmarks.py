@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from benchmarks import official, speed
+from benchmarks import full_size, official, speed
 from pipeline import sampling, training
 from pipeline.adapters import Adapter, Provenance, dense
 from pipeline.base import Base
+from pipeline.crossattn import key_value_names
 from pipeline.methods import Trained, load_method
 from pipeline.params import MethodParams, SamplerParams, TrainParams
 from tests.pipeline.tiny import RARE_TOKENS, new_base, training_set
@@ -89,3 +91,35 @@ def test_the_table_says_which_goals_are_met():
     assert sampled.endswith("1.10x  1.2x: missed")
     assert two.endswith("2.0 s: met")
     assert three.endswith("0.6s")
+
+
+def test_the_model_of_full_size_has_as_many_parameters_as_the_published_one():
+    base = full_size.random_base(torch.device("meta"), 512)
+    counts = {
+        name: sum(p.numel() for p in getattr(base, name).parameters())
+        for name in ("unet", "vae", "text_encoder")
+    }
+    assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+    trained = dict(base.unet.named_parameters())
+    matrices = [trained[name] for name in key_value_names(base.unet)]
+    assert len(matrices) == 32
+    assert sum(m.numel() for m in matrices) * 4 == pytest.approx(76.7e6, rel=1e-3)
+    assert (base.latent_shape, base.tokenizer.model_max_length) == ((4, 64, 64), 77)
+
+
+def test_operations_are_those_of_the_products():
+    a, b = torch.ones(3, 5), torch.ones(5, 7)
+    assert full_size.count(lambda: a @ b) == 2 * 3 * 5 * 7
+    image, kernel = torch.ones(2, 3, 8, 8), torch.ones(4, 3, 3, 3)
+    assert full_size.count(lambda: F.conv2d(image, kernel, padding=1)) == 2 * 2 * 64 * 4 * 27
+
+
+def test_the_floor_lies_below_what_was_measured():
+    base, sampler = new_base(), SamplerParams(steps=3, guidance_scale=6, eta=1, batch_size=2)
+    part = training_set("cat", "cat")
+    trained, sampled = full_size.measure(base, part, PARAMS, 3, sampler)
+    for result in (trained, sampled):
+        assert 0 < result.floor < result.seconds
+        assert result.peak > 0
+    assert trained.line().startswith("training, 3 steps of 8")
+    assert sampled.line().startswith("sampling, 2 images of 3 steps")
