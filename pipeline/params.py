@@ -92,7 +92,9 @@ class MethodParams(Section):
     steps: int | None = Field(default=None, ge=0, description="steps on a single concept")
     composition_steps: int | None = Field(default=None, ge=0, description="steps on a composition")
     rank: int | None = Field(default=None, ge=1, description="of low-rank changes")
-    ridge: float | None = Field(default=None, ge=0, description="of a merge; relative to the mean eigenvalue")
+    ridge: float | None = Field(
+        default=None, ge=0, description="of merges; relative to the mean eigenvalue"
+    )
     template_words: bool = Field(
         default=True, description='whether "photo of a" constrains a merge, as in the paper\'s code'
     )
