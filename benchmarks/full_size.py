@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -24,7 +24,8 @@ from pipeline.base import Base
 from pipeline.methods import Trained, load_method
 from pipeline.params import MethodParams, SamplerParams, TrainParams, load_params
 from pipeline.sampling import sample
-from pipeline.training import Encoder, TrainingSet, draw_schedule, train
+from pipeline.toyland.denoiser import scheduler
+from pipeline.training import TrainingSet, draw_schedule, train
 
 # Any words will do; the embedding table has its true size.
 WORDS, CONTEXT, VOCABULARY = "models/toyland/base/tokenizer", 77, 49408
@@ -42,10 +43,8 @@ class Measured:
 
     def line(self) -> str:
         """A row of the table."""
-        share = self.floor / self.seconds
-        return (
-            f"{self.name:<34}{self.seconds:>9.1f}{self.floor:>9.1f}{share:>8.0%}{self.peak:>9.1f}"
-        )
+        numbers = f"{self.seconds:>9.1f}{self.floor:>9.1f}{self.floor / self.seconds:>9.0%}"
+        return f"{self.name:<34}{numbers}{self.peak:>9.1f}"
 
 
 def random_base(device: torch.device, resolution: int) -> Base:
@@ -81,16 +80,8 @@ def random_base(device: torch.device, resolution: int) -> Base:
         )
     for model in (unet, vae, text):
         model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
     words = CLIPTokenizer.from_pretrained(WORDS, model_max_length=CONTEXT)
-    return Base("random/v1-4-size", unet, vae, text, words, scheduler, resolution, device)
+    return Base("random/v1-4-size", unet, vae, text, words, scheduler(), resolution, device)
 
 
 def measure(
@@ -110,7 +101,7 @@ def measure(
     seconds, peak = watched(base.device, lambda: train(*arguments, steps, about))
 
     schedule = draw_schedule(method, [part], about.references, train_params, base.resolution, steps)
-    pictures = len(Encoder(base, [part], schedule).uses)
+    pictures = len({row.picture for rows in schedule for row in rows})
     with unet_of_a_step(base, train_params.batch_size) as step:
         operations = steps * count(step)
     image = torch.zeros(1, 3, base.resolution, base.resolution, device=base.device)
@@ -173,12 +164,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     params = load_params("paper")
-    protocol = params.protocol.sample
-    sampler = SamplerParams(
-        steps=asked.sampling_steps,
-        guidance_scale=protocol.guidance_scale,
-        eta=protocol.eta,
-        batch_size=asked.batch_size,
+    sampler = params.sampler().model_copy(
+        update={"steps": asked.sampling_steps, "batch_size": asked.batch_size}
     )
     train_params = params.train.model_copy(update={"batch_size": asked.batch_size})
     base, part = random_base(device, asked.resolution), training_set(asked.resolution)
