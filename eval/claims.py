@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from eval.scores import load_scores
+from eval.scores import failed_cells, load_scores
 from eval.statistics import Estimate, Interval, holm, interval, p_value
 from eval.tables import (
     FORMATS,
@@ -61,6 +61,7 @@ class Verdict(Enum):
     FAILS = "does not hold"
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
+    FAILED = "failed"  # there is nothing to compare, as cells could not be made
 
 
 @dataclass(frozen=True)
@@ -335,14 +336,27 @@ def check_claims(profile: str) -> Findings:
     """The verdicts on every claim, from what has been scored and analysed so far."""
     grid, protocol = load_grid(profile), load_params(profile).protocol
     scores = pd.concat([load_scores(profile), *_analysed(profile)], ignore_index=True)
-    found = [
-        differences(scores, claim, averaged(grid, claim.kind, claim.metric, protocol))
-        for claim in CLAIMS
+    failed = failed_cells(profile)
+    subjects = [averaged(grid, claim.kind, claim.metric, protocol) for claim in CLAIMS]
+    found = [differences(scores, claim, names) for claim, names in zip(CLAIMS, subjects)]
+    lost = [
+        any((method, name) in failed for method in (claim.first, claim.second) for name in names)
+        for claim, names in zip(CLAIMS, subjects)
     ]
     return Findings(
-        findings(CLAIMS, [two and two.anywhere for two in found]),
-        findings(CLAIMS, [two and two.here for two in found]),
+        _of_failed(findings(CLAIMS, [two and two.anywhere for two in found]), lost),
+        _of_failed(findings(CLAIMS, [two and two.here for two in found]), lost),
     )
+
+
+def _of_failed(found: Sequence[Finding], lost: Sequence[bool]) -> list[Finding]:
+    """The findings, of which those say "failed" that compare nothing where cells failed."""
+    return [
+        replace(finding, verdict=Verdict.FAILED)
+        if failed and finding.verdict is Verdict.NOT_RUN
+        else finding
+        for finding, failed in zip(found, lost)
+    ]
 
 
 def _analysed(profile: str) -> list[pd.DataFrame]:
@@ -426,7 +440,7 @@ def write_claims(profile: str = DEFAULT_PROFILE) -> None:
     Raises:
         BenchError: scores are damaged or cannot be compared, or nothing was scored yet.
     """
-    if load_scores(profile).empty:
+    if load_scores(profile).empty and not failed_cells(profile):
         raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
     table = claims_table(profile)
     folder = load_params(profile).reports()

@@ -33,6 +33,7 @@ from eval.tables import (
     words,
 )
 from pipeline.errors import BenchError
+from pipeline.failures import Failure
 from pipeline.params import DEFAULT_PROFILE, Params, load_params
 
 Z = 1.959963984540054  # of a 95 % interval
@@ -56,11 +57,13 @@ class Line(NamedTuple):
     tolerance: float  # NaN where ours has no error within subjects
     obstacle: str  # why the two cannot be compared; empty if they can
     against: str | None = None  # the rival, where people chose between two
+    failure: Failure | None = None  # why there is nothing of ours
 
     def verdict(self) -> str:
         """Whether ours is what the paper prints, as far as that can be said."""
         if self.ours is None:
-            return "not run" if self.against is None else "no responses"
+            gap = self.failure.kind if self.failure else "not run"
+            return gap if self.against is None else "no responses"
         if self.obstacle:
             return f"not comparable: {self.obstacle}"
         if math.isnan(self.tolerance):
@@ -130,7 +133,11 @@ def lines(
                 allowed = tolerance(errors, step) if errors else float("nan")
                 if subject is None and not why and row.against is None:
                     why = _other_subjects(printed, metric, cells)
-                yield Line(row.method, subject, metric, ours, value, allowed, why, row.against)
+                chosen = [(row.method, s) for s in _subjects(results, printed, metric, subject)]
+                failure = next((f for key in chosen if (f := results.failed.get(key))), None)
+                yield Line(
+                    row.method, subject, metric, ours, value, allowed, why, row.against, failure
+                )
 
 
 def _other_subjects(printed: PrintedTable, metric: str, cells: Iterable[str]) -> str:
@@ -176,16 +183,23 @@ def _values(
         yield None, row.means[metric]
 
 
+def _subjects(
+    results: Results, printed: PrintedTable, metric: str, subject: str | None
+) -> list[str]:
+    """Our subjects that a printed number is about; for a mean, by the table's rule."""
+    left_out = printed.leave_out.get(metric, [])
+    return [
+        ours
+        for ours in subjects_of(results.grid, printed.kind)
+        if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
+    ]
+
+
 def _cells(
     results: Results, printed: PrintedTable, method: str, metric: str, subject: str | None
 ) -> dict[str, Estimate]:
-    """Our estimates that a printed number is about, by subject; for a mean, by the table's rule."""
-    left_out = printed.leave_out.get(metric, [])
-    chosen = {
-        ours: name
-        for ours in subjects_of(results.grid, printed.kind)
-        if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
-    }
+    """Our estimates that a printed number is about, by subject."""
+    chosen = _subjects(results, printed, metric, subject)
     return {s: results.found[key] for s in chosen if (key := (method, s, metric)) in results.found}
 
 

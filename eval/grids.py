@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from eval.tables import words
 from pipeline.concepts import Subject
+from pipeline.failures import Failure, failure_of
 from pipeline.files import read_tar
 from pipeline.params import Grid, Params
 from pipeline.photos import read_photo
@@ -32,6 +33,7 @@ class Row(NamedTuple):
 
     method: str
     images: Shown
+    failure: Failure | None = None  # why there are none
 
 
 class Sheet(NamedTuple):
@@ -60,7 +62,7 @@ class Sheet(NamedTuple):
 
 
 def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
-    """The first samples of every prompt, of each method that has samples of the subject.
+    """The first samples of every prompt, of each method that has samples of the subject or failed.
 
     They are squares of CELL pixels, or smaller if they were made so.
 
@@ -70,7 +72,9 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
     rows = []
     for method in grid.methods:
         path = params.cell(method, subject) / "samples.tar"
-        if path.is_file():
+        if failure := failure_of(path):
+            rows.append(Row(method, {}, failure))
+        elif path.is_file():
             shown = {
                 (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])
                 for s in read_tar(path)
@@ -85,8 +89,9 @@ def sheet(subject: Subject, rows: Sequence[Row]) -> Sheet:
 
     Args:
         subject: says what was to be learned.
-        rows: as `read_rows` gives them, not empty.
+        rows: as `read_rows` gives them; one at least has images.
     """
+    rows = [row for row in rows if row.images]
     every = sorted(set().union(*(row.images for row in rows)))
     prompts = _spread(sorted({prompt for prompt, _ in every}), PROMPTS)
     tile = next(image.width for row in rows for image in row.images.values())
@@ -150,13 +155,13 @@ def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]
         page.paste(_fitted(_example(subject, place), CELL), (x, PAD + title))
         _text(page, texts[column], (x + CELL // 2, top - 8), CELL, anchor="bottom")
         for line, method in enumerate(methods):
-            found = [r.images[number, 0] for r in rows[subject.name]
-                     if r.method == method and (number, 0) in r.images]  # fmt: skip
+            row = next((r for r in rows[subject.name] if r.method == method), Row(method, {}))
             y = top + line * (CELL + GAP)
-            if found:
-                page.paste(_fitted(found[0], CELL), (x, y))
+            if (number, 0) in row.images:
+                page.paste(_fitted(row.images[number, 0], CELL), (x, y))
             else:
-                _text(page, "–", (x + CELL // 2, y + CELL // 2), CELL, size=15, colour=GREY)
+                said = row.failure.kind if row.failure else "–"
+                _text(page, said, (x + CELL // 2, y + CELL // 2), CELL, size=15, colour=GREY)
     return page
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import BenchError
+from pipeline.failures import INSIDE, Failure, refuse_failed
 
 
 @contextmanager
@@ -68,6 +69,16 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def write_failure(path: str | Path, failure: Failure) -> None:
+    """Writes a failure in place of what should be there: a file, or a folder (without a suffix)."""
+    path = Path(path)
+    if path.suffix:
+        write_json(path, failure.record())
+        return
+    with atomic(path) as temporary:
+        write_json(temporary / INSIDE, failure.record())
+
+
 def write_tar(path: str | Path, samples: list[dict[str, Any]]) -> None:
     """Writes a webdataset shard whose bytes depend on the samples alone.
 
@@ -97,8 +108,10 @@ def read_tar(path: str | Path, keys: Container[str] | None = None) -> list[dict[
 
     Raises:
         BenchError: the shard is missing, truncated or not a tar.
+        FailureError: it could not be made.
     """
     path = Path(path)
+    refuse_failed(path)
     samples: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(path) as tar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.adapters import Adapter, Delta, LowRank, Provenance
+from pipeline.adapters import Adapter, Delta, LowRank, Provenance, not_finite
 from pipeline.augment import View, draw_view, render_view, view_mask
 from pipeline.base import Base, to_tensor
 from pipeline.concepts import PHOTO_CAPTION, Concept
 from pipeline.crossattn import detached_start_token
 from pipeline.errors import BenchError
+from pipeline.failures import DIVERGED, FailureError
 from pipeline.files import read_tar
 from pipeline.lowrank import low_rank_changes
 from pipeline.methods import Trained
@@ -215,6 +217,9 @@ def train(
     Args:
         tokens: the modifier token of each of `sets` and the row [d] that it starts from.
         provenance: goes into the adapter. The last of its references are those of `sets`.
+
+    Raises:
+        FailureError: the loss or what was trained is not finite.
     """
     unet = base.unet
     references = provenance.references[-len(sets) :]
@@ -253,7 +258,22 @@ def train(
         with torch.no_grad():
             for name, original in originals.items():
                 weights[name].copy_(original)
-    return Adapter({token: row.clone() for token, row in zip(tokens, rows)}, deltas, provenance)
+    adapter = Adapter({token: row.clone() for token, row in zip(tokens, rows)}, deltas, provenance)
+    # A gradient may be the first that is not finite, and no loss comes after the last step.
+    if what := not_finite(adapter):
+        raise _diverged(what, steps, steps, provenance)
+    return adapter
+
+
+def _diverged(what: str, step: int, steps: int, provenance: Provenance) -> FailureError:
+    """The error of a training in which something is not finite after that many steps."""
+    method = provenance.method
+    return FailureError(
+        DIVERGED,
+        f"{method} on {provenance.subject}: the training diverged: {what} is not finite at step "
+        f"{step} of {steps} (learning rate {provenance.learning_rate:g}): lower "
+        f"methods.{method}.learning_rate in the profile's params.yaml",
+    )
 
 
 def _optimize(
@@ -266,7 +286,11 @@ def _optimize(
     hyper: MethodParams,
     provenance: Provenance,
 ) -> None:
-    """The loop itself: AdamW on the noise-prediction error of the schedule's images."""
+    """The loop itself: AdamW on the noise-prediction error of the schedule's images.
+
+    Raises:
+        FailureError: the loss is not finite.
+    """
     if not schedule:
         return
     device = base.device
@@ -312,4 +336,8 @@ def _optimize(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        value = loss.item()
+        if not math.isfinite(value):
+            progress.close()
+            raise _diverged("the loss", step + 1, len(schedule), provenance)
+        progress.set_postfix_str(f"loss {value:.3f}", refresh=False)

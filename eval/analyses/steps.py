@@ -7,6 +7,7 @@ constant. So a run of k steps is the first k steps of any longer one, and can be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ from eval.analyses.common import (
     Judge,
     adapter_scores,
     folder_of,
+    made,
     section,
     summary,
     write_results,
@@ -69,22 +71,26 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
     hyper = params.methods.get(about.method)
     if hyper is None:
         raise BenchError(f"params.yaml: methods.{about.method}: missing: analyses.steps trains it")
-    loops: list[tuple[Trained, TrainingSet]] = []
-    for concept in about.concepts:
+
+    def loop(concept: str) -> tuple[Trained, TrainingSet]:
         subject = load_subject(concept, profile)
         how = how_of(about.method, subject)
         if not isinstance(how, Trained):
             raise BenchError(f"params.yaml: analyses.steps: {about.method} does not train")
         check_hyper(about.method, how, hyper, subject)
-        loops.append((how, load_training_set(subject.concepts[0], params.runs(), how)))
+        return how, load_training_set(subject.concepts[0], params.runs(), how)
+
+    loops = dict(made(about.concepts, loop))
     base, judge = load_base(params.base), Judge(params)
-    parts = []
-    for how, images in loops:
-        subject = load_subject(images.concept.name, profile)
-        for steps in sorted(set(about.steps)):
-            adapter = adapter_after(base, how, images, params, hyper, about.method, steps)
-            scores = adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
-            parts.append(scores.assign(method=about.method, steps=steps))
+
+    def scores(run: tuple[str, int]) -> pd.DataFrame:
+        concept, steps = run
+        adapter = adapter_after(base, *loops[concept], params, hyper, about.method, steps)
+        about_it = load_subject(concept, profile)
+        return adapter_scores(judge, base, adapter, about_it, about.images_per_prompt)
+
+    runs = made(product(loops, sorted(set(about.steps))), scores)
+    parts = [part.assign(method=about.method, steps=steps) for (_, steps), part in runs]
     found = pd.concat(parts, ignore_index=True)
     table = summary(found, ["method"], "steps")
     for row in table.to_dict("records"):

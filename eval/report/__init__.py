@@ -34,6 +34,7 @@ from eval.tables import (
     by_prompt,
     by_subject,
     comparison,
+    could_not_be_made,
     differences,
     load_results,
     not_run,
@@ -50,7 +51,8 @@ def write_report(profile: str) -> None:
     """Writes everything that people read about a profile; prints the comparison and the paths.
 
     Each of the folders `tables`, `figures`, `grids` and `methods` is replaced as a whole, so
-    that nothing stale remains. Cells of the grid that were not run are said to be missing.
+    that nothing stale remains. Cells of the grid that were not run are said to be missing, and why
+    others could not be made.
 
     Raises:
         BenchError: nothing was scored yet, or scores and samples are damaged or do not fit.
@@ -91,6 +93,7 @@ def write_report(profile: str) -> None:
     print(FORMATS["text"](tables["comparison"]), end="")
     if missing:
         print(not_run(missing))
+    print("".join(f"{line}\n" for line in could_not_be_made(results.failed)), end="")
     cells = len(results.scores[["method", "subject"]].drop_duplicates())
     seconds = time.monotonic() - start
     print(
