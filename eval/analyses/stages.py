@@ -15,6 +15,7 @@ from pipeline.analysis_params import (
     DriftParams,
     EditingParams,
     StepsParams,
+    TuningParams,
 )
 from pipeline.errors import BenchError
 from pipeline.params import DEFAULT_PROFILE, Grid, Params, is_hub_id
@@ -57,6 +58,24 @@ STAGES: dict[str, Stage] = {
     "steps": Stage(
         "score a method along its training",
         (*BASE, *SAMPLING, *SCORING, "pipeline/cells.py", "pipeline/training.py"),
+        ("base", "scorer"),
+        ("base", "protocol", "train"),
+        ("sample", "score"),
+    ),
+    "tuning": Stage(
+        "try learning rates, steps and ridges on held-out concepts",
+        (
+            *BASE,
+            *SAMPLING,
+            *SCORING,
+            "eval/analyses/steps.py",
+            "pipeline/augment.py",
+            "pipeline/cells.py",
+            "pipeline/lowrank.py",
+            "pipeline/merging.py",
+            "pipeline/methods",
+            "pipeline/training.py",
+        ),
         ("base", "scorer"),
         ("base", "protocol", "train"),
         ("sample", "score"),
@@ -140,6 +159,8 @@ def datasets(name: str, params: Params, grid: Grid) -> list[str]:
         texts = list(pairs)
     elif isinstance(about, (CompressionParams, DriftParams, StepsParams)):
         names = texts = about.concepts
+    elif isinstance(about, TuningParams):
+        names, texts = list(grid.concepts), grid.subjects()
     elif isinstance(about, EditingParams):
         names = texts = [about.concept]
     else:
