@@ -123,6 +123,20 @@ class TuningParams(_Section):
         return made + (["index"] if self.ridges else [])
 
 
+class SamplerTrialParams(_Section):
+    """Guidance, steps and eta by trial on the base model (Toyland's profiles only)."""
+
+    guidance_scales: list[Annotated[float, Field(ge=1)]] = Field(min_length=1)
+    steps: list[Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1)
+    etas: list[Share] = Field(min_length=1)
+    singles: int = Field(ge=2, description="prompts of one thing, an image each")
+    pairs: int = Field(ge=2, description="prompts of two things, an image each")
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return []
+
+
 class AttentionParams(_Section):
     """Where the words of a composition look (Fig. 19)."""
 
@@ -197,6 +211,7 @@ class AnalysesParams(BaseModel):
     drift: DriftParams | None = None
     steps: StepsParams | None = None
     tuning: TuningParams | None = None
+    sampler: SamplerTrialParams | None = None
     attention: AttentionParams | None = None
     editing: EditingParams | None = None
     truth: TruthParams | None = None

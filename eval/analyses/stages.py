@@ -80,6 +80,23 @@ STAGES: dict[str, Stage] = {
         ("base", "protocol", "train"),
         ("sample", "score"),
     ),
+    "sampler": Stage(
+        "try guidance, steps and eta on the base model",
+        (
+            *BASE,
+            *SAMPLING,
+            *SCORING,
+            "models/toyland/judge",
+            "pipeline/toyland/autoencoder.py",
+            "pipeline/toyland/drawing.py",
+            "pipeline/toyland/judge.py",
+            "pipeline/toyland/scorecard.py",
+            "pipeline/toyland/world.py",
+        ),
+        ("base", "scorer"),
+        ("base", "protocol"),
+        ("score",),
+    ),
     "attention": Stage(
         "see where the words of compositions look",
         (*BASE, *SAMPLING, "eval/analyses/probes.py", "eval/scores.py", "eval/tables.py"),

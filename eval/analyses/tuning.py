@@ -204,7 +204,9 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
     for name in about.ridges:
         how = how_of(name, trials.subjects[COMPOSITIONS][0])
         assert isinstance(how, Merged)
-        of = table[(table["method"] == how.of) & (table["kind"] == SINGLE) & table["chosen"]].iloc[0]
+        of = table[(table["method"] == how.of) & (table["kind"] == SINGLE) & table["chosen"]].iloc[
+            0
+        ]
         parts = {
             concept: adapters[(how.of, concept, of["learning_rate"], int(of["steps"]))]
             for concept in grid.concepts
@@ -213,8 +215,8 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
     prompts = pd.concat(rows, ignore_index=True)
     table = marked(products(prompts), about.tolerance)
     for row in table[table["chosen"]].to_dict("records"):
-        setting = ", ".join(f"{name} {row[name]:g}" for name in SETTING if row[name] == row[name])
-        print(f"tuning: {row['method']}, {row['kind']}: {setting}: product {row['product']:.3f}")
+        words_of = ", ".join(f"{name} {row[name]:g}" for name in SETTING if pd.notna(row[name]))
+        print(f"tuning: {row['method']}, {row['kind']}: {words_of}: product {row['product']:.3f}")
     tables = {"prompts": prompts, "trials": table}
     return write_results(folder_of(params, "tuning"), tables, {"tuning": chart(table)})
 
@@ -225,7 +227,7 @@ def marked(table: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     Of a method that trains compositions only settings at the rate for single concepts can be.
     """
     table = table.assign(chosen=False)
-    for method, rows in table[table["method"] != PRETRAINED].groupby("method", sort=False):
+    for _, rows in table[table["method"] != PRETRAINED].groupby("method", sort=False):
         single = rows[rows["kind"] == SINGLE]
         composed = rows[rows["kind"] == COMPOSITIONS]
         if len(single):
@@ -253,7 +255,7 @@ def chart(table: pd.DataFrame) -> Figure:
                         color=colour, marker=".", lw=1, alpha=0.6,
                     )  # fmt: skip
                     last = line.iloc[-1]
-                    name = f"{rate:g}" if rate == rate else "ridge"
+                    name = "ridge" if pd.isna(rate) else f"{rate:g}"
                     spot = (last["image_alignment"], last["text_alignment"])
                     ax.annotate(name, spot, fontsize=7, color=colour)
                 taken = rows[rows["chosen"]]
