@@ -1,13 +1,12 @@
 """Text- and image-alignment along the training of a method.
 
 What training sees is drawn from a seed of each concept and of each step, and the learning rate is
-constant. So a run of k steps is the first k steps of any longer one, and can be made by itself.
+constant. So a run of k steps is the first k steps of any longer one, and one run gives all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 import matplotlib as mpl
@@ -29,7 +28,7 @@ from eval.tables import METRICS, words
 from pipeline.adapters import Adapter, Provenance
 from pipeline.analysis_params import StepsParams
 from pipeline.base import Base, load_base
-from pipeline.cells import check_hyper, how_of, trained
+from pipeline.cells import check_hyper, how_of, trained_through
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.methods import Trained
@@ -37,26 +36,26 @@ from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
 from pipeline.training import TrainingSet, load_training_set
 
 
-def adapter_after(
+def adapters_along(
     base: Base,
     how: Trained,
-    images: TrainingSet,
+    sets: Sequence[TrainingSet],
     params: Params,
     hyper: MethodParams,
     method: str,
-    steps: int,
-) -> Adapter:
-    """The adapter of a concept after that many steps of the method's training."""
-    concept = images.concept
+    subject: str,
+    checkpoints: Sequence[int],
+) -> list[Adapter]:
+    """The adapters of a subject after so many steps each of the method's training."""
     about = Provenance(
         method=method,
-        subject=concept.name,
+        subject=subject,
         base=base.path,
         base_hash=base.hash,
-        references=(concept.class_noun,),
+        references=tuple(part.concept.class_noun for part in sets),
         seed=params.train.seed,
     )
-    return trained(base, how, [images], params, hyper.model_copy(update={"steps": steps}), about)
+    return trained_through(base, how, sets, params, hyper, checkpoints, about)
 
 
 def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
@@ -82,15 +81,22 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
 
     loops = dict(made(about.concepts, loop))
     base, judge = load_base(params.base), Judge(params)
+    checkpoints = sorted(set(about.steps))
 
-    def scores(run: tuple[str, int]) -> pd.DataFrame:
-        concept, steps = run
-        adapter = adapter_after(base, *loops[concept], params, hyper, about.method, steps)
-        about_it = load_subject(concept, profile)
-        return adapter_scores(judge, base, adapter, about_it, about.images_per_prompt)
+    def scores(concept: str) -> pd.DataFrame:
+        (how, images), subject = loops[concept], load_subject(concept, profile)
+        adapters = adapters_along(
+            base, how, [images], params, hyper, about.method, concept, checkpoints
+        )
+        parts = [
+            adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
+            for adapter in adapters
+        ]
+        return pd.concat(
+            [part.assign(method=about.method, steps=n) for n, part in zip(checkpoints, parts)]
+        )
 
-    runs = made(product(loops, sorted(set(about.steps))), scores)
-    parts = [part.assign(method=about.method, steps=steps) for (_, steps), part in runs]
+    parts = [part for _, part in made(loops, scores)]
     found = pd.concat(parts, ignore_index=True)
     table = summary(found, ["method"], "steps")
     for row in table.to_dict("records"):
