@@ -55,7 +55,7 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
         ("  eta: 1.0\n", "", "generate.eta"),
         ("  eta: 1.0\n", "  eta: 1.0\n  etta: 1.0\n", "generate.etta"),
-        ("protocol: toyland-v1", "protocol: [1]", "protocol"),
+        ("protocol: toyland-v2", "protocol: [1]", "protocol"),
     ],
 )
 def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
