@@ -59,7 +59,7 @@ def test_unknown_protocol(project: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("eta: 1.0", "eta: 2.0", "sample.eta"),
+        ("eta: 0.0", "eta: 2.0", "sample.eta"),
         ("text_scale: 2.5", "text_scale: 0", "score.text_scale"),
         ("kid_features: clip", "kid_features: dino", "score.kid_features"),
         ("    - kid\n", "    - kidd\n", "score.metrics.2"),
