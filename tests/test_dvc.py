@@ -270,7 +270,7 @@ def test_what_fails_blocks_nothing(pipeline: Pipeline, stage: str) -> None:
     if stage.startswith("train"):
         edit(params, "learning_rate: 1.0e-4", "learning_rate: 9")
     else:
-        edit(params, "  threshold: ", "  threshold: 0.0")
+        edit(params, "threshold: 0.85", "threshold: 0.86")
     assert pipeline.repro() > REPORT
 
 
