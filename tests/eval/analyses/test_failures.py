@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from eval.analyses.common import made
 from eval.tables import print_table
 from pipeline import cli
+from pipeline.adapters import save_adapter
 from pipeline.base import Base
 from pipeline.failures import Failure, FailureError, failure_of
 from pipeline.files import png_bytes, read_tar, write_failure, write_tar
@@ -85,6 +86,20 @@ def test_a_diverged_training_becomes_a_cell_of_the_table(
     assert row.split("  ")[0] == "dreambooth" and "0/2, 1 diverged" in row
     assert table.splitlines()[-1].startswith("diverged: dreambooth/cat: dreambooth on cat: the tra")
     assert "not run: dreambooth: chair, cat+chair" in table
+
+
+def test_images_that_are_not_finite_are_not_written(ready: None, adapt: Adapt) -> None:
+    adapter = adapt("custom_diffusion", "chair")
+    adapter.tokens["<new1>"].fill_(3e38)  # finite, but not what comes of it
+    folder = RUNS / "cells" / "custom_diffusion" / "chair"
+    save_adapter(adapter, folder / "adapter.safetensors")
+    before = (folder / "samples.tar").read_bytes()
+    whose = "^custom_diffusion on chair: the image of '.*<new1> chair.*' has values that are not"
+    with pytest.raises(FailureError, match=whose) as error:
+        bench("sample", "custom_diffusion", "chair")
+    assert (folder / "samples.tar").read_bytes() == before
+    bench("sample", "custom_diffusion", "chair", "--record-failure")
+    assert failure_of(folder / "samples.tar") == error.value.failure
 
 
 def test_a_concept_without_a_corpus_fails_alone(
