@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from eval.claims import write_claims
+from eval.claims import print_claims
 from eval.report import write_report
 from eval.report.origin import CODE, origin
 from eval.report.page import LEVELS, shades
@@ -180,7 +180,7 @@ def test_without_responses_the_page_says_so(reported: None) -> None:
 def test_what_people_said_is_shown(profile: Path) -> None:
     folder = REPORTS / "study"
     folder.mkdir(parents=True)
-    write_claims("toyland")
+    print_claims("toyland", write=True)
     (folder / "summary.json").write_text('{"responses": 0, "raters": 0, "excluded": {}}')
     write_report("toyland")
     assert "There are no responses" in (REPORTS / "index.html").read_text(encoding="utf-8")
