@@ -336,7 +336,7 @@ def chooser(
         content.append(
             {
                 "name": words(subject),
-                "sheet": f"grids/{quote(subject)}.jpg",
+                "sheet": f"sprites/{quote(subject)}.jpg",
                 "columns": sheet.columns,
                 "rows": sheet.rows,
                 "samples": sheet.samples,
