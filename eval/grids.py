@@ -233,7 +233,7 @@ def _opened(png: bytes) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of the image, scaled to size x size pixels; small ones keep their pixels."""
+    """The middle square of the image, scaled to size x size pixels; sharply by a whole factor."""
     side = min(image.size)
     x, y = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((x, y, x + side, y + side))
