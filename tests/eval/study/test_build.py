@@ -197,20 +197,27 @@ def test_attention_checks_cannot_be_told_by_how_sharp_they_are(about: Questionna
         assert real.isdisjoint((question.left_image, question.right_image))
 
 
-def test_attention_checks_show_what_scores_best(study: Path) -> None:
-    """Of the images that no other question shows, while there are others."""
-    params = StudyParams(questions=3, block=10, checks=1)
-    shown = {i for q in asked(rebuilt(params)) for i in (q.left_image, q.right_image)}
-    made = made_by("custom_diffusion")
-    good = {
-        image for subject in ("cat", "chair", "dog")
-        for image in sorted(i for i, (s, _) in made.items() if s == subject and i not in shown)[:8]
-    }  # fmt: skip
-    for subject in ("cat", "chair", "dog"):
+def test_attention_checks_show_what_scores_best(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the images that no other question shows."""
+    monkeypatch.setattr("eval.study.build.CANDIDATES", 3)
+    shown = {i for q in asked(rebuilt(SMALL)) for i in (q.left_image, q.right_image)}
+    others = {
+        subject: sorted(
+            i
+            for i, (s, _) in made_by("custom_diffusion").items()
+            if s == subject and i not in shown
+        )
+        for subject in ("cat", "chair", "dog")
+    }
+    good = {image for images in others.values() for image in images[-3:]}
+    assert all(len(images) > 3 for images in others.values())
+    for subject in others:
         write_scores("custom_diffusion", subject, good)
-    for question in rebuilt(params).questions:
-        if question.gold:
-            assert {question.left_image, question.right_image} <= good
+    checks = [q for q in rebuilt(SMALL).questions if q.gold]
+    assert len(checks) > 8
+    assert {i for q in checks for i in (q.left_image, q.right_image)} <= good
 
 
 def test_targets_of_all_concepts_are_shown(about: Questionnaire) -> None:
