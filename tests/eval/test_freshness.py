@@ -22,7 +22,10 @@ from eval.tables import FEWER, STALE, as_csv, by_subject, comparison, load_resul
 from pipeline.errors import BenchError
 from pipeline.params import load_params
 from tests.eval.conftest import METHODS
+from tests.eval.synthetic import PROJECT
 
+PROTOCOL = YAML().load(PROJECT / "params.yaml")["protocol"]
+HEADING = f"Profile toyland, protocol {PROTOCOL}"
 CELLS = Path("runs/toyland/cells")
 STAGES = """\
 stages:
@@ -51,7 +54,7 @@ stages:
       params:
         - params.yaml:
             - protocol
-        - datasets/protocols/toyland-v1.yaml:
+        - datasets/protocols/{protocol}.yaml:
             - score
       outs:
         - runs/toyland/cells/{method}/${{item}}/scores.csv:
@@ -94,7 +97,7 @@ def committed(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             subjects = [path.parent.name for path in sorted(CELLS.glob(f"{method}/*/scores.csv"))]
             folder = Path("cells") / method
             folder.mkdir(parents=True)
-            text = STAGES.format(method=method, subjects=json.dumps(subjects))
+            text = STAGES.format(method=method, subjects=json.dumps(subjects), protocol=PROTOCOL)
             (folder / "dvc.yaml").write_text(text)
         dvc("commit", "-q", "-f")
     finally:
@@ -151,9 +154,9 @@ CHANGES: dict[str, tuple[Callable[[], None], set[tuple[str, str]], str]] = {
         "train in params.yaml has changed",
     ),
     "the protocol's file": (
-        lambda: set_value("datasets/protocols/toyland-v1.yaml", 3.0, "score", "text_scale"),
+        lambda: set_value(f"datasets/protocols/{PROTOCOL}.yaml", 3.0, "score", "text_scale"),
         ALL,
-        "score in datasets/protocols/toyland-v1.yaml has changed",
+        f"score in datasets/protocols/{PROTOCOL}.yaml has changed",
     ),
     "prompts": (
         lambda: Path("datasets/prompts/cat.txt").write_text("{} on the moon\n") and None,
@@ -182,14 +185,14 @@ def test_what_dvc_would_make_again_is_stale(known: Path, name: str) -> None:
 
 
 def test_another_protocol_makes_all_stale_with_and_without_a_lock(known: Path) -> None:
-    shutil.copy("datasets/protocols/toyland-v1.yaml", "datasets/protocols/mine.yaml")
+    shutil.copy(f"datasets/protocols/{PROTOCOL}.yaml", "datasets/protocols/mine.yaml")
     set_value("params.yaml", "mine", "protocol")
     for lock in (None, *Path().glob("**/dvc.lock")):
         if lock:
             lock.unlink()
         found = load_results().fresh
         assert set(found.stale) == ALL | {("oracle", "cat"), ("oracle", "chair")}
-        assert set(found.stale.values()) == {"of protocol toyland-v1 and not mine"}
+        assert set(found.stale.values()) == {f"of protocol {PROTOCOL} and not mine"}
     assert not found.verified
 
 
@@ -213,7 +216,7 @@ def test_every_printed_table_marks_stale_numbers_and_says_why(
     experiment()
     print_table()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Profile toyland, protocol toyland-v1"
+    assert lines[0] == HEADING
     (row,) = [line for line in lines if line.startswith("custom_diffusion ")]
     # Text- and image-alignment and KID of single concepts, not of the composition.
     assert row.count(STALE) == 3
@@ -225,7 +228,7 @@ def test_every_printed_table_marks_stale_numbers_and_says_why(
         print_table(format=style)
         out = capsys.readouterr().out
         assert "custom_diffusion/cat" in out
-        assert "Profile toyland, protocol toyland-v1" in out
+        assert HEADING in out
     print_table(format="csv")
     captured = capsys.readouterr()
     assert STALE not in captured.out
@@ -233,7 +236,7 @@ def test_every_printed_table_marks_stale_numbers_and_says_why(
 
     print_comparison()
     out = capsys.readouterr().out
-    assert out.startswith("Profile toyland, protocol toyland-v1\n")
+    assert out.startswith(f"{HEADING}\n")
     assert f" {STALE}" in out
     assert "custom_diffusion/cat" in out
 

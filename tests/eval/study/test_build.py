@@ -22,7 +22,7 @@ from eval.study.questionnaire import (
 from pipeline.concepts import load_concept, load_subject
 from pipeline.errors import BenchError
 from pipeline.files import png_bytes, read_tar, write_tar
-from pipeline.params import load_grid
+from pipeline.params import load_grid, load_params
 from pipeline.photos import read_photo
 from pipeline.shard import square
 from pipeline.study_params import StudyParams
@@ -68,7 +68,7 @@ def write_scores(method: str, subject: str, good: set[str]) -> None:
     """Scores of 1 for the good images, of 0 for all others."""
     rows = [
         {
-            "protocol": "toyland-v1", "method": method, "subject": subject,
+            "protocol": load_params().protocol.name, "method": method, "subject": subject,
             "metric": metric, "prompt_index": sample["json"]["prompt_index"],
             "sample": sample["json"]["sample"],
             "value": float(image_name_of(sample["png"]) in good), "extractor": "e", "scale": 1.0,
