@@ -236,12 +236,17 @@ def analyse(
 
 
 @app.command("claims")
-def claims(profile: Profile = DEFAULT_PROFILE) -> None:
+def claims(
+    profile: Profile = DEFAULT_PROFILE,
+    write: Annotated[
+        bool, typer.Option("--write", help="Also write claims.csv and claims.md of the report.")
+    ] = False,
+) -> None:
     """Test what the paper says on the scores that exist."""
     _check(profile)
-    from eval.claims import write_claims
+    from eval.claims import print_claims
 
-    write_claims(profile)
+    print_claims(profile, write=write)
 
 
 @app.command("doctor")

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from eval.figures import write_figures
 from eval.grids import (
-    OVERVIEW_COMPOSITIONS,
-    OVERVIEW_CONCEPTS,
+    PAGE_PIXELS,
+    PIXELS,
     Row,
     Sheet,
+    grid_of,
     overview,
     read_rows,
     sheet,
@@ -50,9 +51,9 @@ SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
 def write_report(profile: str) -> None:
     """Writes everything that people read about a profile; prints the comparison and the paths.
 
-    Each of the folders `tables`, `figures`, `grids` and `methods` is replaced as a whole, so
-    that nothing stale remains. Cells of the grid that were not run are said to be missing, and why
-    others could not be made.
+    Each of the folders `tables`, `figures`, `grids`, `sprites` and `methods` is replaced as a
+    whole, so that nothing stale remains. Cells of the grid that were not run are said to be
+    missing, and why others could not be made.
 
     Raises:
         BenchError: nothing was scored yet, or scores and samples are damaged or do not fit.
@@ -80,11 +81,14 @@ def write_report(profile: str) -> None:
         if rows:
             _write_overview(grid, profile, rows, temporary)
     sheets: dict[str, Sheet] = {}
-    with atomic(folder / "grids") as temporary:
-        temporary.mkdir(parents=True)
-        for subject, shown in rows.items():
-            sheets[subject] = sheet(load_subject(subject, profile), shown)
-            write_image(sheets[subject].image, temporary / f"{subject}.jpg")
+    with atomic(folder / "grids") as grids, atomic(folder / "sprites") as sprites:
+        grids.mkdir(parents=True)
+        sprites.mkdir()
+        for name, shown in rows.items():
+            subject = load_subject(name, profile)
+            sheets[name] = sheet(subject, shown, min(PIXELS, PAGE_PIXELS / len(rows)))
+            write_image(sheets[name].image, sprites / f"{name}.jpg")
+            write_image(grid_of(subject, shown), grids / f"{name}.jpg")
     missing = missing_cells(profile, results.scores)
     with atomic(folder / "index.html") as temporary:
         page = render(params, results, tables, sheets, missing)
@@ -137,7 +141,9 @@ def _rounded(value: float) -> float | None:
 
 
 def _write_overview(grid: Grid, profile: str, rows: dict[str, list[Row]], folder: Path) -> None:
-    concepts = [c for c in grid.concepts if c in rows][:OVERVIEW_CONCEPTS]
-    compositions = [c for c in grid.composed() if c in rows][:OVERVIEW_COMPOSITIONS]
-    subjects = [load_subject(name, profile) for name in concepts + compositions]
-    write_image(overview(grid, subjects, rows), folder / "overview.png")
+    """Shows the first composition and each of its concepts, or concepts if there is none."""
+    composed = next((name for name in grid.composed() if name in rows), None)
+    names = [*grid.composed()[composed].concepts(), composed] if composed else [*grid.concepts][:3]
+    subjects = [load_subject(name, profile) for name in names if name in rows]
+    if subjects:
+        write_image(overview(subjects, rows), folder / "overview.png")

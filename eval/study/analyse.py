@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +99,8 @@ def analyse(profile: str, study: StudyParams | None = None) -> None:
     if not len(answers):
         print(f"profile {profile!r} has no responses -> {folder}")
         return
-    print(FORMATS["text"](tables["preferences"]), end="")
+    heading = f"Profile {profile}, protocol {params.protocol.name}"
+    print(FORMATS["text"](replace(tables["preferences"], heading=heading)), end="")
     print(f"{len(answers)} answers of {summary['raters']} raters -> {folder}")
 
 
@@ -146,7 +148,7 @@ def preferences(
         Column("against", "against"),
         Column("preferred", "preferred, %", digits=1),
         Column("amt_pm", "± as in Table 2", digits=1),
-        Column("p", "p of no preference", digits=4),
+        Column("p", "p of no preference", digits=4, p_value=True),
         Column("preferred_all_raters", "with all raters, %", digits=1),
         Column("answers", "answers"),
         Column("raters", "raters"),
@@ -263,7 +265,7 @@ def raters(answers: pd.DataFrame, responses: pd.DataFrame) -> Table:
         Column("seconds", "seconds, median", digits=1),
         Column("checks", "checks passed, %", digits=1),
         Column("left", "left chosen, %", digits=1),
-        Column("left_p", "p of no side bias", digits=4),
+        Column("left_p", "p of no side bias", digits=4, p_value=True),
         Column("alpha", "Krippendorff's alpha", digits=2),
     )
     caption = "Raters that were kept; alpha ± standard error by leaving out questions"
