@@ -130,7 +130,6 @@ class Results:
     protocol: Protocol
     profile: str = DEFAULT_PROFILE
     fresh: Freshness = field(default_factory=Freshness)
-
     # Why cells could not be made, by method and subject.
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
 

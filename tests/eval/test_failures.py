@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.claims import Verdict, check_claims, write_claims
+from eval.claims import Verdict, check_claims, print_claims
 from eval.compare import print_comparison
 from eval.figures import bars, scatter
 from eval.grids import overview, read_rows, sheet
@@ -127,7 +127,7 @@ def test_charts_and_sheets_show_it(failed: Path) -> None:
     subject = load_subject("cat")
     assert sheet(subject, rows).methods == ("pretrained",)
     gap = [row._replace(failure=None) for row in rows]
-    told, silent = (np.asarray(overview(grid, [subject], {"cat": r})) for r in (rows, gap))
+    told, silent = (np.asarray(overview([subject], {"cat": r})) for r in (rows, gap))
     assert told.shape == silent.shape and (told != silent).any()
 
 
@@ -136,7 +136,7 @@ def test_the_report_is_written_and_says_why(
 ) -> None:
     for number, method in enumerate(("pretrained", "custom_diffusion")):
         write_cost(CELLS / method / "chair" / "cost.json", number)
-    write_claims("toyland")
+    print_claims("toyland", write=True)
     write_failure(Path("reports/analyses/truth"), Failure("too few images", "cat: only <7> images"))
     write_report("toyland")
     assert f"cat+chair: {FAILURE.message}" in capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_the_report_is_written_and_says_why(
 
 
 def test_claims_about_it_have_failed(failed: Path) -> None:
-    found = {(f.claim.first, f.claim.second): f.verdict for f in check_claims("toyland").here}
+    found = {(f.claim.first, f.claim.second): f.verdict for f in check_claims(load_results()).here}
     # The merge has one subject, and it failed; DreamBooth is not in the grid.
     assert found["custom_diffusion", "custom_diffusion_merge"] is Verdict.FAILED
     assert found["custom_diffusion_merge", "dreambooth"] is Verdict.NOT_RUN
@@ -196,6 +196,6 @@ def test_where_everything_failed_the_report_says_that(
     print_table()
     out = capsys.readouterr().out
     assert "0/2, 2 diverged" in out and out.endswith(f"{FAILURE.message}\n")
-    write_claims("toyland")
+    print_claims("toyland", write=True)
     write_report("toyland")
     assert 'aria-label="Failed"' in Path("reports/index.html").read_text(encoding="utf-8")
