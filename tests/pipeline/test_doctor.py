@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 
 from pipeline import doctor as module
 from pipeline.concept_add import add_concept
-from pipeline.doctor import Check, clip_tokenizer, doctor, examine
+from pipeline.doctor import Check, doctor, examine
 from pipeline.errors import BenchError
+from pipeline.lengths import clip_tokenizer
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "CompVis/stable-diffusion-v1-4"
@@ -320,7 +321,7 @@ def test_the_protocol_is_named_and_fixes_prompts(project, settings):
 
 def test_prompts_that_the_text_encoder_cuts_are_counted(project, settings):
     settings(base={"path": str(ROOT / "models/toyland/base")})
-    what, path = "length of prompts", project / "datasets/prompts/dog.txt"
+    what, path = "length of texts", project / "datasets/prompts/dog.txt"
     assert check(what).state == "ready"
     # begin, modifier, "dog", end: 28 more words fit in 32 tokens
     path.write_text("{}" + " cat" * 28 + "\n{}\n")
@@ -350,7 +351,7 @@ def test_tokens_are_those_of_transformers(tmp_path):
 
 def test_a_tokenizer_that_is_damaged_or_not_here(project, settings):
     def found() -> list[Check]:
-        return [c for c in examine("toyland") if c.what == "length of prompts"]
+        return [c for c in examine("toyland") if c.what == "length of texts"]
 
     settings(base={"path": "models/own/base"})
     assert not found()
