@@ -28,12 +28,9 @@ from pipeline.photos import distinct_photos, find_photos, read_photo
 from pipeline.schema import read_yaml
 
 LICENCE = "unknown"
-DRAWN = "Toyland, drawn by"  # how the source of Toyland's own pictures begins
-ONLY_DRAWINGS = (
-    "not drawn by Toyland, whose base model knows drawings only: of photographs it makes no "
-    "likeness, a profile such as `paper` does"
-)
 SOURCE = "added with `bench concept add`"
+DRAWN = "Toyland, drawn by"  # how the source of Toyland's own pictures begins
+ONLY_DRAWINGS = "the base model knows drawings only: for photographs take a profile such as `paper`"
 # Scenes, styles, sizes and companions, in words that Toyland's models know.
 DEFAULT_PROMPTS = (
     "photo of a {} in the snow",

@@ -6,7 +6,7 @@ captions are known without its pictures, by captions that are embedded here and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import faiss
@@ -23,6 +23,7 @@ from pipeline.toyland.corpus import captioned_scene
 from pipeline.toyland.world import CATEGORIES
 
 NEAREST = 3  # class nouns that are named in place of one without captions
+SHORT = 1500  # different captions that are embedded first
 CHECKED, TOLERANCE = 8, 1e-3  # captions that tell whether an index is of this CLIP
 PARTS = {"regularization": "captions", "held_out": "held-out ones"}
 
@@ -82,18 +83,19 @@ def coverage(
     if not can_be_known(params):
         raise BenchError(f"{params.runs() / 'index'}: is missing: `dvc repro` makes it")
     clip = load_clip(params.retrieve.clip)
-    captions = _captions(params, clip)
+    needed, threshold = least(params.retrieve), params.retrieve.threshold
 
-    def found(queries: Sequence[str]) -> Coverage:
+    def found(queries: Sequence[str], captions: Captions) -> Coverage:
         parts, _ = search(clip.encode_texts(queries), captions, params.retrieve)
         counts = {part: len(matches) for part, matches in parts.items()}
-        return Coverage(tuple(queries), counts, least(params.retrieve), params.retrieve.threshold)
+        return Coverage(tuple(queries), counts, needed, threshold)
 
-    coverages = {name: found(queries) for name, queries in wanted.items()}
-    if all(one.enough for one in coverages.values()):
-        return coverages
+    for captions in _captions(params, clip):
+        coverages = {name: found(queries, captions) for name, queries in wanted.items()}
+        if all(one.enough for one in coverages.values()):
+            return coverages
     known = dict.fromkeys([*nouns, *(CATEGORIES if params.world else ())])
-    asked = {noun: found(queries_of(noun, (), params.retrieve)) for noun in known}
+    asked = {noun: found(queries_of(noun, (), params.retrieve), captions) for noun in known}
     others = [noun for noun, one in asked.items() if one.enough]
     vectors = clip.encode_texts([asked[noun].queries[0] for noun in others])
     for name, one in coverages.items():
@@ -104,18 +106,18 @@ def coverage(
     return coverages
 
 
-def _captions(params: Params, clip: Clip) -> Captions:
-    """The captions that stage `retrieve` will see, as far as can be told."""
-    if has_index(params):
-        captions = load_index(params)
-        if _made_with(clip, captions):
-            return captions
-    if params.world:
-        return _drawn(params.world, clip)
-    raise BenchError(
-        f"{params.runs() / 'index'}: was made with another CLIP than {params.retrieve.clip}: run "
-        "`dvc repro` to make it again"
-    )
+def _captions(params: Params, clip: Clip) -> Iterator[Captions]:
+    """The captions that stage `retrieve` will see; a part of them first, if all take long."""
+    captions = load_index(params) if has_index(params) else None
+    if captions is not None and _made_with(clip, captions):
+        yield captions
+    elif params.world:
+        yield from _drawn(params.world, clip)
+    else:
+        raise BenchError(
+            f"{params.runs() / 'index'}: was made with another CLIP than {params.retrieve.clip}: "
+            "run `dvc repro` to make it again"
+        )
 
 
 def _made_with(clip: Clip, captions: Captions) -> bool:
@@ -128,16 +130,23 @@ def _made_with(clip: Clip, captions: Captions) -> bool:
     return bool(np.allclose(there, vectors, atol=TOLERANCE))
 
 
-def _drawn(world: WorldParams, clip: Clip) -> Captions:
-    """The captions of a drawn world, whose pictures are not drawn for that."""
+def _drawn(world: WorldParams, clip: Clip) -> Iterator[Captions]:
+    """The captions of a drawn world, without drawing its pictures: first the short, then all.
+
+    Short captions are near a class noun, so that they are mostly enough; to embed all takes long.
+    """
     rows = []
     for split, count in ((TRAIN, world.images), (HELD_OUT, world.held_out)):
         for i in tqdm(range(count), f"captions: {split}", leave=False, disable=None):
             name = f"{split} {i}"  # stands for key and digest: all pictures are different
             caption = captioned_scene(world.seed, split, i)[1]
             rows.append({"key": name, "caption": caption, "split": split, "sha256": name})
-    numbers = {text: i for i, text in enumerate(dict.fromkeys(row["caption"] for row in rows))}
-    vectors = clip.encode_texts(list(numbers))
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors[[numbers[row["caption"]] for row in rows]])
-    return Captions(index, pa.Table.from_pylist(rows))
+    rows.sort(key=lambda row: (len(row["caption"]), row["caption"]))
+    texts = list(dict.fromkeys(row["caption"] for row in rows))
+    metadata = pa.Table.from_pylist(rows)
+    index = faiss.IndexFlatIP(clip.encode_texts(texts[:1]).shape[1])
+    for part in (texts[:SHORT], texts[SHORT:]):
+        numbers = {text: i for i, text in enumerate(part)}
+        vectors = clip.encode_texts(part)
+        index.add(vectors[[numbers[row["caption"]] for row in rows if row["caption"] in numbers]])
+        yield Captions(index, metadata[: index.ntotal])

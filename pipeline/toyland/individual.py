@@ -72,6 +72,5 @@ def draw_concept(
         )
     thing = individual(category, seed)
     marks = "a patch" if thing.pattern == "patch" else thing.pattern
-    print(
-        f"{name} is {article(thing.colour)} {thing.colour} {category} with {marks}: see {concept_folder(name)}/images"
-    )
+    looks = f"{article(thing.colour)} {thing.colour} {category} with {marks}"
+    print(f"{name} is {looks}: see {concept_folder(name) / 'images'}")
