@@ -330,11 +330,10 @@ def test_a_read_only_disk_is_told(
     def refused(path: object, *_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    for name in ("mkdir", "unlink", "rmdir", "rename", "replace", "open", "chmod", "utime"):
-        if name != "open":
-            monkeypatch.setattr(os, name, refused)
-    monkeypatch.setattr(Path, "write_text", refused)
-    monkeypatch.setattr(Path, "touch", refused)
+    for name in ("mkdir", "unlink", "rmdir", "rename", "replace", "chmod"):
+        monkeypatch.setattr(os, name, refused)
+    for name in ("write_text", "write_bytes", "touch"):
+        monkeypatch.setattr(Path, name, refused)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     with pytest.raises(BenchError, match="Read-only file system|cannot be written"):
         add_concept("my_cat", [photos], "cat")
