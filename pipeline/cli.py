@@ -89,6 +89,21 @@ def toyland_concepts() -> None:
     draw_concepts()
 
 
+@toyland.command("concept")
+def toyland_concept(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    class_noun: Annotated[str, typer.Option("--class", help="What to draw, such as cat.")],
+    seed: Annotated[int, typer.Option(help="Another number is another individual.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many pictures of it.")] = 5,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Draw a new individual and add it to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.toyland.individual import draw_concept
+
+    draw_concept(name, class_noun, seed, images, profile)
+
+
 @app.command("corpus")
 def corpus(profile: Profile = DEFAULT_PROFILE) -> None:
     """Fetch the images of the profile's URL table."""
@@ -382,13 +397,16 @@ def concept_add(
     source: Annotated[
         str, typer.Option(help="Where the images are from.")
     ] = "added with `bench concept add`",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the corpus has too few captions for it.")
+    ] = False,
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.concept_add import add_concept
 
-    add_concept(name, images, class_noun, prompts, caption, profile, licence, source)
+    add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
 
 
 @concept.command("import")

@@ -44,8 +44,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():  # on a read-only disk even removing nothing is an error
+            temporary.unlink()
 
 
 def sha256(path: str | Path) -> str:
