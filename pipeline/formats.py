@@ -40,7 +40,7 @@ from pipeline.adapters import (
 from pipeline.base import Base, load_base
 from pipeline.crossattn import key_value_names
 from pipeline.errors import BenchError
-from pipeline.files import atomic
+from pipeline.files import atomic, check_new
 from pipeline.params import DEFAULT_PROFILE, load_params
 
 MADE_FOR = "concept-bench-base"  # the metadata entry with the hash of the base
@@ -66,19 +66,20 @@ def export_adapter(adapter: Adapter, base: Base, layout: str, folder: str | Path
     Args:
         base: what the adapter was made for; in the end its weights are what they were.
         layout: a key of `LAYOUTS`.
-        folder: made if need be; files of the same names are replaced, others left alone.
+        folder: made if need be; what is in it is left alone.
 
     Returns:
         The files.
 
     Raises:
-        BenchError: the layout is unknown or has no place for what the adapter changes, or the
-            adapter does not fit the base.
+        BenchError: the layout is unknown or has no place for what the adapter changes, the
+            adapter does not fit the base, or one of the files is there already.
     """
-    if layout not in LAYOUTS:
-        raise BenchError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
+    _check_layout(layout)
     with applied(base, adapter):
         files = LAYOUTS[layout](adapter, base)
+    for name in files:
+        check_new(Path(folder) / name)
     for name, tensors in files.items():
         with atomic(Path(folder) / name) as temporary:
             if name.endswith(".bin"):
@@ -86,6 +87,11 @@ def export_adapter(adapter: Adapter, base: Base, layout: str, folder: str | Path
             else:
                 save_file(tensors, temporary, {MADE_FOR: base.hash})
     return [Path(folder) / name for name in files]
+
+
+def _check_layout(name: str) -> None:
+    if name not in LAYOUTS:
+        raise BenchError(f"layout {name!r} is unknown: choose one of {', '.join(LAYOUTS)}")
 
 
 def import_adapter(path: str | Path, base: Base, subject: str, nouns: Sequence[str]) -> Adapter:
@@ -126,6 +132,7 @@ def export_file(
     source: str | Path, layout: str, folder: str | Path, profile: str = DEFAULT_PROFILE
 ) -> None:
     """Exports an adapter's file with the profile's base and prints what was written."""
+    _check_layout(layout)
     adapter = load_adapter(source)
     for path in export_adapter(adapter, load_base(load_params(profile).base), layout, folder):
         print(f"export: {path}")

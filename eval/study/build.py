@@ -37,7 +37,7 @@ from eval.study.questionnaire import (
 )
 from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes, read_tar
+from pipeline.files import atomic_folder, png_bytes, read_tar
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.photos import read_photo
 from pipeline.seeds import seed_of
@@ -145,7 +145,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
         questions=tuple(questions),
     )
     folder = questionnaire_folder(params)
-    with atomic(folder) as temporary:
+    with atomic_folder(folder, (".csv", ".html", ".json", ".png")) as temporary:
         about = write_questionnaire(temporary, about, images)
         write_amt(temporary, about, study.image_url)
     _tell(about, duels, same, folder, time.monotonic() - start)
