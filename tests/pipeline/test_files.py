@@ -166,7 +166,10 @@ def test_a_folder_with_a_file_of_somebody_is_kept(home: Path) -> None:
     assert tree(home) >= {"tables/a.csv", "tables/mine.txt", "disk/a.csv"}
     (folder / "mine.txt").unlink()
     (folder / "link").symlink_to(home / "disk")
-    with pytest.raises(BenchError, match="tables/link: was not made"), atomic_folder(folder, [".csv"]):
+    with (
+        pytest.raises(BenchError, match="tables/link: was not made"),
+        atomic_folder(folder, [".csv"]),
+    ):
         pytest.fail("told only after the work")
 
 
