@@ -24,10 +24,10 @@ from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.shards import Sample, held_out_of, image_of, one_line, targets_of
+from eval.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, read_tar
+from pipeline.files import atomic
 from pipeline.params import Params, load_grid, load_params
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
     start = time.monotonic()
     params, concepts = load_params(profile), load_subject(subject, profile).concepts
     folder = params.cell(method, subject)
-    samples = read_tar(folder / "samples.tar")
+    samples = samples_of(params, method, subject)
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
     of_captions = [s for s in samples if s["json"]["part"] == "caption"]
     if not of_prompts:

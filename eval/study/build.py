@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from eval.shards import samples_of
 from eval.study.amt import write_amt
 from eval.study.balance import dealt, halved
 from eval.study.questionnaire import (
@@ -37,7 +38,7 @@ from eval.study.questionnaire import (
 )
 from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic_folder, png_bytes, read_tar
+from pipeline.files import atomic_folder, png_bytes
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.photos import read_photo
 from pipeline.seeds import seed_of
@@ -360,7 +361,7 @@ def _read_images(params: Params, duels: Sequence[Duel]) -> tuple[Shown, Images]:
     shown, images = Shown({}, {}), Images()
     for (method, subject), trials in needed.items():
         path = params.cell(method, subject) / "samples.tar"
-        for sample in read_tar(path, trials):
+        for sample in samples_of(params, method, subject, trials):
             trial, prompt = trials[sample["__key__"]], sample["json"]["scored_prompt"]
             if (other := shown.prompts.setdefault(trial, prompt)) != prompt:
                 raise BenchError(
