@@ -153,7 +153,7 @@ def _provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
 def _check_tokens(path: Path, tokens: Sequence[str], references: Sequence[str]) -> None:
     """Finds out whether an adapter's tokens are those that stand for its concepts in prompts."""
     said = " ".join(references)
-    for token in {*tokens, *TOKEN.findall(said)}:
+    for token in [*tokens, *filter(TOKEN.fullmatch, said.split())]:
         if token not in said.split() or token not in tokens:
             raise BenchError(
                 f"{path}: has the tokens {', '.join(tokens) or '(none)'}, but its concepts are "

@@ -65,7 +65,7 @@ def atomic_folder(path: str | Path, kinds: Collection[str] = ()) -> Iterator[Pat
         if path.exists():
             path.rename(old)
         try:
-            temporary.rename(path)
+            os.replace(temporary, path)
         except OSError:
             if old.exists():
                 old.rename(path)

@@ -38,6 +38,7 @@ from pipeline.adapters import (
     save_adapter,
 )
 from pipeline.base import Base, load_base
+from pipeline.concept_add import checked_noun
 from pipeline.crossattn import key_value_names
 from pipeline.errors import BenchError
 from pipeline.files import atomic, check_new
@@ -145,7 +146,15 @@ def import_file(
     nouns: Sequence[str],
     profile: str = DEFAULT_PROFILE,
 ) -> None:
-    """Imports a file or folder with the profile's base into an adapter's file; prints a line."""
+    """Imports a file or folder with the profile's base into an adapter's file; tells what it did.
+
+    Raises:
+        BenchError: as `import_adapter`, and a class noun of other than words.
+    """
+    nouns = [checked_noun(noun, "--class") for noun in nouns]
+    files = _files(Path(source))
+    for pickle in _pickles(Path(source)):
+        print(f"import: {pickle}: a pickle, which is never read: ignored beside {files[0].name}")
     adapter = import_adapter(source, load_base(load_params(profile).base), subject, nouns)
     save_adapter(adapter, target)
     named = ", ".join(adapter.provenance.references)
@@ -282,10 +291,14 @@ def _files(path: Path) -> list[Path]:
         raise BenchError(f"{path}: no such file or folder")
     if files := sorted(path.glob("*.safetensors")):
         return files
-    pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
-    if pickles:
+    if pickles := _pickles(path):
         raise _pickle(pickles[0])
     raise BenchError(f"{path}: holds no .safetensors file")
+
+
+def _pickles(path: Path) -> list[Path]:
+    """The pickles in a folder; none if it is a file."""
+    return sorted(p for p in path.glob("*") if p.suffix in PICKLES)
 
 
 def _pickle(file: Path) -> BenchError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.concepts import load_concept, load_subject, read_prompts
+from pipeline.concepts import load_concept, load_subject, read_lines, read_prompts
 from pipeline.errors import BenchError
 from pipeline.params import load_grid
 
@@ -64,3 +64,10 @@ def test_missing_prompt_file(project: Path) -> None:
     (project / "datasets/prompts/cat.txt").unlink()
     with pytest.raises(BenchError, match=r"datasets/prompts/cat\.txt: the prompt file is missing"):
         load_concept("cat")
+
+
+def test_lines_of_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="the prompt file could not be read: Is a directory"):
+        read_prompts(tmp_path, 1)
+    with pytest.raises(BenchError, match=r"nope\.csv: the table of classes is missing$"):
+        read_lines(tmp_path / "nope.csv", "table of classes")

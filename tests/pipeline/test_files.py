@@ -176,16 +176,15 @@ def test_a_folder_with_a_file_of_somebody_is_kept(home: Path) -> None:
 def test_a_folder_that_cannot_be_replaced_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, rename = tmp_path / "folder", Path.rename
+    folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old.csv").touch()
 
-    def fails(self: Path, target: Path) -> Path:
-        if self.suffix == ".part":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return rename(self, target)
+    def fails(*_: object) -> None:
+        assert not folder.exists()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(Path, "rename", fails)
+    monkeypatch.setattr(os, "replace", fails)
     refused = pytest.raises(BenchError, match="could not be written: Input/output error")
     with refused, atomic_folder(folder, [".csv"]) as temporary:
         (temporary / "new.csv").touch()
