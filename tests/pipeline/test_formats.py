@@ -414,7 +414,7 @@ def test_a_pickle_beside_a_token_is_said_to_be_ignored(adapter, base, tmp_path, 
     folder = tmp_path / "exported"
     export_adapter(one_token(adapter), base, "textual-inversion", folder)
     importing(folder, tmp_path / "a.safetensors", "my_cat", ["cat"])
-    assert "pickle" not in capsys.readouterr().out
+    assert "never read" not in capsys.readouterr().out
     (folder / "pytorch_custom_diffusion_weights.bin").write_bytes(b"\x80\x02}q\x00.")
     importing(folder, tmp_path / "b.safetensors", "my_cat", ["cat"])
     said = capsys.readouterr().out
