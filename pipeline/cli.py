@@ -16,6 +16,7 @@ import typer
 
 from pipeline.concepts import PHOTO_CAPTION
 from pipeline.errors import BenchError
+from pipeline.files import check_file, check_new
 from pipeline.params import (
     DEFAULT_PROFILE,
     Grid,
@@ -76,6 +77,9 @@ def toyland_scorecard(
     ] = None,
 ) -> None:
     """Measure the shipped models."""
+    for path in (json, sheet):
+        if path is not None:
+            check_new(path)
     from pipeline.toyland.scorecard import scorecard
 
     scorecard(json_path=json, sheet_path=sheet, hardware=hardware)
@@ -346,6 +350,7 @@ def adapter_compress(
     rank: Annotated[int | None, typer.Option(help="The same rank for all matrices.")] = None,
 ) -> None:
     """Write a low-rank version of an adapter."""
+    check_new(target)
     from pipeline.compression import compress_file
 
     compress_file(source, target, share=share, rank=rank)
@@ -362,6 +367,7 @@ def adapter_export(
 ) -> None:
     """Write an adapter in a layout that other programs read."""
     _check(profile)
+    check_file(folder / layout)  # whether it is a folder, or can be made
     from pipeline.formats import export_file
 
     export_file(source, layout, folder, profile)
@@ -379,6 +385,7 @@ def adapter_import(
 ) -> None:
     """Read an adapter that another program made for the profile's base model."""
     _check(profile)
+    check_new(target)
     from pipeline.formats import import_file
 
     import_file(source, target, subject, class_noun, profile)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.concepts import DATASETS, PHOTO_CAPTION, check_caption, read_prompts
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes
+from pipeline.files import atomic, atomic_folder, png_bytes
 from pipeline.lengths import text_window
 from pipeline.params import (
     DEFAULT_PROFILE,
@@ -255,7 +255,7 @@ def write_concept(concept: NewConcept, undo: ExitStack) -> None:
         undo.callback(_remove, prompts)
         write_prompts(concept.name, concept.prompts)
     undo.callback(_remove, folder)
-    with atomic(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         _write_folder(temporary, concept)
 
 

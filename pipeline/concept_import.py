@@ -443,7 +443,7 @@ def _classes(path: Path) -> dict[str, str]:
     """Class nouns by folder, from a YAML mapping or a CSV file of two columns."""
     if path.suffix.lower() in {".yaml", ".yml"}:
         return parse(path, RootModel[dict[str, str]], read_yaml(path)).root
-    rows = [row for row in csv.reader(read_lines(path)) if any(row)]
+    rows = [row for row in csv.reader(read_lines(path, "table of classes")) if any(row)]
     for row in rows:
         if len(row) != 2:
             raise BenchError(f"{path}: needs two columns, folder and class: {','.join(row)!r}")

@@ -137,16 +137,22 @@ def read_prompts(path: Path, concepts: int) -> tuple[str, ...]:
     return parse_prompts(read_lines(path), path, concepts)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a prompt file, as they stand there.
+def read_lines(path: Path, what: str = "prompt file") -> list[str]:
+    """The lines of a file, as they stand there.
+
+    Args:
+        path: of the file.
+        what: what the file is, for the error.
 
     Raises:
-        BenchError: the file is missing or not UTF-8.
+        BenchError: the file is missing, cannot be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise BenchError(f"{path}: the prompt file is missing: write one prompt a line") from None
+        raise BenchError(f"{path}: the {what} is missing") from None
+    except OSError as error:
+        raise BenchError(f"{path}: the {what} could not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BenchError(f"{path}: not UTF-8 ({error}): save it in that encoding") from error
 

@@ -146,6 +146,10 @@ class Params(Section):
         """The folder of a cell: its adapter, cost, samples and scores."""
         return self.runs() / "cells" / method / subject
 
+    def identity(self, method: str, subject: str) -> dict[str, str]:
+        """What stands beside each sample of a cell, and says whose it is."""
+        return {"protocol": self.protocol.name, "method": method, "subject": subject}
+
     def sampler(self, concepts: int = 1) -> SamplerParams:
         """The sampler for a subject of so many concepts."""
         sample = self.protocol.sample

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.concepts import load_concept, load_subject, read_prompts
+from pipeline.concepts import load_concept, load_subject, read_lines, read_prompts
 from pipeline.errors import BenchError
 from pipeline.params import load_grid
 
@@ -80,3 +80,10 @@ def test_bad_concept_file(project: Path, old: str, new: str, message: str) -> No
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(BenchError, match=rf"^datasets/concepts/cat/concept\.yaml: {message}"):
         load_concept("cat")
+
+
+def test_lines_of_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="the prompt file could not be read: Is a directory"):
+        read_prompts(tmp_path, 1)
+    with pytest.raises(BenchError, match=r"nope\.csv: the table of classes is missing$"):
+        read_lines(tmp_path / "nope.csv", "table of classes")
