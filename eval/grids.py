@@ -16,10 +16,10 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from eval.shards import samples_of
 from eval.tables import words
 from pipeline.concepts import Subject
 from pipeline.failures import Failure, failure_of
-from pipeline.files import read_tar
 from pipeline.params import Grid, Params
 from pipeline.photos import read_photo
 
@@ -83,7 +83,7 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
         elif path.is_file():
             shown = {
                 (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])
-                for s in read_tar(path)
+                for s in samples_of(params, method, subject)
                 if s["json"]["part"] == "prompt" and s["json"]["sample"] < SAMPLES
             }
             rows.append(Row(method, shown))

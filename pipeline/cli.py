@@ -19,6 +19,7 @@ import typer
 from pipeline.concepts import PHOTO_CAPTION
 from pipeline.errors import BenchError
 from pipeline.failures import FailureError
+from pipeline.files import check_file, check_new
 from pipeline.params import (
     DEFAULT_PROFILE,
     Grid,
@@ -86,6 +87,9 @@ def toyland_scorecard(
     ] = None,
 ) -> None:
     """Measure the shipped models."""
+    for path in (json, sheet):
+        if path is not None:
+            check_new(path)
     from pipeline.toyland.scorecard import scorecard
 
     scorecard(json_path=json, sheet_path=sheet, hardware=hardware)
@@ -97,6 +101,21 @@ def toyland_concepts() -> None:
     from pipeline.toyland.personal import main as draw_concepts
 
     draw_concepts()
+
+
+@toyland.command("concept")
+def toyland_concept(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    class_noun: Annotated[str, typer.Option("--class", help="What to draw, such as cat.")],
+    seed: Annotated[int, typer.Option(help="Another number is another individual.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many pictures of it.")] = 5,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Draw a new individual and add it to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.toyland.individual import draw_concept
+
+    draw_concept(name, class_noun, seed, images, profile)
 
 
 @app.command("corpus")
@@ -384,6 +403,7 @@ def adapter_compress(
     rank: Annotated[int | None, typer.Option(help="The same rank for all matrices.")] = None,
 ) -> None:
     """Write a low-rank version of an adapter."""
+    check_new(target)
     from pipeline.compression import compress_file
 
     compress_file(source, target, share=share, rank=rank)
@@ -400,6 +420,7 @@ def adapter_export(
 ) -> None:
     """Write an adapter in a layout that other programs read."""
     _check(profile)
+    check_file(folder / layout)  # whether it is a folder, or can be made
     from pipeline.formats import export_file
 
     export_file(source, layout, folder, profile)
@@ -417,6 +438,7 @@ def adapter_import(
 ) -> None:
     """Read an adapter that another program made for the profile's base model."""
     _check(profile)
+    check_new(target)
     from pipeline.formats import import_file
 
     import_file(source, target, subject, class_noun, profile)
@@ -435,13 +457,16 @@ def concept_add(
     source: Annotated[
         str, typer.Option(help="Where the images are from.")
     ] = "added with `bench concept add`",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the corpus has too few captions for it.")
+    ] = False,
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.concept_add import add_concept
 
-    add_concept(name, images, class_noun, prompts, caption, profile, licence, source)
+    add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
 
 
 @concept.command("import")

@@ -16,6 +16,7 @@ from pipeline.adapters import applied, load_adapter
 from pipeline.base import Base, load_base, to_images
 from pipeline.concepts import load_subject
 from pipeline.crossattn import cached_keys_and_values
+from pipeline.errors import BenchError
 from pipeline.failures import DIVERGED, FailureError, about
 from pipeline.files import png_bytes, read_tar, write_tar
 from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
@@ -103,7 +104,15 @@ def prompt_requests(
     Args:
         references: what stands for each concept in the prompt given to the model.
         nouns: what stands for it in the prompt that is scored.
+
+    Raises:
+        BenchError: there are not as many references as nouns.
     """
+    if len(references) != len(nouns):
+        raise BenchError(
+            f"{subject}: its adapter is of {', '.join(references)}, not of {', '.join(nouns)}: "
+            "train it again"
+        )
     return [
         Request(
             key=f"prompt-{p:03d}-{s:03d}",
@@ -177,11 +186,11 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     base = load_base(params.base)
     with applied(base, adapter), about(f"{method} on {subject}"):
         images = sample_all(base, requests, params.sampler(len(thing.concepts)))
-    path = folder / "samples.tar"
+    path, whose = folder / "samples.tar", params.identity(method, subject)
     write_tar(
         path,
         [
-            {"__key__": request.key, "png": png_bytes(image), "json": request.record}
+            {"__key__": request.key, "png": png_bytes(image), "json": request.record | whose}
             for request, image in zip(requests, images)
         ],
     )

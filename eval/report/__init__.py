@@ -42,7 +42,7 @@ from eval.tables import (
     subjects_of,
 )
 from pipeline.concepts import load_subject
-from pipeline.files import atomic
+from pipeline.files import atomic, atomic_folder
 from pipeline.params import Grid, load_params
 
 SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
@@ -68,22 +68,24 @@ def write_report(profile: str) -> None:
         tables |= {f"differences_{kind}": differences(results, kind)}
     tables["cost"] = cost_table(params, grid)
     tables = {name: table for name, table in tables.items() if table.rows}
-    with atomic(folder / "tables") as temporary:
+    with atomic_folder(folder / "tables", (*SUFFIXES.values(),)) as temporary:
         _write_tables(tables, temporary)
         # Long, and for programs: it has no other form.
         (temporary / "prompts.csv").write_text(as_csv(_prompts(results)), encoding="utf-8")
-    with atomic(folder / "methods") as temporary:
+    with atomic_folder(folder / "methods", (".json",)) as temporary:
         _write_metrics(results, temporary)
     rows = {subject: read_rows(params, grid, subject) for subject in grid.subjects()}
     rows = {subject: shown for subject, shown in rows.items() if any(r.images for r in shown)}
-    with atomic(folder / "figures") as temporary:
+    with atomic_folder(folder / "figures", (".svg", ".png")) as temporary:
         write_figures(results, temporary)
         if rows:
             _write_overview(grid, profile, rows, temporary)
     sheets: dict[str, Sheet] = {}
-    with atomic(folder / "grids") as grids, atomic(folder / "sprites") as sprites:
-        grids.mkdir(parents=True)
-        sprites.mkdir()
+    kinds = (".jpg",)
+    with (
+        atomic_folder(folder / "grids", kinds) as grids,
+        atomic_folder(folder / "sprites", kinds) as sprites,
+    ):
         for name, shown in rows.items():
             subject = load_subject(name, profile)
             sheets[name] = sheet(subject, shown, min(PIXELS, PAGE_PIXELS / len(rows)))
@@ -106,7 +108,6 @@ def write_report(profile: str) -> None:
 
 
 def _write_tables(tables: Mapping[str, Table], folder: Path) -> None:
-    folder.mkdir(parents=True)
     for name, table in tables.items():
         for style, suffix in SUFFIXES.items():
             (folder / f"{name}{suffix}").write_text(FORMATS[style](table), encoding="utf-8")
@@ -121,7 +122,6 @@ def _prompts(results: Results) -> Table:
 
 def _write_metrics(results: Results, folder: Path) -> None:
     """One small JSON file for each method, all with the same keys, for `dvc metrics`."""
-    folder.mkdir(parents=True)
     for method in (ORACLE, *results.grid.methods):
         content: dict[str, dict[str, float | int | None]] = {}
         for kind in KINDS:

@@ -34,7 +34,7 @@ from eval.study.questionnaire import (
 from eval.study.read import REASONS, load_responses
 from eval.tables import FORMATS, Cell, Column, Table, subjects_of
 from eval.tables import KINDS as SUBJECTS
-from pipeline.files import atomic, write_json
+from pipeline.files import atomic_folder, write_json
 from pipeline.params import Grid, Params, load_grid, load_params
 from pipeline.seeds import seed_of
 from pipeline.study_params import StudyParams
@@ -78,8 +78,7 @@ def analyse(profile: str, study: StudyParams | None = None) -> None:
     left_out = sifted.excluded[sifted.excluded["reason"].isin(RATERS_LEFT_OUT)]
     everyone = pd.concat([answers, analysed(left_out, grid, study)])
     folder = study_folder(params)
-    with atomic(folder) as temporary:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder, (".csv", ".md", ".json")) as temporary:
         summary = _summary(answers, sifted.excluded, profile)
         if len(answers):
             agreeing = _with_metrics(answers, params, profile)

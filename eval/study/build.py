@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from eval.scores import load_scores
+from eval.shards import samples_of
 from eval.study.amt import write_amt
 from eval.study.balance import dealt, halved
 from eval.study.questionnaire import (
@@ -39,7 +40,7 @@ from eval.study.questionnaire import (
 from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
 from pipeline.failures import failure_of
-from pipeline.files import atomic, png_bytes, read_tar
+from pipeline.files import atomic_folder, png_bytes
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.photos import read_photo
 from pipeline.seeds import seed_of
@@ -162,7 +163,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
         questions=tuple(questions),
     )
     folder = questionnaire_folder(params)
-    with atomic(folder) as temporary:
+    with atomic_folder(folder, (".csv", ".html", ".json", ".png")) as temporary:
         about = write_questionnaire(temporary, about, images)
         write_amt(temporary, about, study.image_url)
     _tell(about, duels, same, folder, time.monotonic() - start)
@@ -441,7 +442,7 @@ def _read_images(
     shown, images = Shown({}, {}), Images()
     for (method, subject), trials in needed.items():
         path = params.cell(method, subject) / "samples.tar"
-        for sample in read_tar(path, trials):
+        for sample in samples_of(params, method, subject, trials):
             trial, prompt = trials[sample["__key__"]], sample["json"]["scored_prompt"]
             if (other := shown.prompts.setdefault(trial, prompt)) != prompt:
                 raise BenchError(

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from pipeline.errors import BenchError
-from pipeline.files import atomic
+from pipeline.files import atomic_folder
 from pipeline.toyland.autoencoder import psnr, reconstruct, train_autoencoder
 from pipeline.toyland.budget import BUDGET, Budget
 from pipeline.toyland.cards import hardware_of, write_cards
@@ -30,6 +30,7 @@ from pipeline.toyland.judge import Judge, held_out_hits, save_judge, train_judge
 from pipeline.toyland.scorecard import MODELS, scorecard
 
 WORK = Path(".cache/toyland")
+MODEL_FILES = (".safetensors", ".json", ".txt", ".gz", ".md")  # a model and its card
 # In the order in which they are trained. What comes later rests on what comes before.
 PARTS = ("clip", "scorer", "autoencoder", "judge", "denoiser")
 # What a model has to reach on held-out scenes before the next one is trained.
@@ -76,7 +77,7 @@ class _Pretraining:
         net = train_clip(recipe, self.work, self.device, steps, budget.scenes, budget.things)
         reached = self.held_out.measure(net.eval())["category"]
         gate(recipe.name, {"zero-shot category accuracy": reached})
-        with atomic(self.out / recipe.name) as folder:
+        with atomic_folder(self.out / recipe.name, MODEL_FILES) as folder:
             save_clip(net, recipe, folder)
         return net
 
@@ -106,7 +107,7 @@ class _Pretraining:
         net = train_judge(self.work, self.device, self.budget.judge, self.budget.scenes)
         right = held_out_hits(net, self.work)
         gate("judge", {f"{name} accuracy": float(hits.mean()) for name, hits in right.items()})
-        with atomic(self.out / "judge") as folder:
+        with atomic_folder(self.out / "judge", MODEL_FILES) as folder:
             save_judge(net, folder)
         return net
 
@@ -122,7 +123,7 @@ class _Pretraining:
             budget.denoiser_pairs,
             budget.scenes,
         )
-        with atomic(self.out / "base") as folder:
+        with atomic_folder(self.out / "base", MODEL_FILES) as folder:
             save_base(clip, autoencoder, net, folder)
         return net
 

@@ -276,7 +276,8 @@ def test_a_protocol_with_every_metric_is_reported(profile: Path) -> None:
         frame = pd.read_csv(file)
         more = frame[frame["metric"].str.contains("image_alignment|kid")].copy()
         more["metric"] = more["metric"].str.replace("image", "dino_image").replace("kid", "fid")
-        pd.concat([frame, more]).to_csv(file, index=False)
+        both = pd.concat([frame, more])
+        both.assign(rows=len(both)).to_csv(file, index=False)
     write_report("toyland")
     with open(REPORTS / "tables" / "comparison.csv") as file:
         row = next(r for r in csv.DictReader(file) if r["method"] == "custom_diffusion")

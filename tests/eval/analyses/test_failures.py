@@ -130,7 +130,7 @@ def test_a_concept_without_a_corpus_fails_alone(
         assert "chair" in subjects and "cat" not in subjects
 
 
-def test_an_analysis_of_which_nothing_is_left_fails(ready: None) -> None:
+def test_an_analysis_of_which_nothing_is_left_fails(ready: None, adapt: Adapt) -> None:
     for concept in ("cat", "chair"):
         write_failure(
             RUNS / "cells" / "custom_diffusion" / concept / "adapter.safetensors", TOO_FEW
@@ -140,6 +140,10 @@ def test_an_analysis_of_which_nothing_is_left_fails(ready: None) -> None:
     assert not Path("reports/analyses/weights").exists()
     bench("analyse", "weights", "--record-failure")
     assert failure_of(Path("reports/analyses/weights")) == TOO_FEW
+    adapt("custom_diffusion", "cat")
+    bench("analyse", "weights", "--record-failure")
+    names = {path.name for path in Path("reports/analyses/weights").iterdir()}
+    assert names == {"tensors.csv", "groups.csv", "weights.png"}
 
 
 def test_other_mistakes_are_not_recorded(ready: None, profile: Path) -> None:

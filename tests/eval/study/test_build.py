@@ -259,10 +259,10 @@ def test_what_has_no_samples_is_left_out(study: Path, capsys: pytest.CaptureFixt
 
 def test_equal_images_are_not_asked_about(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for subject in ("cat", "chair", "dog"):
-        shutil.copy(
-            CELLS / "custom_diffusion" / subject / "samples.tar",
-            CELLS / "dreambooth" / subject / "samples.tar",
-        )
+        samples = read_tar(CELLS / "custom_diffusion" / subject / "samples.tar")
+        for sample in samples:
+            sample["json"]["method"] = "dreambooth"
+        write_tar(CELLS / "dreambooth" / subject / "samples.tar", samples)
     about = rebuilt(SMALL)
     assert all(q.left_image != q.right_image for q in about.questions)
     assert "left out 12 pairs" in capsys.readouterr().out
