@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.toyland.autoencoder import downsampling
-from pipeline.toyland.fitting import draws, fit, replay, mixed_precision
+from pipeline.toyland.fitting import draws, fit, mixed_precision, replay
 from pipeline.toyland.pool import CAPTIONS, Pool
 from pipeline.toyland.ranks import share
 from pipeline.toyland.vocabulary import CONTEXT_LENGTH, LETTERS, clip_tokenizer, token_ids

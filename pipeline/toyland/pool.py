@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -53,6 +55,19 @@ def draw_block(number: int) -> Block:
     return np.stack([draw(scene) for scene in scenes]), np.array(ids, np.int16)
 
 
+def _start_worker() -> None:
+    """Lets training go first, and ends with the process that trains, however that ends."""
+    os.nice(10)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 class Pool:
     """Scenes 0, 1, 2, ... of the part that the base is trained on, as many as are drawn yet.
 
@@ -82,7 +97,7 @@ class Pool:
         self._drawn: deque[Future[Block]] = deque()
         if rank() == 0:
             workers = max(1, (os.cpu_count() or 1) - 1)
-            self._executor = ProcessPoolExecutor(workers, initializer=os.nice, initargs=(10,))
+            self._executor = ProcessPoolExecutor(workers, initializer=_start_worker)
             for _ in range(4 * workers):
                 self._ask()
 
