@@ -321,7 +321,12 @@ def test_a_denoiser_learns_and_going_on_is_as_good_as_never_stopping(
     torch.manual_seed(31)
     untrained = new_unet(autoencoder.new_autoencoder(), tower)
     noise = torch.randn(8, 6, 16, 16, generator=torch.Generator().manual_seed(2))
-    batch = (scenes.latents[:8].float(), noise, torch.arange(0, 1000, 125), scenes.ids[:8, 0])
+    batch = (
+        scenes.latents[:8].float(),
+        noise,
+        torch.arange(0, 1000, 125),
+        scenes.ids[:8, 0].long(),
+    )
     with torch.no_grad():
         before, after = (
             Denoising(u, t)(*batch).item() for u, t in ((untrained, tower), (unet, text))
