@@ -243,6 +243,11 @@ def check_base(path: str) -> None:
             raise BenchError(f"{folder / component}: holds no .safetensors weights")
         for file in files:
             try:
-                json.loads(file.read_text(encoding="utf-8"))
+                content = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise BenchError(f"{file}: not valid JSON ({error})") from error
+            # Weights in several files: what their index names.
+            named = content["weight_map"] if file.name.endswith(".index.json") else {}
+            for part in sorted(set(named.values())):
+                if not (folder / component / part).is_file():
+                    raise BenchError(f"{folder / component / part}: missing, {file.name} names it")

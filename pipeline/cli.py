@@ -71,11 +71,14 @@ def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
 @toyland.command("pretrain")
 def toyland_pretrain(
     only: Annotated[str | None, typer.Option(help="One model, and those it rests on.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Trains the base for so long; for a GPU. No checkpoints.")
+    ] = None,
 ) -> None:
     """Train Toyland's models from nothing; continues where it stopped."""
     from pipeline.toyland.pretrain import pretrain
 
-    pretrain(only=only)
+    pretrain(only=only, minutes=minutes)
 
 
 @toyland.command("scorecard")
