@@ -34,7 +34,13 @@ from eval.tables import (
 )
 from pipeline.errors import BenchError
 from pipeline.files import atomic
-from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.params import (
+    DEFAULT_PROFILE,
+    load_grid,
+    load_params,
+    repro_command,
+    repro_command_for,
+)
 
 LEVEL = 0.95
 # What "on a par" allows: a little more than the paper's own differences between rows that it calls
@@ -364,7 +370,9 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         return pd.read_csv(path, usecols=list(columns))
     except (ValueError, OSError):
-        raise BenchError(f"{path}: not the file of an analysis: run `dvc repro`") from None
+        raise BenchError(
+            f"{path}: not the file of an analysis: run `{repro_command_for(path)}`"
+        ) from None
 
 
 def claims_table(profile: str = DEFAULT_PROFILE) -> Table:
@@ -427,7 +435,7 @@ def write_claims(profile: str = DEFAULT_PROFILE) -> None:
         BenchError: scores are damaged or cannot be compared, or nothing was scored yet.
     """
     if load_scores(profile).empty:
-        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
+        raise BenchError(f"profile {profile!r} has no scores yet: run `{repro_command(profile)}`")
     table = claims_table(profile)
     folder = load_params(profile).reports()
     for style, name in (("csv", "claims.csv"), ("markdown", "claims.md")):

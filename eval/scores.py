@@ -28,7 +28,7 @@ from eval.shards import Sample, held_out_of, image_of, one_line, targets_of
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.files import atomic, read_tar
-from pipeline.params import Params, load_grid, load_params
+from pipeline.params import Params, load_grid, load_params, repro_command_for
 
 if TYPE_CHECKING:
     from eval.features import Extractor
@@ -187,7 +187,7 @@ def check_comparable(scores: pd.DataFrame) -> None:
                 what = column.replace("_", " ")
                 raise BenchError(
                     f"{str(name).replace('_', '-')} of different {what}s cannot be compared, as "
-                    f"{why}: {said}: run `dvc repro` so that all cells are scored alike"
+                    f"{why}: {said}: run the profile's pipeline so that all are scored alike"
                 )
 
 
@@ -351,4 +351,4 @@ def _read(path: Path) -> pd.DataFrame:
             return frame
     except (ValueError, OSError):
         pass
-    raise BenchError(f"{path}: not a file of scores: delete it and run `dvc repro`")
+    raise BenchError(f"{path}: not a file of scores: delete it and run `{repro_command_for(path)}`")

@@ -31,7 +31,7 @@ from eval.statistics import (
     p_value,
 )
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params
+from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
 from pipeline.protocols import Protocol
 
 SIGNIFICANT = 0.05
@@ -192,7 +192,7 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
     """
     scores = load_scores(profile)
     if scores.empty:
-        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
+        raise BenchError(f"profile {profile!r} has no scores yet: run `{repro_command(profile)}`")
     return Results(scores, load_grid(profile), load_params(profile).protocol)
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from pipeline.concepts import DATASETS, PHOTO_CAPTION, read_prompts
 from pipeline.errors import BenchError
 from pipeline.files import atomic, png_bytes
-from pipeline.params import DEFAULT_PROFILE, load_grid, profile_folder
+from pipeline.params import DEFAULT_PROFILE, load_grid, profile_folder, repro_command
 from pipeline.photos import distinct_photos, find_photos, read_photo
 from pipeline.schema import read_yaml
 
@@ -248,11 +248,8 @@ def new_stages(name: str, profile: str) -> dict[str, list[str]]:
 
 def _tell_stages(name: str, profile: str) -> None:
     stages = new_stages(name, profile)
-    command = (
-        "dvc repro" if profile == DEFAULT_PROFILE else f"dvc repro profiles/{profile}/dvc.yaml"
-    )
     count = sum(len(names) for names in stages.values())
-    print(f"`{command}` will run these {count} stages, and then the report:")
+    print(f"`{repro_command(profile)}` will run these {count} stages, and then the report:")
     for path, names in stages.items():
         print(f"  {path}: {' '.join(names)}")
 

@@ -33,6 +33,7 @@ from pipeline.params import (
     load_grid,
     load_params,
     profile_folder,
+    repro_command,
 )
 from pipeline.photos import distinct_photos
 from pipeline.protocols import Protocol
@@ -89,11 +90,10 @@ def doctor(profile: str = DEFAULT_PROFILE) -> int:
     for row in aligned([("what", "state", "note"), *((c.what, c.state, c.note) for c in checks)]):
         print(row)
     bad = sum(check.state != "ready" for check in checks)
-    pipeline = "" if profile == DEFAULT_PROFILE else f" {profile_folder(profile) / 'dvc.yaml'}"
     print(
         f"\n{bad} of {len(checks)} are missing or wrong"
         if bad
-        else f"\nready: `dvc repro{pipeline}`"
+        else f"\nready: `{repro_command(profile)}`"
     )
     return 1 if bad else 0
 

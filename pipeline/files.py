@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import BenchError
+from pipeline.params import repro_command_for
 
 
 @contextmanager
@@ -121,9 +122,12 @@ def read_tar(path: str | Path, keys: Container[str] | None = None) -> list[dict[
                 if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("its end is missing")
     except FileNotFoundError:
-        raise BenchError(f"{path}: the shard is missing: run `dvc repro` to make it") from None
+        raise BenchError(
+            f"{path}: the shard is missing: run `{repro_command_for(path)}` to make it"
+        ) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise BenchError(
-            f"{path}: the shard is truncated or not a tar ({error}): delete it and run `dvc repro`"
+            f"{path}: the shard is truncated or not a tar ({error}): delete it and run "
+            f"`{repro_command_for(path)}`"
         ) from error
     return list(samples.values())

@@ -26,7 +26,7 @@ from pipeline.corpus import MANIFEST, shard_of
 from pipeline.errors import BenchError
 from pipeline.files import atomic
 from pipeline.openclip import Clip, load_clip
-from pipeline.params import load_params
+from pipeline.params import load_params, repro_command, repro_command_for
 
 INDEX, METADATA = "text.index", "metadata.parquet"
 BATCH = 2000  # captions
@@ -45,7 +45,9 @@ def build_index(profile: str) -> None:
     params = load_params(profile)
     corpus, target = params.runs() / "corpus", params.runs() / "index"
     if not (corpus / MANIFEST).is_file():
-        raise BenchError(f"{corpus}: the corpus is missing: run `dvc repro` to make it")
+        raise BenchError(
+            f"{corpus}: the corpus is missing: run `{repro_command(profile)}` to make it"
+        )
     shards = json.loads((corpus / MANIFEST).read_text(encoding="utf-8"))["shards"]
     clip = load_clip(params.retrieve.clip)
     with atomic(target) as folder:
@@ -120,7 +122,7 @@ def _check(keys: list[str], shards: dict[str, int], corpus: Path) -> None:
         if counts[name] != count:
             raise BenchError(
                 f"{corpus / name}: only {counts[name]} of {count} samples could be read: the shard "
-                "is missing or truncated: delete it and run `dvc repro`"
+                f"is missing or truncated: delete it and run `{repro_command_for(corpus)}`"
             )
 
 

@@ -27,7 +27,7 @@ from pipeline.errors import BenchError
 from pipeline.files import read_tar, write_tar
 from pipeline.index import INDEX, METADATA
 from pipeline.openclip import load_clip
-from pipeline.params import Params, load_params, profile_folder
+from pipeline.params import Params, load_params, profile_folder, repro_command, repro_command_for
 
 LEAST_HELD_OUT = 20  # fewer real images say little about a distribution
 
@@ -97,7 +97,10 @@ def search(queries: Sequence[str], params: Params) -> tuple[list[Match], list[st
     """
     folder = params.runs() / "index"
     if not (folder / INDEX).is_file():
-        raise BenchError(f"{folder / INDEX}: the index is missing: run `dvc repro` to make it")
+        raise BenchError(
+            f"{folder / INDEX}: the index is missing: run `{repro_command(params.profile)}` "
+            "to make it"
+        )
     vectors = load_clip(params.retrieve.clip).encode_texts(queries)
     index = faiss.read_index(str(folder / INDEX))
     # faiss takes what is above the radius, strictly.
@@ -151,7 +154,7 @@ def _samples(parts: dict[str, list[Match]], corpus: Path) -> list[dict[str, Any]
             if match.key not in images:
                 raise BenchError(
                     f"{corpus / shard_of(match.key)}: sample {match.key} is missing: the corpus is "
-                    "not the one that was indexed: run `dvc repro`"
+                    f"not the one that was indexed: run `{repro_command_for(corpus)}`"
                 )
             record = {
                 "part": part,

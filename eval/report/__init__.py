@@ -40,7 +40,7 @@ from eval.tables import (
     subjects_of,
 )
 from pipeline.concepts import load_subject
-from pipeline.files import atomic
+from pipeline.files import atomic, write_json
 from pipeline.params import Grid, load_params
 
 SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
@@ -71,6 +71,7 @@ def write_report(profile: str) -> None:
         (temporary / "prompts.csv").write_text(as_csv(_prompts(results)), encoding="utf-8")
     with atomic(folder / "methods") as temporary:
         _write_metrics(results, temporary)
+    write_json(folder / "summary.json", _summary(results))
     rows = {subject: read_rows(params, grid, subject) for subject in grid.subjects()}
     rows = {subject: shown for subject, shown in rows.items() if any(r.images for r in shown)}
     with atomic(folder / "figures") as temporary:
@@ -127,6 +128,19 @@ def _write_metrics(results: Results, folder: Path) -> None:
             values["subjects"] = len({s for m, s, _ in results.found if m == method} & {*subjects})
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         (folder / f"{method}.json").write_text(text)
+
+
+def _summary(results: Results) -> dict[str, dict[str, float | None]]:
+    """The means of all methods in one, with names so short that `dvc exp show` fits a screen."""
+    return {
+        method: {
+            f"{metric}{'' if kind == 'single' else f'_{kind}'}": _rounded(mean.mean)
+            for kind in KINDS
+            for metric in results.metrics(kind)
+            if (mean := results.mean(method, kind, metric))
+        }
+        for method in results.grid.methods
+    }
 
 
 def _rounded(value: float) -> float | None:
