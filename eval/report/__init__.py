@@ -114,7 +114,7 @@ def _prompts(results: Results) -> Table:
 
 
 def _write_metrics(results: Results, folder: Path) -> None:
-    """One small JSON file for each method, all with the same keys, for `dvc metrics`."""
+    """One small JSON file for each method, all with the same keys, for `dvc metrics show`."""
     folder.mkdir(parents=True)
     for method in (ORACLE, *results.grid.methods):
         content: dict[str, dict[str, float | int | None]] = {}
@@ -131,10 +131,11 @@ def _write_metrics(results: Results, folder: Path) -> None:
 
 
 def _summary(results: Results) -> dict[str, dict[str, float | None]]:
-    """The means of all methods in one, with names so short that `dvc exp show` fits a screen."""
+    """The means of all methods, with names so short that `dvc exp show` fits a screen."""
+    prefixes = {"single": "", "compositions": "composed_"}
     return {
         method: {
-            f"{metric}{'' if kind == 'single' else f'_{kind}'}": _rounded(mean.mean)
+            prefixes[kind] + metric.replace("_alignment", ""): _rounded(mean.mean)
             for kind in KINDS
             for metric in results.metrics(kind)
             if (mean := results.mean(method, kind, metric))
