@@ -76,10 +76,16 @@ def test_bad_parameter_is_one_line(project: Path) -> None:
     assert run.stderr.startswith("error: params.yaml: generate.steps: ")
 
 
-def test_outside_of_the_project(tmp_path: Path) -> None:
-    run = bench("corpus", cwd=tmp_path)
+@pytest.mark.parametrize("profile", [None, "smoke"])
+def test_outside_of_the_root(tmp_path: Path, project: Path, profile: str | None) -> None:
+    """The folder of a profile has a params.yaml too, which is not the default's."""
+    elsewhere = project / "profiles" / profile if profile else tmp_path / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    run = bench("corpus", cwd=elsewhere)
     assert run.returncode == 2
-    assert run.stderr == "error: no params.yaml here: run `bench` in the root of the project\n"
+    assert run.stderr == (
+        "error: no params.yaml and datasets/ here: run `bench` in the project's root\n"
+    )
 
 
 def test_help_is_light(tmp_path: Path) -> None:
