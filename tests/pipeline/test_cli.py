@@ -70,7 +70,7 @@ def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) 
 def test_bad_parameter_is_one_line(project: Path) -> None:
     path = project / "params.yaml"
     text = path.read_text()
-    path.write_text(text.replace("  steps: 20\n", "  steps: many\n", 1))
+    path.write_text(text.replace("  steps: 12\n", "  steps: many\n", 1))
     run = bench("train", "dreambooth", "cat", cwd=project)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
     assert run.stderr.startswith("error: params.yaml: generate.steps: ")
