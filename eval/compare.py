@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -23,12 +24,14 @@ from eval.tables import (
     FORMATS,
     KINDS,
     METRICS,
+    STALE,
     Cell,
     Column,
     Results,
     Table,
     load_results,
     over_subjects,
+    show,
     subjects_of,
     words,
 )
@@ -56,6 +59,7 @@ class Line(NamedTuple):
     tolerance: float  # NaN where ours has no error within subjects
     obstacle: str  # why the two cannot be compared; empty if they can
     against: str | None = None  # the rival, where people chose between two
+    stale: bool = False  # ours is at least partly of cells that `eval.freshness` calls so
 
     def verdict(self) -> str:
         """Whether ours is what the paper prints, as far as that can be said."""
@@ -130,7 +134,10 @@ def lines(
                 allowed = tolerance(errors, step) if errors else float("nan")
                 if subject is None and not why and row.against is None:
                     why = _other_subjects(printed, metric, cells)
-                yield Line(row.method, subject, metric, ours, value, allowed, why, row.against)
+                stale = any((row.method, cell) in results.fresh.stale for cell in cells)
+                yield Line(
+                    row.method, subject, metric, ours, value, allowed, why, row.against, stale
+                )
 
 
 def _other_subjects(printed: PrintedTable, metric: str, cells: Iterable[str]) -> str:
@@ -223,8 +230,12 @@ def compared(
             )
         )
     notes = [f"{source.source}, {printed.name()}", *errata, *printed.errata]
+    ours = next(i for i, column in enumerate(columns) if column.key == "ours")
     return Table(
-        " ".join(note.rstrip(".") + "." for note in notes)[:-1], tuple(columns), tuple(rows)
+        " ".join(note.rstrip(".") + "." for note in notes)[:-1],
+        tuple(columns),
+        tuple(rows),
+        {(i, ours): STALE for i, line in enumerate(found) if line.stale},
     )
 
 
@@ -264,10 +275,14 @@ def agreement(found: Sequence[Line]) -> Agreement:
 def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Table:
     """A row for each table and metric of which two methods at least were run."""
     rows: list[tuple[Cell, ...]] = []
+    marks: dict[tuple[int, int], str] = {}
     for printed, found in compared_lines:
         for metric in dict.fromkeys(line.metric for line in found if line.against is None):
-            agreed = agreement([line for line in found if line.metric == metric])
+            of_metric = [line for line in found if line.metric == metric]
+            agreed = agreement(of_metric)
             if agreed.pairs:
+                if any(line.stale for line in of_metric):
+                    marks |= {(len(rows), j): STALE for j in (3, 4)}
                 rows.append(
                     (
                         printed.name(),
@@ -285,7 +300,7 @@ def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Tab
         Column("same_direction", "pairs in the same direction"),
     )
     caption = "Where values cannot be compared, the order of the methods can: 1 is the paper's"
-    return Table(caption, columns, tuple(rows))
+    return Table(caption, columns, tuple(rows), marks)
 
 
 class Comparison(NamedTuple):
@@ -293,6 +308,7 @@ class Comparison(NamedTuple):
 
     tables: list[Table]
     order: Table
+    notes: tuple[str, ...] = ()  # on marks of all tables
 
 
 def compare(results: Results, params: Params, table: str | None = None) -> Comparison:
@@ -319,7 +335,10 @@ def compare(results: Results, params: Params, table: str | None = None) -> Compa
     for source, printed, found in shown:
         tables.append(compared(source, printed, found, () if source.url in said else source.errata))
         said.add(source.url)
-    return Comparison(tables, orders([(printed, found) for _, printed, found in shown]))
+    order = orders([(printed, found) for _, printed, found in shown])
+    stale = {line.method for _, _, found in shown for line in found if line.stale}
+    notes = results.fresh.notes(STALE, stale, results.grid.subjects())
+    return Comparison(tables, order, (*notes, *results.fresh.unverified()))
 
 
 def print_comparison(
@@ -338,11 +357,16 @@ def print_comparison(
     if format not in FORMATS:
         raise BenchError(f"format {format!r} is unknown: choose from {', '.join(FORMATS)}")
     printed_tables(table)  # a wrong number is told before anything is read
-    tables, order = compare(load_results(profile), load_params(profile), table)
+    results = load_results(profile)
+    tables, order, notes = compare(results, load_params(profile), table)
     if not tables:
         raise BenchError(f"no paper prints numbers of what was run of profile {profile!r}")
     shown = [*tables, order] if order.rows else tables
-    print("\n".join(FORMATS[format](found) for found in shown), end="")
+    shown[0] = replace(shown[0], heading=results.heading())
+    shown[-1] = replace(shown[-1], notes=notes)
+    for i, found in enumerate(shown):
+        print("\n" * (i > 0), end="")
+        show(found, format)
 
 
 def _title(metric: str) -> str:

@@ -85,6 +85,8 @@ def scatter(results: Results, kind: str) -> Figure | None:
     figure = Figure(figsize=(4.5, 4.6), layout="constrained")
     ax = figure.subplots()
     shown = []
+    over = {method: len(results.scored(method, kind, "image_alignment")) for method in grid.methods}
+    most = max(over.values(), default=0)
     for method in grid.methods:
         x = results.mean(method, kind, "text_alignment")
         y = results.mean(method, kind, "image_alignment")
@@ -96,12 +98,14 @@ def scatter(results: Results, kind: str) -> Figure | None:
             image = found.get((method, subject, "image_alignment"))
             if text and image:
                 ax.plot(text.mean, image.mean, marker, color=colour, alpha=0.35, ms=4, mew=0)
+        label = words(method)
+        label += f" ({over[method]} of {most} subjects)" if over[method] < most else ""
         reach = [0.0 if math.isnan(e.std_error) else e.std_error for e in (x, y)]
         if all(reach):
             size = 2 * reach[0], 2 * reach[1]
             ax.add_patch(Ellipse((x.mean, y.mean), *size, color=colour, alpha=0.15, lw=0))
             ax.errorbar(x.mean, y.mean, reach[1], reach[0], color=colour, lw=1, alpha=0.7)
-        ax.plot(x.mean, y.mean, marker, color=colour, ms=9, mec="white", mew=1, label=words(method))
+        ax.plot(x.mean, y.mean, marker, color=colour, ms=9, mec="white", mew=1, label=label)
         shown.append(method)
     if not shown:
         return None

@@ -3,13 +3,15 @@
 Columns: see COLUMNS. A row is either about one image (`prompt_index`, `prompt` and `sample` say
 which) or about a set of images (`std_error` and `n` are given). All tables are made of these rows.
 
-Each row carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`,
-the scale (the number that the cosine or the distance is multiplied by) and, where texts are
-measured, how they were made of prompts. Rows with other definitions are never put into one table.
+Each row says how many rows the file has, so that any row tells whether the file was cut off. It
+carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`, the scale
+(the number that the cosine or the distance is multiplied by) and, where texts are measured, how
+they were made of prompts. Rows with other definitions are never put into one table.
 """
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +26,10 @@ from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.shards import Sample, held_out_of, image_of, one_line, targets_of
+from eval.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, read_tar
+from pipeline.files import atomic
 from pipeline.params import Params, load_grid, load_params, repro_command_for
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ COLUMNS: dict[str, str] = {
     "extractor": "string",
     "scale": "float64",
     "text_rule": "string",
+    "rows": "Int64",
 }
 # What has to be alike in the rows of a metric, and why.
 DEFINITION: dict[str, str] = {
@@ -72,7 +75,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
     start = time.monotonic()
     params, concepts = load_params(profile), load_subject(subject, profile).concepts
     folder = params.cell(method, subject)
-    samples = read_tar(folder / "samples.tar")
+    samples = samples_of(params, method, subject)
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
     of_captions = [s for s in samples if s["json"]["part"] == "caption"]
     if not of_prompts:
@@ -145,7 +148,7 @@ def load_scores(profile: str) -> pd.DataFrame:
         for subject in grid.subjects():
             path = params.cell(method, subject) / SCORES
             if path.is_file():
-                frames.append(_read(path))
+                frames.append(_read(path, method, subject))
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     scores = pd.concat(frames, ignore_index=True)
@@ -335,6 +338,7 @@ def _write(folder: Path, protocol: str, rows: list[Sample], start: float) -> Non
     path = folder / SCORES
     frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject
+    frame["rows"] = len(frame)
     frame = frame.astype(COLUMNS)
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
@@ -344,11 +348,18 @@ def _write(folder: Path, protocol: str, rows: list[Sample], start: float) -> Non
     print(f"scored {method}/{subject}: {said}; {len(frame)} rows in {seconds:.1f} s -> {path}")
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, method: str, subject: str) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=COLUMNS)
-        if list(frame.columns) == list(COLUMNS):
-            return frame
+        text = path.read_text(encoding="utf-8")
+        frame = pd.read_csv(io.StringIO(text), dtype=COLUMNS)
     except (ValueError, OSError):
-        pass
-    raise BenchError(f"{path}: not a file of scores: delete it and run `{repro_command_for(path)}`")
+        frame = pd.DataFrame()
+    if list(frame) != list(COLUMNS):
+        fault = "not a file of scores"
+    elif not text.endswith("\n") or frame["rows"].tolist() != [len(frame)] * len(frame):
+        fault = "the file was cut off"
+    elif frame[["method", "subject"]].drop_duplicates().to_numpy().tolist() != [[method, subject]]:
+        fault = f"not the scores of {method}/{subject}"
+    else:
+        return frame
+    raise BenchError(f"{path}: {fault}: delete it and run `{repro_command_for(path)}`")

@@ -8,7 +8,8 @@ a row and the K and V of cross-attention; DreamBooth is every weight; a merge is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +23,10 @@ from pipeline.base import Base
 from pipeline.errors import BenchError
 from pipeline.files import atomic
 from pipeline.params import repro_command_for
+from pipeline.schema import parse
 
 FORMAT = "concept-bench-adapter-1"
+TOKEN = re.compile(r"<[^<>\s]+>")  # a modifier token in a reference
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def load_adapter(path: str | Path) -> Adapter:
     """Reads an adapter.
 
     Raises:
-        BenchError: the file is missing, corrupt or not an adapter.
+        BenchError: the file is missing, corrupt or not an adapter, or its tokens are not those of
+            its references.
     """
     path = Path(path)
     try:
@@ -111,11 +115,10 @@ def load_adapter(path: str | Path) -> Adapter:
         ) from None
     except SafetensorError as error:
         raise BenchError(f"{path}: not a readable safetensors file ({error})") from error
-    described = json.loads(metadata.get("adapter", "{}"))
-    if described.get("format") != FORMAT:
-        raise BenchError(f"{path}: not an adapter of this project: no {FORMAT} in its metadata")
-    content = described["provenance"]
-    content["references"] = tuple(content["references"])
+    except OSError as error:
+        reason = "is a folder" if path.is_dir() else f"could not be read: {error.strerror}"
+        raise BenchError(f"{path}: {reason}: name an adapter's file") from error
+    provenance = _provenance(path, metadata)
     tokens: dict[str, Tensor] = {}
     deltas: dict[str, Delta] = {}
     for key, tensor in tensors.items():
@@ -124,11 +127,41 @@ def load_adapter(path: str | Path) -> Adapter:
             tokens[name] = tensor
         elif kind == "delta":
             deltas[name] = tensor
-        elif kind == "up":
-            deltas[name] = LowRank(tensor, tensors[f"down.{name}"])
+        elif kind == "up" and (down := tensors.get(f"down.{name}")) is not None:
+            if not (tensor.ndim == down.ndim == 2 and tensor.shape[1] == down.shape[0]):
+                raise BenchError(
+                    f"{path}: up.{name} {list(tensor.shape)} does not fit down.{name} "
+                    f"{list(down.shape)}: train it again"
+                )
+            deltas[name] = LowRank(tensor, down)
+        elif kind != "down" or f"up.{name}" not in tensors:
+            raise BenchError(f"{path}: {key}: belongs to no change: train the adapter again")
+    _check_tokens(path, list(tokens), provenance.references)
     # As the modifier tokens are ordered, whatever order the file has.
     tokens = {name: tokens[name] for name in sorted(tokens)}
-    return Adapter(tokens, deltas, Provenance(**content))
+    return Adapter(tokens, deltas, provenance)
+
+
+def _provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
+    """What the metadata of an adapter's file says of it."""
+    try:
+        described = json.loads(metadata.get("adapter", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: its metadata is not valid JSON ({error})") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise BenchError(f"{path}: not an adapter of this project: no {FORMAT} in its metadata")
+    return parse(path, Provenance, described.get("provenance"))
+
+
+def _check_tokens(path: Path, tokens: Sequence[str], references: Sequence[str]) -> None:
+    """Finds out whether an adapter's tokens are those that stand for its concepts in prompts."""
+    said = " ".join(references)
+    for token in [*tokens, *filter(TOKEN.fullmatch, said.split())]:
+        if token not in said.split() or token not in tokens:
+            raise BenchError(
+                f"{path}: has the tokens {', '.join(tokens) or '(none)'}, but its concepts are "
+                f"called {', '.join(references)}: {token} is in one of the two alone"
+            )
 
 
 @contextmanager
@@ -136,7 +169,8 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
     """Installs the adapter in the base; afterwards the base's weights are exactly what they were.
 
     Raises:
-        BenchError: the adapter was made for another base, or a weight has another shape.
+        BenchError: the adapter was made for another base, or a token or a weight has
+            another shape.
     """
     made_for = adapter.provenance
     if made_for.base_hash != base.hash:
@@ -144,6 +178,13 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
             f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
             f"({made_for.base_hash}), not for {base.path} ({base.hash})"
         )
+    width = base.text_encoder.config.hidden_size
+    for name, row in adapter.tokens.items():
+        if row.shape != (width,):
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: token {name} {tuple(row.shape)} "
+                f"does not fit the base {base.path}, whose embeddings are ({width},)"
+            )
     weights = dict(base.unet.named_parameters())
     for name, delta in adapter.deltas.items():
         shape = dense(delta).shape

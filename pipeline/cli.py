@@ -16,6 +16,7 @@ import typer
 
 from pipeline.concepts import PHOTO_CAPTION
 from pipeline.errors import BenchError
+from pipeline.files import check_file, check_new
 from pipeline.params import (
     DEFAULT_PROFILE,
     Grid,
@@ -60,11 +61,14 @@ def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
 @toyland.command("pretrain")
 def toyland_pretrain(
     only: Annotated[str | None, typer.Option(help="One model, and those it rests on.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Trains the base for so long; for a GPU. No checkpoints.")
+    ] = None,
 ) -> None:
     """Train Toyland's models from nothing; continues where it stopped."""
     from pipeline.toyland.pretrain import pretrain
 
-    pretrain(only=only)
+    pretrain(only=only, minutes=minutes)
 
 
 @toyland.command("scorecard")
@@ -76,6 +80,9 @@ def toyland_scorecard(
     ] = None,
 ) -> None:
     """Measure the shipped models."""
+    for path in (json, sheet):
+        if path is not None:
+            check_new(path)
     from pipeline.toyland.scorecard import scorecard
 
     scorecard(json_path=json, sheet_path=sheet, hardware=hardware)
@@ -87,6 +94,21 @@ def toyland_concepts() -> None:
     from pipeline.toyland.personal import main as draw_concepts
 
     draw_concepts()
+
+
+@toyland.command("concept")
+def toyland_concept(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    class_noun: Annotated[str, typer.Option("--class", help="What to draw, such as cat.")],
+    seed: Annotated[int, typer.Option(help="Another number is another individual.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many pictures of it.")] = 5,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Draw a new individual and add it to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.toyland.individual import draw_concept
+
+    draw_concept(name, class_noun, seed, images, profile)
 
 
 @app.command("corpus")
@@ -183,12 +205,17 @@ def analyse(
 
 
 @app.command("claims")
-def claims(profile: Profile = DEFAULT_PROFILE) -> None:
+def claims(
+    profile: Profile = DEFAULT_PROFILE,
+    write: Annotated[
+        bool, typer.Option("--write", help="Also write claims.csv and claims.md of the report.")
+    ] = False,
+) -> None:
     """Test what the paper says on the scores that exist."""
     _check(profile)
-    from eval.claims import write_claims
+    from eval.claims import print_claims
 
-    write_claims(profile)
+    print_claims(profile, write=write)
 
 
 @app.command("doctor")
@@ -326,6 +353,7 @@ def adapter_compress(
     rank: Annotated[int | None, typer.Option(help="The same rank for all matrices.")] = None,
 ) -> None:
     """Write a low-rank version of an adapter."""
+    check_new(target)
     from pipeline.compression import compress_file
 
     compress_file(source, target, share=share, rank=rank)
@@ -342,6 +370,7 @@ def adapter_export(
 ) -> None:
     """Write an adapter in a layout that other programs read."""
     _check(profile)
+    check_file(folder / layout)  # whether it is a folder, or can be made
     from pipeline.formats import export_file
 
     export_file(source, layout, folder, profile)
@@ -359,6 +388,7 @@ def adapter_import(
 ) -> None:
     """Read an adapter that another program made for the profile's base model."""
     _check(profile)
+    check_new(target)
     from pipeline.formats import import_file
 
     import_file(source, target, subject, class_noun, profile)
@@ -377,13 +407,16 @@ def concept_add(
     source: Annotated[
         str, typer.Option(help="Where the images are from.")
     ] = "added with `bench concept add`",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the corpus has too few captions for it.")
+    ] = False,
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.concept_add import add_concept
 
-    add_concept(name, images, class_noun, prompts, caption, profile, licence, source)
+    add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
 
 
 @concept.command("import")

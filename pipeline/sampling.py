@@ -16,6 +16,7 @@ from pipeline.adapters import applied, load_adapter
 from pipeline.base import Base, load_base
 from pipeline.concepts import load_subject
 from pipeline.crossattn import cached_keys_and_values
+from pipeline.errors import BenchError
 from pipeline.files import png_bytes, read_tar, write_tar
 from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.seeds import seed_of
@@ -91,7 +92,15 @@ def prompt_requests(
     Args:
         references: what stands for each concept in the prompt given to the model.
         nouns: what stands for it in the prompt that is scored.
+
+    Raises:
+        BenchError: there are not as many references as nouns.
     """
+    if len(references) != len(nouns):
+        raise BenchError(
+            f"{subject}: its adapter is of {', '.join(references)}, not of {', '.join(nouns)}: "
+            "train it again"
+        )
     return [
         Request(
             key=f"prompt-{p:03d}-{s:03d}",
@@ -160,11 +169,11 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     base = load_base(params.base)
     with applied(base, adapter):
         images = sample_all(base, requests, params.sampler(len(about.concepts)))
-    path = folder / "samples.tar"
+    path, whose = folder / "samples.tar", params.identity(method, subject)
     write_tar(
         path,
         [
-            {"__key__": request.key, "png": png_bytes(image), "json": request.record}
+            {"__key__": request.key, "png": png_bytes(image), "json": request.record | whose}
             for request, image in zip(requests, images)
         ],
     )

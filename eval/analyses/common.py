@@ -26,7 +26,7 @@ from pipeline.adapters import Adapter, applied, load_adapter
 from pipeline.base import Base
 from pipeline.concepts import Subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes
+from pipeline.files import atomic_folder, png_bytes
 from pipeline.openclip import load_clip
 from pipeline.params import Params, profile_folder
 from pipeline.sampling import Request, prompt_requests, sample_all
@@ -187,8 +187,7 @@ def write_results(
     folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure]
 ) -> Path:
     """Replaces the folder by `<name>.csv` of each table and `<name>.png` of each figure."""
-    with atomic(folder) as temporary:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder, (".csv", ".png")) as temporary:
         for name, table in tables.items():
             path = temporary / f"{name}.csv"
             table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")

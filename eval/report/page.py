@@ -27,6 +27,7 @@ from eval.tables import (
     HERE,
     KINDS,
     METRICS,
+    STALE,
     Cell,
     Column,
     Compared,
@@ -34,6 +35,7 @@ from eval.tables import (
     Table,
     by_prompt,
     cell_text,
+    p_text,
     reference_method,
     subjects_of,
     tested,
@@ -153,9 +155,10 @@ def render(
         for subject in subjects_of(results.grid, kind)
     ]
     source, printed = printed_means(params.protocol.name)
-    found = check_claims(params.profile)
+    found = check_claims(results)
     compared = compare(results, params)
     main = compare(results, params, "1").order
+    everyone = (ORACLE, *results.grid.methods)
     return environment.get_template("index.html.jinja").render(
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "script.js").read_text(encoding="utf-8")),
@@ -172,16 +175,17 @@ def render(
         main_order=main,
         maps={kind: heat_maps(results, kind) for kind in kinds},
         subjects=subjects,
-        findings=list(zip(found.anywhere, found.here)),
+        findings=list(zip(*found)),
         verdicts={
             name: {v: sum(f.verdict is v for f in part) for v in Verdict}
-            for name, part in found._asdict().items()
+            for name, part in (("anywhere", found.anywhere), ("here", found.here))
         },
         not_run=[finding for finding in found.anywhere if finding.verdict is Verdict.NOT_RUN],
         study=study(folder / "study"),
         reasons=REASONS,
         analyses=_analyses(params, folder),
         missing=missing,
+        stale=results.fresh.notes(STALE, everyone, results.grid.subjects()),
         charts=sorted(p.name for p in (folder / "figures").iterdir()),
         metrics=METRICS,
         distances=DISTANCES,
@@ -198,6 +202,8 @@ def render(
         only_here=HERE,
         scales=scales,
         comparison_text=comparison_text,
+        p_said=lambda p: f"p {text}" if (text := p_text(p, 4)).startswith("<") else f"p = {p:.2g}",
+        stale_mark=STALE,
         interval_text=_interval_text,
     )
 
@@ -262,6 +268,10 @@ def winners(results: Results, kind: str) -> list[Winner]:
             for method in results.grid.methods
             if method != "pretrained" and (mean := results.mean(method, kind, metric))
         }
+        # A mean over other subjects is no rival.
+        over = {method: results.scored(method, kind, metric) for method in means}
+        most = max(map(len, over.values()), default=0)
+        means = {method: mean for method, mean in means.items() if len(over[method]) == most}
         if len(means) < 2:
             continue
         first, second = sorted(means, key=lambda m: means[m].mean, reverse=higher)[:2]
@@ -326,7 +336,7 @@ def chooser(
         content.append(
             {
                 "name": words(subject),
-                "sheet": f"grids/{quote(subject)}.jpg",
+                "sheet": f"sprites/{quote(subject)}.jpg",
                 "columns": sheet.columns,
                 "rows": sheet.rows,
                 "samples": sheet.samples,
