@@ -67,7 +67,8 @@ def _shards(manifest: Path) -> dict[str, int]:
         return {str(name): int(count) for name, count in shards.items()}
     except FileNotFoundError:
         raise BenchError(
-            f"{manifest.parent}: the corpus is missing: run `{repro_command_for(manifest)}` to make it"
+            f"{manifest.parent}: the corpus is missing: "
+            f"run `{repro_command_for(manifest)}` to make it"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(

@@ -132,7 +132,8 @@ def load_index(params: Params) -> Captions:
         metadata = pq.read_table(str(folder / METADATA))
     except (RuntimeError, OSError, pa.ArrowException) as error:
         raise BenchError(
-            f"{folder}: the index is damaged ({error}): delete it and run `{repro_command_for(folder)}`"
+            f"{folder}: the index is damaged ({error}): delete it and run "
+            f"`{repro_command_for(folder)}`"
         ) from error
     return Captions(index, metadata)
 
