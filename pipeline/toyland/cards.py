@@ -66,7 +66,9 @@ def hardware_of(device: torch.device) -> str:
 
 
 def write_cards(results: dict[str, Any], models: Path, budget: Budget, hardware: str) -> None:
-    """Writes `README.md` into the folder of each model.
+    """Writes `<model>.md` beside the folder of each model.
+
+    Not into it: stages depend on the folders, and a word changed in a card makes nothing stale.
 
     Args:
         results: what `scorecard` returned for these models.
@@ -76,7 +78,7 @@ def write_cards(results: dict[str, Any], models: Path, budget: Budget, hardware:
     for name, parts in _cards(results, budget).items():
         groups = parts.pop("groups").split()
         table = _table(results, groups)
-        with atomic(models / name / "README.md") as part:
+        with atomic(models / f"{name}.md") as part:
             part.write_text(_HEAD.format(table=table, hardware=hardware, **parts), "utf-8")
 
 

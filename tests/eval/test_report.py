@@ -222,6 +222,20 @@ def test_metrics_have_the_same_keys_for_every_method(reported: None) -> None:
     )
 
 
+def test_summary_has_the_means_of_the_methods_alone(reported: None) -> None:
+    summary = json.loads((REPORTS / "summary.json").read_text())
+    assert list(summary) == ["pretrained", "custom_diffusion", "custom_diffusion_merge"]
+    for method, values in summary.items():
+        whole = json.loads((REPORTS / "methods" / f"{method}.json").read_text())
+        means = {
+            f"{prefix}{metric.removesuffix('_alignment')}": value
+            for kind, prefix in (("single", ""), ("compositions", "composed_"))
+            for metric, value in whole[kind].items()
+            if not metric.endswith("_se") and metric != "subjects" and value is not None
+        }
+        assert values == means
+
+
 def test_reporting_again_gives_the_same_bytes_and_nothing_stale(
     complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

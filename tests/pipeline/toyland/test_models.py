@@ -395,13 +395,13 @@ def test_scorecard_has_all_it_should_and_cards_show_its_numbers(
         f"{g}.{name}" for g, names in expected.items() for name in names
     }
 
-    card = (models / "base" / "README.md").read_text()
+    card = (models / "base.md").read_text()
     assert f"| generated.category | {results['generated']['category']:.3f} |" in card
     assert f"{BUDGET.denoiser:,} noised latents" in card and "a test" in card
     budget = replace(BUDGET, clip=1234)
     results["clip"]["category"] = 0.9876
     write_cards(results, models, budget, "another machine")
-    card = (models / "clip" / "README.md").read_text()
+    card = (models / "clip.md").read_text()
     assert "1,234 steps" in card and "0.988" in card and "another machine" in card
     assert card.startswith("---\nlicense: apache-2.0")
 
@@ -437,7 +437,7 @@ def test_shipped_models_are_small_safe_and_described() -> None:
     assert (folder / "judge" / "judge.safetensors").stat().st_size <= 2.5 * MEBIBYTE
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     for name in ("base", "clip", "scorer", "judge"):
-        assert "Apache-2.0" in (folder / name / "README.md").read_text()
+        assert "Apache-2.0" in (folder / f"{name}.md").read_text()
 
 
 def test_shipped_judge_knows_what_it_judges_by() -> None:
