@@ -2,8 +2,8 @@
 
 Stages run here with a stand-in for `bench`, which writes something new to each output at once. Only
 a few tests run any: what `dvc repro` would run is what DVC says has changed, and all that is below
-it, as `test_experiment_runs_what_its_parameter_touches` shows. The stand-in fails as `bench` does where
-`fails.txt` names the beginning of the command.
+it, as `test_experiment_runs_what_its_parameter_touches` shows. The stand-in fails as `bench` does
+where `fails.txt` names the beginning of the command.
 """
 
 from __future__ import annotations

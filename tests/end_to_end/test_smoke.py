@@ -215,7 +215,7 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
     path = clone.root / "datasets/concepts/my_cat/concept.yaml"
     path.write_text(path.read_text(encoding="utf-8") + "queries: [nothing that anybody wrote]\n")
     ran = clone.repro()
-    fed = {f"{PIPELINE}:{stage}@my_cat" for stage in ("retrieve", "shard", "generate", "oracle")}
+    fed = {f"{stage}@my_cat" for stage in ("retrieve", "shard", "generate", "oracle")}
     assert ran == fed | set().union(*(cells(method, ("my_cat",)) for method in METHODS)) | REPORT
     run = subprocess.run(
         ["bench", "table", "--profile", "smoke"],
@@ -228,6 +228,6 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
     failed = ", ".join(f"{method}/my_cat" for method in ("oracle", *METHODS))
     assert f"too few images: {failed}: my_cat: only 0 regularization images" in run.stdout
     assert "1 too few images" in run.stdout and "not run" not in run.stdout
-    page = (clone.root / "reports/smoke/index.html").read_text(encoding="utf-8")
+    page = (clone.root / FOLDER / "reports/index.html").read_text(encoding="utf-8")
     assert "my_cat: only 0 regularization images" in page
     assert not [p for p in clone.root.rglob("*.part") if p.name.startswith(".")]
