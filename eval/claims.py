@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +63,7 @@ class Verdict(Enum):
     FAILS = "does not hold"
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
+    FAILED = "failed"  # there is nothing to compare, as cells could not be made
 
 
 @dataclass(frozen=True)
@@ -338,17 +339,29 @@ def check_claims(results: Results) -> Findings:
     """The verdicts on every claim, from what has been scored and analysed so far."""
     analysed = _analysed(results.profile)
     scores = pd.concat([results.scores, *analysed], ignore_index=True)
-    found, stale = [], []
+    found, stale, lost = [], [], []
     for claim in CLAIMS:
-        subjects = results.averaged(claim.kind, claim.metric)
+        subjects, methods = results.averaged(claim.kind, claim.metric), (claim.first, claim.second)
         found.append(differences(scores, claim, subjects))
-        cells = {(m, subject) for m in (claim.first, claim.second) for subject in subjects}
+        cells = {(method, subject) for method in methods for subject in subjects}
         stale.append(not results.fresh.stale.keys().isdisjoint(cells))
+        failed = not results.failed.keys().isdisjoint(cells)
+        lost.append(failed and {*methods} <= {*results.grid.methods})
     return Findings(
-        findings(CLAIMS, [two and two.anywhere for two in found]),
-        findings(CLAIMS, [two and two.here for two in found]),
+        _of_failed(findings(CLAIMS, [two and two.anywhere for two in found]), lost),
+        _of_failed(findings(CLAIMS, [two and two.here for two in found]), lost),
         stale,
     )
+
+
+def _of_failed(found: Sequence[Finding], lost: Sequence[bool]) -> list[Finding]:
+    """The findings, of which those say "failed" that compare nothing where cells failed."""
+    return [
+        replace(finding, verdict=Verdict.FAILED)
+        if failed and finding.verdict is Verdict.NOT_RUN
+        else finding
+        for finding, failed in zip(found, lost)
+    ]
 
 
 def _analysed(profile: str) -> list[pd.DataFrame]:

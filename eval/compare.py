@@ -36,6 +36,7 @@ from eval.tables import (
     words,
 )
 from pipeline.errors import BenchError
+from pipeline.failures import Failure
 from pipeline.params import DEFAULT_PROFILE, Params, load_params
 
 Z = 1.959963984540054  # of a 95 % interval
@@ -60,11 +61,13 @@ class Line(NamedTuple):
     obstacle: str  # why the two cannot be compared; empty if they can
     against: str | None = None  # the rival, where people chose between two
     stale: bool = False  # ours is at least partly of cells that `eval.freshness` calls so
+    failure: Failure | None = None  # why there is nothing of ours
 
     def verdict(self) -> str:
         """Whether ours is what the paper prints, as far as that can be said."""
         if self.ours is None:
-            return "not run" if self.against is None else "no responses"
+            gap = self.failure.kind if self.failure else "not run"
+            return gap if self.against is None else "no responses"
         if self.obstacle:
             return f"not comparable: {self.obstacle}"
         if math.isnan(self.tolerance):
@@ -135,9 +138,10 @@ def lines(
                 if subject is None and not why and row.against is None:
                     why = _other_subjects(printed, metric, cells)
                 stale = any((row.method, cell) in results.fresh.stale for cell in cells)
-                yield Line(
-                    row.method, subject, metric, ours, value, allowed, why, row.against, stale
-                )
+                chosen = [(row.method, s) for s in _subjects(results, printed, metric, subject)]
+                failure = next((f for key in chosen if (f := results.failed.get(key))), None)
+                said = (why, row.against, stale, failure)
+                yield Line(row.method, subject, metric, ours, value, allowed, *said)
 
 
 def _other_subjects(printed: PrintedTable, metric: str, cells: Iterable[str]) -> str:
@@ -183,16 +187,23 @@ def _values(
         yield None, row.means[metric]
 
 
+def _subjects(
+    results: Results, printed: PrintedTable, metric: str, subject: str | None
+) -> list[str]:
+    """Our subjects that a printed number is about; for a mean, by the table's rule."""
+    left_out = printed.leave_out.get(metric, [])
+    return [
+        ours
+        for ours in subjects_of(results.grid, printed.kind)
+        if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
+    ]
+
+
 def _cells(
     results: Results, printed: PrintedTable, method: str, metric: str, subject: str | None
 ) -> dict[str, Estimate]:
-    """Our estimates that a printed number is about, by subject; for a mean, by the table's rule."""
-    left_out = printed.leave_out.get(metric, [])
-    chosen = {
-        ours: name
-        for ours in subjects_of(results.grid, printed.kind)
-        if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
-    }
+    """Our estimates that a printed number is about, by subject."""
+    chosen = _subjects(results, printed, metric, subject)
     return {s: results.found[key] for s in chosen if (key := (method, s, metric)) in results.found}
 
 

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from eval.shards import samples_of
 from eval.tables import words
 from pipeline.concepts import Subject
+from pipeline.failures import Failure, failure_of
 from pipeline.params import Grid, Params
 from pipeline.photos import read_photo
 
@@ -38,6 +39,7 @@ class Row(NamedTuple):
 
     method: str
     images: Shown
+    failure: Failure | None = None  # why there are none
 
 
 class Sheet(NamedTuple):
@@ -66,7 +68,7 @@ class Sheet(NamedTuple):
 
 
 def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
-    """The first samples of every prompt, of each method that has samples of the subject.
+    """The first samples of every prompt, of each method that has samples of the subject or failed.
 
     They are squares of CELL pixels, or smaller if they were made so.
 
@@ -76,7 +78,9 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
     rows = []
     for method in grid.methods:
         path = params.cell(method, subject) / "samples.tar"
-        if path.is_file():
+        if failure := failure_of(path):
+            rows.append(Row(method, {}, failure))
+        elif path.is_file():
             shown = {
                 (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])
                 for s in samples_of(params, method, subject)
@@ -91,9 +95,10 @@ def sheet(subject: Subject, rows: Sequence[Row], pixels: float = PIXELS) -> Shee
 
     Args:
         subject: says what was to be learned.
-        rows: as `read_rows` gives them, not empty.
+        rows: as `read_rows` gives them; one at least has images.
         pixels: how large it may be; there are fewer samples of each prompt if need be.
     """
+    rows = [row for row in rows if row.images]
     every = sorted(set().union(*(row.images for row in rows)))
     prompts = _spread(sorted({prompt for prompt, _ in every}), PROMPTS)
     tile = next(image.width for row in rows for image in row.images.values())
@@ -153,7 +158,9 @@ def grid_of(subject: Subject, rows: Sequence[Row]) -> Image.Image:
         y = top + line * (CELL + GAP)
         _text(page, prompts[number], (left - 12, y + CELL // 2), PROMPT - 20, "right", 14)
         for column, row in enumerate(rows):
-            _paste(page, row.images.get((number, 0)), (left + column * (CELL + GAP), y))
+            _paste(
+                page, row.images.get((number, 0)), (left + column * (CELL + GAP), y), row.failure
+            )
     return page
 
 
@@ -189,9 +196,11 @@ def overview(subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.I
             _text(page, words(subject.name), (x + span // 2, PAD + title - 6), span, "bottom", 18)
         page.paste(_fitted(_example(subject, place), CELL), (x, PAD + title))
         _text(page, texts[column], (x + CELL // 2, top - 8), CELL, "bottom", 14)
-        found = {row.method: row.images.get((number, 0)) for row in rows[subject.name]}
+        found = {row.method: row for row in rows[subject.name]}
         for line, method in enumerate(methods):
-            _paste(page, found.get(method), (x, top + line * (CELL + GAP)))
+            row = found.get(method, Row(method, {}))
+            at = x, top + line * (CELL + GAP)
+            _paste(page, row.images.get((number, 0)), at, row.failure)
     return page
 
 
@@ -207,12 +216,18 @@ def _targets(subject: Subject) -> list[tuple[str, Path]]:
     return [(c.name, path) for c in subject.concepts for path in c.images[:each]]
 
 
-def _paste(page: Image.Image, image: Image.Image | None, at: tuple[int, int]) -> None:
-    """Puts a picture into its place, or a dash if there is none."""
+def _paste(
+    page: Image.Image,
+    image: Image.Image | None,
+    at: tuple[int, int],
+    failure: Failure | None = None,
+) -> None:
+    """Puts a picture into its place, or what failed, or a dash if there is none."""
     if image:
         page.paste(_fitted(image, CELL), at)
     else:
-        _text(page, "–", (at[0] + CELL // 2, at[1] + CELL // 2), CELL, size=15, colour=GREY)
+        said = failure.kind if failure else "–"
+        _text(page, said, (at[0] + CELL // 2, at[1] + CELL // 2), CELL, size=15, colour=GREY)
 
 
 def _example(subject: Subject, place: int) -> Image.Image:

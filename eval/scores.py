@@ -29,6 +29,7 @@ from eval.metrics.text_alignment import text_alignment
 from eval.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
+from pipeline.failures import Failure, failure_of
 from pipeline.files import atomic
 from pipeline.params import Params, load_grid, load_params
 
@@ -71,6 +72,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
 
     Raises:
         BenchError: samples, targets or the models that measure are missing or damaged.
+        FailureError: samples or targets could not be made.
     """
     start = time.monotonic()
     params, concepts = load_params(profile), load_subject(subject, profile).concepts
@@ -109,6 +111,7 @@ def score_oracle(concept: str, profile: str) -> None:
 
     Raises:
         BenchError: real images or the models that measure are missing or damaged.
+        FailureError: there are too few real images.
     """
     start = time.monotonic()
     params = load_params(profile)
@@ -136,6 +139,8 @@ def score_oracle(concept: str, profile: str) -> None:
 def load_scores(profile: str) -> pd.DataFrame:
     """All scores of the profile's grid that are there, oracle first, then in the grid's order.
 
+    Cells that failed have none; see `failed_cells`.
+
     Returns:
         A frame with COLUMNS; empty if nothing was scored yet.
 
@@ -147,7 +152,7 @@ def load_scores(profile: str) -> pd.DataFrame:
     for method in (ORACLE, *grid.methods):
         for subject in grid.subjects():
             path = params.cell(method, subject) / SCORES
-            if path.is_file():
+            if path.is_file() and not failure_of(path):
                 frames.append(_read(path, method, subject))
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
@@ -156,12 +161,26 @@ def load_scores(profile: str) -> pd.DataFrame:
     return scores
 
 
+def failed_cells(profile: str) -> dict[tuple[str, str], Failure]:
+    """By method and subject, why cells of the profile's grid could not be made, in its order."""
+    params, grid = load_params(profile), load_grid(profile)
+    return {
+        (method, subject): failure
+        for method in (ORACLE, *grid.methods)
+        for subject in grid.subjects()
+        if (failure := failure_of(params.cell(method, subject) / SCORES))
+    }
+
+
 def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
-    """By method, the subjects without scores that it makes adapters of, if there are any."""
+    """By method, the subjects that it makes adapters of and that were not run, if there are any.
+
+    A cell that failed was run.
+    """
     from pipeline.methods import load_method  # imports torch
 
     grid = load_grid(profile)
-    there = set(zip(scores["method"], scores["subject"]))
+    there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
     asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
         how = load_method(method)

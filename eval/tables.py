@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ import pandas as pd
 
 from eval.freshness import Freshness, freshness
 from eval.reference import printed_means
-from eval.scores import ORACLE, load_scores, missing_cells
+from eval.scores import ORACLE, failed_cells, load_scores, missing_cells
 from eval.statistics import (
     Estimate,
     clustered_mean,
@@ -33,6 +34,7 @@ from eval.statistics import (
     p_value,
 )
 from pipeline.errors import BenchError
+from pipeline.failures import Failure
 from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params
 from pipeline.protocols import Protocol
 
@@ -92,7 +94,7 @@ class Compared(NamedTuple):
         return ""
 
 
-Cell = str | Estimate | Compared | float | None
+Cell = str | Estimate | Compared | Failure | float | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts, numbers, numbers with an error, and gaps."""
+    """Rows of texts, numbers, numbers with an error, failures to make them, and gaps."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -128,6 +130,8 @@ class Results:
     protocol: Protocol
     profile: str = DEFAULT_PROFILE
     fresh: Freshness = field(default_factory=Freshness)
+    # Why cells could not be made, by method and subject.
+    failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
 
     def heading(self) -> str:
         """What stands above every table that is printed."""
@@ -164,6 +168,11 @@ class Results:
     def mean(self, method: str, kind: str, metric: str) -> Estimate | None:
         """The mean over subjects; see `over_subjects`."""
         return over_subjects(self.found, method, metric, self.averaged(kind, metric))
+
+    def failures(self, method: str, kind: str) -> list[Failure]:
+        """Why subjects of a kind have no scores though the method was run on them."""
+        subjects = subjects_of(self.grid, kind)
+        return [self.failed[key] for s in subjects if (key := (method, s)) in self.failed]
 
     def difference(self, first: str, second: str, kind: str, metric: str) -> Differences | None:
         """The mean of first - second over the subjects that they share; None if there are none.
@@ -209,8 +218,8 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
     Raises:
         BenchError: nothing was, a file is damaged, or scores cannot be compared.
     """
-    scores = load_scores(profile)
-    if scores.empty:
+    scores, failed = load_scores(profile), failed_cells(profile)
+    if scores.empty and not failed:
         raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
     return Results(
         scores,
@@ -218,6 +227,7 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
         load_params(profile).protocol,
         profile,
         freshness(profile, scores),
+        failed,
     )
 
 
@@ -318,6 +328,8 @@ def comparison(
     for method in rows_of:
         row: list[Cell] = [method]
         for kind, names in shown.items():
+            failures = results.failures(method, kind)
+            gap = failures[0] if failures else None
             for name in names:
                 mine = results.scored(method, kind, name)
                 others = {s for other in rows_of for s in results.scored(other, kind, name)}
@@ -330,10 +342,11 @@ def comparison(
                 if mark:
                     marks[len(rows), len(row)] = mark
                 mean, test = results.mean(method, kind, name), compared.get((method, kind, name))
-                row.append(test._replace(estimate=mean) if mean and test else mean)
+                row.append(test._replace(estimate=mean) if mean and test else mean or gap)
             subjects = subjects_of(grid, kind)
             scored = {s for m, s, _ in results.found if m == method}.intersection(subjects)
-            row.append(f"{len(scored)}/{len(subjects)}" if scored else None)
+            said = [f"{len(scored)}/{len(subjects)}", *counted(failures)]
+            row.append(", ".join(said) if scored or failures else None)
         rows.append(tuple(row))
     caption = "Mean over subjects ± standard error over subjects"
     if compared:
@@ -366,10 +379,18 @@ def by_subject(results: Results, kind: str) -> Table:
     columns = [Column("subject", "subject"), Column("method", "method")]
     columns += [_metric_column(name) for name in metrics]
     rows = [
-        (subject, method, *(results.found.get((method, subject, metric)) for metric in metrics))
+        (
+            subject,
+            method,
+            *(
+                results.found.get((method, subject, metric), results.failed.get((method, subject)))
+                for metric in metrics
+            ),
+        )
         for subject in subjects_of(results.grid, kind)
         for method in (ORACLE, *results.grid.methods)
-        if any((method, subject, metric) in results.found for metric in metrics)
+        if (method, subject) in results.failed
+        or any((method, subject, metric) in results.found for metric in metrics)
     ]
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
@@ -496,6 +517,33 @@ def print_table(
     }
     if format == "text" and missing:
         print(not_run(missing))
+    if format == "text":
+        failed = {key: why for key, why in results.failed.items() if key[0] in chosen_methods}
+        print("".join(f"{line}\n" for line in could_not_be_made(failed)), end="")
+
+
+def counted(failures: Iterable[Failure]) -> list[str]:
+    """How many there are of each kind: "2 diverged"."""
+    counts = Counter(failure.kind for failure in failures)
+    return [f"{count} {kind}" for kind, count in counts.items()]
+
+
+def by_failure(
+    failed: Mapping[tuple[str, str], Failure],
+) -> dict[Failure, list[tuple[str, str]]]:
+    """The cells, by method and subject, that failed for the same reason."""
+    cells: dict[Failure, list[tuple[str, str]]] = {}
+    for cell, failure in failed.items():
+        cells.setdefault(failure, []).append(cell)
+    return cells
+
+
+def could_not_be_made(failed: Mapping[tuple[str, str], Failure]) -> list[str]:
+    """A line for each reason for which cells failed, and which cells they are."""
+    return [
+        f"{failure.kind}: {', '.join(f'{m}/{s}' for m, s in cells)}: {failure.message}"
+        for failure, cells in by_failure(failed).items()
+    ]
 
 
 def show(table: Table, format: str) -> None:
@@ -512,9 +560,9 @@ def not_run(missing: dict[str, list[str]]) -> str:
 
 
 def cell_text(cell: Cell, digits: int) -> str:
-    """A cell as text: "0.783 ± 0.012 ▲", "22.27", "–" for a gap."""
-    if isinstance(cell, str):
-        return cell
+    """A cell as text: "0.783 ± 0.012 ▲", "22.27", "diverged", "–" for a gap."""
+    if isinstance(cell, (str, Failure)):
+        return cell if isinstance(cell, str) else cell.kind
     if cell is None:
         return "–"
     if isinstance(cell, Compared):
@@ -566,7 +614,10 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Plain numbers: value, standard error, 95 % interval and p-values in columns of their own."""
+    """Plain numbers: value, standard error, 95 % interval and p-values in columns of their own.
+
+    A failure stands in the column of the value.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     suffixes = [_suffixes([row[i] for row in table.rows]) for i in range(len(table.columns))]
@@ -581,10 +632,9 @@ def as_csv(table: Table) -> str:
                 p = (cell.p, cell.p_here) if isinstance(cell, Compared) else (None, None)
                 numbers = (estimate.mean, estimate.std_error, *interval(estimate), *p)
                 line += map(_plain, numbers[: len(parts)])
-            elif len(parts) > 1:
-                line += [""] * len(parts)
             else:
-                line.append(cell if isinstance(cell, str) else _plain(cell))
+                text = cell_text(cell, 0) if isinstance(cell, (str, Failure)) else _plain(cell)
+                line += [text, *[""] * (len(parts) - 1)]
         writer.writerow(line)
     return out.getvalue()
 

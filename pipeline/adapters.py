@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.base import Base
 from pipeline.errors import BenchError
+from pipeline.failures import DIVERGED, FailureError, refuse_failed
 from pipeline.files import atomic
 from pipeline.schema import parse
 
@@ -74,20 +75,34 @@ class Adapter:
 
     def parameters(self) -> int:
         """How many numbers it holds."""
-        parts = [*self.tokens.values()]
-        for delta in self.deltas.values():
-            parts += [delta.up, delta.down] if isinstance(delta, LowRank) else [delta]
-        return sum(part.numel() for part in parts)
+        return sum(part.numel() for part in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, by the names in its file."""
+        tensors = {f"token.{name}": row for name, row in self.tokens.items()}
+        for name, delta in self.deltas.items():
+            if isinstance(delta, LowRank):
+                tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
+            else:
+                tensors[f"delta.{name}"] = delta
+        return tensors
+
+
+def not_finite(adapter: Adapter) -> str | None:
+    """The first tensor with a value that is not finite, if there is one, by its name in a file."""
+    found = (name for name, t in adapter.tensors().items() if not bool(torch.isfinite(t).all()))
+    return next(found, None)
 
 
 def save_adapter(adapter: Adapter, path: str | Path) -> None:
-    """Writes the adapter; equal adapters give equal bytes."""
-    tensors = {f"token.{name}": row for name, row in adapter.tokens.items()}
-    for name, delta in adapter.deltas.items():
-        if isinstance(delta, LowRank):
-            tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
-        else:
-            tensors[f"delta.{name}"] = delta
+    """Writes the adapter; equal adapters give equal bytes.
+
+    Raises:
+        FailureError: a value is not finite; nothing is written.
+    """
+    made = adapter.provenance
+    _refuse_not_finite(adapter, f"{made.method} on {made.subject}")
+    tensors = adapter.tensors()
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     content = {"format": FORMAT, "provenance": asdict(adapter.provenance)}
     # One entry alone: safetensors writes several in random order.
@@ -96,14 +111,25 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
         save_file(tensors, temporary, metadata)
 
 
+def _refuse_not_finite(adapter: Adapter, who: str) -> None:
+    if name := not_finite(adapter):
+        raise FailureError(
+            DIVERGED,
+            f"{who}: {name} has values that are not finite: change the method's parameters in the "
+            "profile's params.yaml, such as its learning rate, and train again",
+        )
+
+
 def load_adapter(path: str | Path) -> Adapter:
     """Reads an adapter.
 
     Raises:
         BenchError: the file is missing, corrupt or not an adapter, or its tokens are not those of
             its references.
+        FailureError: it could not be made, or holds values that are not finite.
     """
     path = Path(path)
+    refuse_failed(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -136,7 +162,9 @@ def load_adapter(path: str | Path) -> Adapter:
     _check_tokens(path, list(tokens), provenance.references)
     # As the modifier tokens are ordered, whatever order the file has.
     tokens = {name: tokens[name] for name in sorted(tokens)}
-    return Adapter(tokens, deltas, provenance)
+    adapter = Adapter(tokens, deltas, provenance)
+    _refuse_not_finite(adapter, str(path))
+    return adapter
 
 
 def _provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:

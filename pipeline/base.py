@@ -130,17 +130,22 @@ class Base:
         return float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
-        """Images of scaled latents [n, c, h, w]."""
-        images = self.vae.decode(latents / self.scale).sample
-        pixels = ((images / 2 + 0.5).clamp(0, 1) * 255).round().byte()
-        return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, W], roughly in [-1, 1], of scaled latents [n, c, h, w]."""
+        images: Tensor = self.vae.decode(latents / self.scale).sample
+        return images
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """RGB images of one size as float32 [n, 3, h, w] in [-1, 1]."""
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Images of [n, 3, h, w] in [-1, 1]; what is beyond is cut off."""
+    pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+    return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
@@ -238,6 +243,11 @@ def check_base(path: str) -> None:
             raise BenchError(f"{folder / component}: holds no .safetensors weights")
         for file in files:
             try:
-                json.loads(file.read_text(encoding="utf-8"))
+                content = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise BenchError(f"{file}: not valid JSON ({error})") from error
+            # Weights in several files: what their index names.
+            named = content["weight_map"] if file.name.endswith(".index.json") else {}
+            for part in sorted(set(named.values())):
+                if not (folder / component / part).is_file():
+                    raise BenchError(f"{folder / component / part}: missing, {file.name} names it")

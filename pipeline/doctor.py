@@ -301,7 +301,18 @@ def _base(path: str, settings: Path) -> Iterator[Check]:
         if is_hub_id(path):
             yield _downloaded(what, path, [f"{component}/{file}" for file in files])
         else:
-            yield _folder(what, Path(path) / component, files)
+            folder = Path(path) / component
+            yield _folder(what, folder, [part for file in files for part in _parts(folder, file)])
+
+
+def _parts(folder: Path, file: str) -> list[str]:
+    """The file, or what diffusers wrote in its place: an index, and files of a limited size."""
+    index = folder / f"{file}.index.json"
+    if not index.is_file():
+        return [file]
+    if _fault(index):
+        return [index.name]
+    return [index.name, *sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
 def _folder(what: str, folder: Path, files: Iterable[str]) -> Check:

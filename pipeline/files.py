@@ -18,6 +18,9 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import BenchError
+from pipeline.failures import INSIDE, Failure, refuse_failed
+
+RESULTS = (".csv", ".png", ".json")  # kinds of files of an analysis; JSON says that it failed
 
 
 @contextmanager
@@ -180,6 +183,16 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def write_failure(path: str | Path, failure: Failure) -> None:
+    """Writes a failure in place of what should be there: a file, or the folder of an analysis."""
+    path = Path(path)
+    if path.suffix:
+        write_json(path, failure.record())
+        return
+    with atomic_folder(path, RESULTS) as temporary:
+        write_json(temporary / INSIDE, failure.record())
+
+
 def write_tar(path: str | Path, samples: list[dict[str, Any]]) -> None:
     """Writes a webdataset shard whose bytes depend on the samples alone.
 
@@ -209,8 +222,10 @@ def read_tar(path: str | Path, keys: Container[str] | None = None) -> list[dict[
 
     Raises:
         BenchError: the shard is missing, cannot be read, truncated or not a tar.
+        FailureError: it could not be made.
     """
     path = Path(path)
+    refuse_failed(path)
     samples: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(path, "r:") as tar:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pipeline.concepts import DATASETS, load_concept
 from pipeline.corpus import HELD_OUT, TRAIN, shard_of
 from pipeline.errors import BenchError
+from pipeline.failures import TOO_FEW_IMAGES, FailureError
 from pipeline.files import read_tar, write_tar
 from pipeline.index import INDEX, METADATA
 from pipeline.openclip import load_clip
@@ -50,7 +51,8 @@ def retrieve(concept: str, profile: str) -> None:
     near ones in the order of their keys, and no image occurs twice.
 
     Raises:
-        BenchError: corpus or index are missing, or hold too few images of the class noun.
+        BenchError: corpus or index are missing.
+        FailureError: they hold too few images of the class noun.
     """
     started = time.perf_counter()
     params = load_params(profile)
@@ -63,14 +65,15 @@ def retrieve(concept: str, profile: str) -> None:
     needed = least(params.retrieve)
     for part, found in parts.items():
         if len(found) < needed[part]:
-            raise BenchError(
+            raise FailureError(
+                TOO_FEW_IMAGES,
                 f"{concept}: only {len(found)} {part} images have a caption with a similarity of "
                 f"at least {params.retrieve.threshold} to {about}, {needed[part]} are needed "
                 f"(just below: {', '.join(rest) or 'nothing'}): enlarge the corpus, lower "
                 f"retrieve.threshold{'' if thing.queries else ' or reword retrieve.query'} in "
                 f"{profile_folder(profile) / 'params.yaml'}, or change "
                 f"{'queries' if thing.queries else 'class_noun'} in "
-                f"{DATASETS / 'concepts' / concept / 'concept.yaml'}"
+                f"{DATASETS / 'concepts' / concept / 'concept.yaml'}",
             )
     target = params.runs() / "regularization" / f"{concept}.tar"
     write_tar(target, _samples(parts, params.runs() / "corpus"))

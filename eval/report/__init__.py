@@ -35,6 +35,7 @@ from eval.tables import (
     by_prompt,
     by_subject,
     comparison,
+    could_not_be_made,
     differences,
     load_results,
     not_run,
@@ -52,7 +53,7 @@ def write_report(profile: str) -> None:
 
     Each of the folders `tables`, `figures`, `grids`, `sprites` and `methods` is replaced as a
     whole, so that nothing stale remains. Cells of the grid that were not run are said to be
-    missing.
+    missing, and why others could not be made.
 
     Raises:
         BenchError: nothing was scored yet, or scores and samples are damaged or do not fit.
@@ -98,6 +99,7 @@ def write_report(profile: str) -> None:
     print(FORMATS["text"](tables["comparison"]), end="")
     if missing:
         print(not_run(missing))
+    print("".join(f"{line}\n" for line in could_not_be_made(results.failed)), end="")
     cells = len(results.scores[["method", "subject"]].drop_duplicates())
     seconds = time.monotonic() - start
     print(

@@ -39,6 +39,7 @@ from eval.study.questionnaire import (
 )
 from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
+from pipeline.failures import failure_of
 from pipeline.files import atomic_folder, png_bytes
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.photos import read_photo
@@ -394,6 +395,8 @@ def _check_settings(study: StudyParams, grid: Grid, profile: str) -> None:
 
 def _trials_of(path: Path) -> set[tuple[int, int]]:
     """The prompt and sample numbers of a shard of samples, read off its table of contents."""
+    if failure_of(path):
+        return set()
     try:
         with tarfile.open(path) as tar:
             names = tar.getnames()

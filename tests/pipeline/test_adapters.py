@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.adapters import Adapter, LowRank, Provenance, applied, load_adapter, save_adapter
 from pipeline.base import Base, check_base, load_base
 from pipeline.errors import BenchError
+from pipeline.failures import FailureError
 from pipeline.tokens import ModifierEmbedding
 from tests.pipeline.test_sampling import random_adapter
 from tests.pipeline.tiny import RARE_TOKENS, new_base, write_base
@@ -103,6 +105,34 @@ def test_missing_corrupt_and_foreign_files_are_one_clear_line(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(BenchError, match="not an adapter"):
         load_adapter(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["token", "delta", "up", "down"])
+def test_values_that_are_not_finite_are_neither_written_nor_read(base, tmp_path, part, value):
+    adapter = random_adapter(base)
+    first, second = list(adapter.deltas)[:2]
+    low = LowRank(torch.randn(adapter.deltas[first].shape[0], 2), torch.randn(2, 32))
+    adapter.deltas[first] = low
+    save_adapter(adapter, tmp_path / "good.safetensors")
+    tensors = {
+        "token": adapter.tokens["<new2>"],
+        "delta": adapter.deltas[second],
+        "up": low.up,
+        "down": low.down,
+    }
+    tensors[part].view(-1)[-1] = value
+    with pytest.raises(FailureError, match=rf"^m on s: {part}\..* not finite: .*learning rate"):
+        save_adapter(adapter, tmp_path / "bad.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["good.safetensors"]
+
+    with safe_open(tmp_path / "good.safetensors", "pt") as file:
+        metadata = file.metadata()
+    bad = tmp_path / "bad.safetensors"
+    save_file({name: t.contiguous() for name, t in adapter.tensors().items()}, bad, metadata)
+    with pytest.raises(FailureError, match=rf"bad\.safetensors: {part}\..* not finite") as error:
+        load_adapter(bad)
+    assert error.value.failure.kind == "diverged"
 
 
 def test_incomplete_base_folder_is_named(tmp_path):
