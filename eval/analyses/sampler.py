@@ -69,7 +69,7 @@ def analyse_sampler(profile: str = DEFAULT_PROFILE) -> Path:
         sheet[f"{guidance:g}, {steps} steps, eta {eta:g}"] = [
             images[i] for i in shown if i < len(images)
         ]
-    figure = picture_table(sheet, size=0.9)
+    figure = picture_table(sheet, size=0.45)
     return write_results(
         folder_of(params, "sampler"), {"settings": pd.DataFrame(rows)}, {"pictures": figure}
     )
