@@ -50,6 +50,8 @@ PRELOADED = {
 IDLE_SECONDS = 120.0
 START_SECONDS = 60.0
 INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
+# They end a process at once unless it takes them; nohup has it ignore the second.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Variables that libraries read when they are imported: processes that differ in them share nothing.
 READ_AT_IMPORT = ("CUDA", "HF_", "KMP_", "LD_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_")
 _SERVE = "import sys; from pipeline.warm import serve; serve(sys.argv[1])"
@@ -57,6 +59,7 @@ _SERVE = "import sys; from pipeline.warm import serve; serve(sys.argv[1])"
 
 def main() -> None:
     """The entry point of `bench`."""
+    _end_cleanly()
     try:
         status = _delegate() if _wanted() else None
         if status is None:
@@ -66,6 +69,17 @@ def main() -> None:
     except KeyboardInterrupt:
         status = INTERRUPTED
     raise SystemExit(status)
+
+
+def _end_cleanly() -> None:
+    """Has signals that end this process run its `finally` clauses, which remove half a file."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)  # as shells have it
+
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _wanted() -> bool:
@@ -217,6 +231,7 @@ def _serve_one(connection: socket.socket) -> None:
     try:
         request = json.loads(content)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        _end_cleanly()
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         os.environ.clear()
         os.environ.update(request["environ"])

@@ -5,22 +5,19 @@ The tests build on each other, in the order of the file.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[2]
-FOLDER = "profiles/smoke"
+from tests.clones import FOLDER, ROOT, Clone, make_clone
+
 METHODS = ("pretrained", "textual_inversion", "dreambooth", "custom_diffusion")
 
 pytestmark = [
@@ -31,67 +28,9 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Clone:
-    """What git holds of the project, with nothing made yet."""
-
-    root: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.root)}
-
-    def start(self) -> subprocess.Popen[str]:
-        """`dvc repro` of the profile in a process group of its own."""
-        return subprocess.Popen(
-            ["dvc", "--cd", FOLDER, "repro"],
-            cwd=self.root,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def repro(self) -> set[str]:
-        """Runs the profile to its end; returns the stages that ran."""
-        process = self.start()
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        return set(re.findall(r"^Running stage '(.*)'", output, re.MULTILINE))
-
-    def hashes(self, pattern: str) -> dict[str, str]:
-        """SHA-256 of the files in the profile's folder that match."""
-        runs = self.root / FOLDER / "runs"
-        return {
-            str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(runs.glob(pattern))
-        }
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    root = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
-    for lock in root.glob(f"{FOLDER}/**/dvc.lock"):
-        lock.unlink()
-    (root / "bin").mkdir()
-    bench = root / "bin" / "bench"
-    bench.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.warm "$@"\n')
-    bench.chmod(0o755)
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
-    return Clone(root)
+    return make_clone(tmp_path_factory.mktemp("clone"))
 
 
 def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
@@ -117,8 +56,7 @@ def test_fresh_clone(clone: Clone) -> None:
         assert (reports / "methods" / f"{method}.json").is_file()
     for image in re.findall(r'src="([^":]+)"', page):
         assert (reports / image).is_file()
-    leftovers = [p for p in clone.root.rglob("*.part") if p.name.startswith(".")]
-    assert not leftovers
+    assert not clone.half_written()
 
 
 def test_nothing_changed(clone: Clone) -> None:
@@ -230,4 +168,4 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
     assert "1 too few images" in run.stdout and "not run" not in run.stdout
     page = (clone.root / FOLDER / "reports/index.html").read_text(encoding="utf-8")
     assert "my_cat: only 0 regularization images" in page
-    assert not [p for p in clone.root.rglob("*.part") if p.name.startswith(".")]
+    assert not clone.half_written()

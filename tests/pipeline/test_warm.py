@@ -110,6 +110,25 @@ def test_ending_the_command_ends_its_work(home: Path, number: signal.Signals) ->
     assert process.communicate(timeout=60) == ("", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ending_a_command_that_runs_by_itself_cleans_up(home: Path, number: signal.Signals) -> None:
+    (home / "cleaned").unlink(missing_ok=True)
+    process = start(home, "train", "0", "--wait", BENCH_WARM="0")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 128 + number
+    assert (home / "cleaned").exists(), "no chance to remove what is half-written"
+
+
+def test_a_hang_up_is_ignored_under_nohup(home: Path) -> None:
+    command = ["nohup", sys.executable, "-c", "import signal; from pipeline import warm;"]
+    command[-1] += "warm._end_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "SIG_IGN\n"
+
+
 @pytest.mark.parametrize("warm", ["1", "0"])
 def test_ctrl_c_while_code_is_imported_is_quiet(home: Path, warm: str) -> None:
     process = start(home, "train", "0", "--slow-import", BENCH_WARM=warm)
