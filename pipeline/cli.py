@@ -299,6 +299,7 @@ def pipelines(
     ] = None,
 ) -> None:
     """Write the dvc.yaml files of the profiles from their parameters and grids."""
+    _check_root()
     from pipeline.pipelines import write_pipelines
 
     write_pipelines(profile)
@@ -533,8 +534,7 @@ def _check(
     Raises:
         BenchError: an unknown profile, concept, method or subject, or a bad parameter.
     """
-    if not (Path("params.yaml").is_file() and Path("datasets").is_dir()):
-        raise BenchError("no params.yaml and datasets/ here: run `bench` in the project's root")
+    _check_root()
     params, grid = load_params(profile), load_grid(profile)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
@@ -545,6 +545,11 @@ def _check(
         if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.warm
             hub.constants.HF_HUB_OFFLINE = True
     return params
+
+
+def _check_root() -> None:
+    if not (Path("params.yaml").is_file() and Path("datasets").is_dir()):
+        raise BenchError("no params.yaml and datasets/ here: run `bench` in the project's root")
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from pipeline.base import Base, load_base
 from pipeline.concept_add import checked_noun
 from pipeline.crossattn import key_value_names
 from pipeline.errors import BenchError
+from pipeline.failures import refuse_failed
 from pipeline.files import atomic, check_new
 from pipeline.params import DEFAULT_PROFILE, load_params
 
@@ -310,6 +311,7 @@ def _pickle(file: Path) -> BenchError:
 
 def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a safetensors file, and its metadata."""
+    refuse_failed(file)
     try:
         with safe_open(file, "pt") as opened:
             keys: list[str] = list(opened.keys())

@@ -256,7 +256,7 @@ def load_params(profile: str = DEFAULT_PROFILE) -> Params:
     path = profile_folder(profile) / "params.yaml"
     content = read_yaml(path)
     if isinstance(content, dict) and isinstance(content.get("protocol"), str):
-        content["protocol"] = load_protocol(content["protocol"])
+        content["protocol"] = load_protocol(content["protocol"], f"{path}: protocol:")
     params = parse(path, Params, content)
     if params.profile != profile:
         raise BenchError(

@@ -101,16 +101,17 @@ def protocol_path(name: str) -> Path:
     return PROTOCOLS / f"{name}.yaml"
 
 
-def load_protocol(name: str) -> Protocol:
+def load_protocol(name: str, where: str = "protocol") -> Protocol:
     """The protocol of that name.
 
     Raises:
-        BenchError: there is none, or a value is missing, unknown or out of range.
+        BenchError: there is none, or a value is missing, unknown or out of range. The first begins
+            with `where` the name stands.
     """
     path = protocol_path(name)
     if not path.is_file():
         raise BenchError(
-            f"protocol {name!r} is unknown: choose one of {', '.join(protocol_names())}"
+            f"{where} {name!r} is unknown: choose one of {', '.join(protocol_names())}"
         )
     content = read_yaml(path)
     if isinstance(content, dict):

@@ -11,14 +11,19 @@ ROOT = Path(__file__).parents[1]
 DEFINITIONS = ("params.yaml", "grid.yaml", "dvc.yaml", "cells", "profiles", "datasets")
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project's definitions to break things in, as the current directory."""
+def copy_definitions(folder: Path) -> None:
+    """Copies the project's definitions to an empty folder."""
     for name in DEFINITIONS:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name)
+            shutil.copytree(source, folder / name)
         else:
-            shutil.copy(source, tmp_path / name)
+            shutil.copy(source, folder / name)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project's definitions to break things in, as the current directory."""
+    copy_definitions(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
