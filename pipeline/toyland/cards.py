@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.errors import BenchError
 from pipeline.files import atomic
 from pipeline.toyland import autoencoder, clip, denoiser, judge
 from pipeline.toyland.budget import Budget
 
+MODELS = ("base", "clip", "scorer", "judge")
 _HEAD = """\
 ---
 license: apache-2.0
@@ -45,26 +48,49 @@ Apache-2.0, weights and training code.
 _ROW = "| {name} | {value:.3f} | {error:.3f} | {n} |"
 
 
-def hardware_of(device: torch.device) -> str:
-    """The machine in words, as far as it can be asked."""
+def hardware_of(device: torch.device) -> dict[str, str]:
+    """The machine in words, as far as it can be asked, for each of the models."""
     if device.type == "cuda":
-        return f"one {torch.cuda.get_device_name(device)}"
-    return f"{os.cpu_count()} CPU cores, no GPU"
+        return dict.fromkeys(MODELS, f"one {torch.cuda.get_device_name(device)}")
+    return dict.fromkeys(MODELS, f"{os.cpu_count()} CPU cores, no GPU")
 
 
-def write_cards(results: dict[str, Any], models: Path, budget: Budget, hardware: str) -> None:
+def hardware_named(options: Sequence[str]) -> dict[str, str]:
+    """What each model was trained on, from "MODEL=WORDS" and "WORDS" for all others.
+
+    Raises:
+        BenchError: there is no such model, or one is left out.
+    """
+    parts = [option.partition("=") for option in options]
+    named = {name: words for name, equals, words in parts if equals}
+    others = [words for words, equals, _ in parts if not equals]
+    if unknown := set(named) - set(MODELS):
+        raise BenchError(
+            f"--hardware: no model {min(unknown)!r}: write MODEL=WORDS, where MODEL is one of "
+            f"{', '.join(MODELS)}"
+        )
+    if len(others) > 1 or (not others and set(named) < set(MODELS)):
+        raise BenchError(
+            "--hardware: give MODEL=WORDS for each model, or once WORDS for all of the others"
+        )
+    return {name: named[name] if name in named else others[0] for name in MODELS}
+
+
+def write_cards(
+    results: dict[str, Any], models: Path, budget: Budget, hardware: Mapping[str, str]
+) -> None:
     """Writes `README.md` into the folder of each model.
 
     Args:
         results: what `scorecard` returned for these models.
         budget: what they were trained with.
-        hardware: what they were trained on, in words.
+        hardware: what each of them was trained on, in words.
     """
     for name, parts in _cards(results, budget).items():
         groups = parts.pop("groups").split()
         table = _table(results, groups)
         with atomic(models / name / "README.md") as part:
-            part.write_text(_HEAD.format(table=table, hardware=hardware, **parts), "utf-8")
+            part.write_text(_HEAD.format(table=table, hardware=hardware[name], **parts), "utf-8")
 
 
 def _table(results: dict[str, Any], groups: list[str]) -> str:
