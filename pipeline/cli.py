@@ -80,12 +80,12 @@ def toyland_scorecard(
     ] = None,
 ) -> None:
     """Measure the shipped models."""
-    from eval.metrics.kid import kid
+    from eval.metrics.kid import kid_by_caption
     from pipeline.toyland.cards import hardware_named
     from pipeline.toyland.scorecard import scorecard
 
     named = hardware_named(hardware) if hardware else None
-    scorecard(json_path=json, sheet_path=sheet, hardware=named, distance=kid)
+    scorecard(json_path=json, sheet_path=sheet, hardware=named, distance=kid_by_caption)
 
 
 @toyland.command("concepts")

@@ -127,23 +127,35 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
                 "AdamW with a cosine; the average of the weights is what is kept, in half "
                 "precision."
             ),
-            "groups": "generated reconstructed real autoencoder",
+            "groups": "generated reconstructed real mistaken letters kid autoencoder",
             "limits": (
                 "It knows Toyland's words and nothing else. Of its pictures, "
                 f"{generated['category']:.0%} show the category, {generated['colour']:.0%} the "
-                f"colour and {generated['background']:.0%} the background they were asked for, "
-                f"and {generated['pair_both']:.0%} of the pairs show both things, as "
-                "[a classifier](../judge) sees it, whose own errors are those under `real`. "
-                'Styles, sizes, accessories and other relations than "and" are in its training '
-                "data, but how well it draws them was not measured; nor was whether the two things "
-                "of a pair have the right colours."
+                f"colour and {generated['background']:.0%} the background they were asked for. "
+                f"{generated['pair_both']:.0%} of the pairs show both things, "
+                f"{generated['pair_colours']:.0%} each in its own colour; things are side by side "
+                f"in {generated['relation_beside']:.0%}, in something in "
+                f"{generated['relation_in']:.0%} and on something in "
+                f"{generated['relation_on']:.0%} of the pictures that were to show it. Which of "
+                "two things is on the left is chance: half of the training scenes are mirrored. "
+                f"{generated['style']:.0%} have the style, {generated['size']:.0%} the size and "
+                f"{generated['accessory']:.0%} the accessory that was asked for; of dark things at "
+                f"night {generated['night_category']:.0%} are recognised and "
+                f"{generated['night_colour']:.0%} have their colour. All that is as [a classifier]"
+                "(../judge) sees it: `real` is how much it sees of it in drawn scenes, `mistaken` "
+                "how often it sees it in drawn scenes that show something else. A letter before a "
+                "noun means nothing, and two letters differ (mean cosine "
+                f"{results['letters']['cosine_letter']:.2f}), so that any of them can become a "
+                "name. KID compares with drawn scenes of the same prompts; `drawn` is that of "
+                "other drawn scenes, its floor. [Pictures](../scorecard.jpg), with those that "
+                "miss."
             ),
         },
         "clip": {
             "title": "Toyland's retrieval CLIP",
             "what": (
-                "A small CLIP in open_clip's format. Retrieval compares captions with it, and its "
-                "text tower conditions [the base model](../base)."
+                "A small CLIP in open_clip's format. Retrieval compares captions with it, and the "
+                "text encoder of [the base model](../base) started from its text tower."
             ),
             "how": _clip_training(clip.RETRIEVAL, budget.clip, scenes),
             "groups": "clip retrieval",
@@ -180,20 +192,26 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
         "judge": {
             "title": "Toyland's judge",
             "what": (
-                "A small convolutional classifier of the category, the colour and the background "
-                "of a picture, and of which categories are in it. The scorecard uses it to tell "
+                "A small convolutional classifier of what is in a picture: the category and the "
+                "colour of one or two things and how they stand to each other, the background, "
+                "the size, the style, and what an animal wears. The scorecard uses it to tell "
                 "what [the base model](../base) draws; nothing is trained with it."
             ),
             "how": (
-                f"On the photographs among {scenes}, a part of them blurred or noised as decoders "
-                f"blur and samplers noise: {budget.judge:,} steps of {judge.BATCH}, AdamW with a "
-                "cosine, the average of the weights, kept in half precision."
+                f"On {budget.scenes:,} drawn scenes, six of ten with two things and two with an "
+                "animal that wears something, half of the time in a mirror, a part of them blurred "
+                f"or noised as decoders blur and samplers noise: {budget.judge:,} steps of "
+                f"{judge.BATCH}, AdamW with a cosine, the average of the weights, kept in half "
+                "precision."
             ),
-            "groups": "judge",
+            "groups": "judge mistaken",
             "limits": (
-                "It answers for pictures of Toyland only. Category and colour mean the thing that "
-                "is alone in the picture. A picture that shows no known thing is still given the "
-                "likeliest category."
+                "It answers for pictures of Toyland only. A picture that shows no known thing is "
+                "still given the likeliest category. Of two things it names the one to the left "
+                "or on top first. `mistaken` is how often it says yes to drawn scenes that show "
+                "something else than it is asked for. It cannot tell what is in a thing from what "
+                "is on it but by the thing: in Toyland things are in pots and vases and on tables "
+                "and chairs."
             ),
         },
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,22 +86,17 @@ ASKED: dict[str, tuple[tuple[str, ...], str]] = {
     **{f"night_{name}": (("night",), name) for name in _ALONE},
     **{f"letter_{name}": (("letter",), name) for name in _ALONE},
 }
+# Whose pictures: how often drawn scenes that show something else pass, then drawn scenes that show
+# what is asked for (the judge's ceiling), the same through the autoencoder, and the base model's.
+PICTURES = ("mistaken", "real", "reconstructed", "generated")
 SHOWN, MISSES = 32, 8  # pictures on the sheet: of a kind of prompts, and of those that miss
 COLUMNS = 16
 Image8 = npt.NDArray[np.uint8]
 
 
-class Distance(Protocol):
-    """A distance of two sets of pictures, such as KID: its value, standard error, n and unit."""
-
-    def __call__(
-        self,
-        reals: npt.NDArray[np.float32],
-        generated: npt.NDArray[np.float32],
-        real_clusters: npt.ArrayLike,
-        generated_clusters: npt.ArrayLike,
-        /,
-    ) -> tuple[float, float, int, str]: ...
+Features = npt.NDArray[np.float32]
+# Of two sets of pictures of the same prompts, such as KID: value, standard error, n and unit.
+Distance = Callable[[Features, Features], tuple[float, float, int, str]]
 
 
 @dataclass(frozen=True)
@@ -360,17 +355,14 @@ def measure_distances(
     Args:
         sets: by name, a picture for each prompt, none of them drawn from the prompt's own scene.
     """
-    captions = [w.prompt for w in prompts]
     reals = _kernel_features(scorer, drawn([w.scene for w in prompts]))
     return {
-        f"kid.{name}": Measure(
-            *distance(reals, _kernel_features(scorer, images), captions, captions)[:3]
-        )
+        f"kid.{name}": Measure(*distance(reals, _kernel_features(scorer, images))[:3])
         for name, images in sets.items()
     }
 
 
-def _kernel_features(clip: Clip, images: Tensor) -> npt.NDArray[np.float32]:
+def _kernel_features(clip: Clip, images: Tensor) -> Features:
     """Features of length sqrt(d): unit vectors are too short for KID's kernel to be curved."""
     features = clip.encode_images([Image.fromarray(pixels) for pixels in to_pixels(images)])
     return features * np.float32(np.sqrt(features.shape[1]))
@@ -459,9 +451,7 @@ def scorecard(
     Returns:
         By group and name the value, such as `generated.category`; below "std_error" and "n" the
         same again with the standard error and the number behind each; below "models" what
-        identifies the weights. Of the groups of pictures, `real` is what the judge makes of drawn
-        scenes of the prompts, its ceiling; `mistaken` how often it says yes to drawn scenes that
-        show something else; `reconstructed` those that went through the autoencoder.
+        identifies the weights. PICTURES are the groups whose measures are those ASKED of pictures.
 
     Raises:
         BenchError: a model is missing or not what it should be.
@@ -539,13 +529,24 @@ def nested(measures: Measures) -> dict[str, Any]:
 
 
 def print_measures(measures: Measures) -> None:
-    """Prints the measures as a table, beside the goals that there are."""
+    """Prints the measures as tables, beside the goals that there are."""
     print(f"{'measure':<32}{'value':>9}{'std.err.':>10}{'n':>7}  goal")
     for name, measure in sorted(measures.items()):
-        goal = GOALS.get(name)
-        verdict = "" if goal is None else f"  {goal:g} {_met(measure.value, goal)}"
-        numbers = f"{measure.value:>9.3f}{measure.std_error:>10.3f}{measure.n:>7}"
-        print(f"{name:<32}{numbers}{verdict}")
+        if name.partition(".")[0] not in PICTURES:
+            print(f"{name:<32}{measure.value:>9.3f}{_details(name, measure)}")
+    print(f"\n{'of pictures':<16}{''.join(f'{group:>15}' for group in PICTURES)}{'std.err.':>10}")
+    for key in ASKED:
+        row = [measures.get(f"{group}.{key}") for group in PICTURES]
+        cells = "".join(f"{measure.value:>15.3f}" if measure else f"{'':>15}" for measure in row)
+        name = f"{PICTURES[-1]}.{key}"
+        if name in measures:
+            print(f"{key:<16}{cells}{_details(name, measures[name])}")
+
+
+def _details(name: str, measure: Measure) -> str:
+    goal = GOALS.get(name)
+    verdict = "" if goal is None else f"  {goal:g} {_met(measure.value, goal)}"
+    return f"{measure.std_error:>10.3f}{measure.n:>7}{verdict}"
 
 
 def _met(value: float, goal: float) -> str:
