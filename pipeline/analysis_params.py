@@ -101,6 +101,42 @@ class StepsParams(_Section):
         return _shards(self.concepts) + (_shards(self.concepts, "generated") if made else [])
 
 
+class TuningParams(_Section):
+    """Hyper-parameters by trial, on concepts that no report compares methods on."""
+
+    rates: dict[str, list[Annotated[float, Field(gt=0, lt=10)]]] = Field(
+        min_length=1, description="learning rates by method"
+    )
+    steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    composition_steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    ridges: dict[str, list[Annotated[float, Field(ge=0)]]] = Field(
+        default_factory=dict, description="by merging method; of what its own parts' rule gives"
+    )
+    images_per_prompt: int = Field(default=1, ge=1)
+    tolerance: Share = Field(
+        default=0.03, description="of the best product; of what comes within it the cheapest wins"
+    )
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        made = _shards(grid.concepts) + _shards(grid.concepts, "generated")
+        return made + (["index"] if self.ridges else [])
+
+
+class SamplerTrialParams(_Section):
+    """Guidance, steps and eta by trial on the base model (Toyland's profiles only)."""
+
+    guidance_scales: list[Annotated[float, Field(ge=1)]] = Field(min_length=1)
+    steps: list[Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1)
+    etas: list[Share] = Field(min_length=1)
+    singles: int = Field(ge=2, description="prompts of one thing, an image each")
+    pairs: int = Field(ge=2, description="prompts of two things, an image each")
+
+    def reads(self, grid: Grid) -> list[str]:
+        """See `_Section`."""
+        return []
+
+
 class AttentionParams(_Section):
     """Where the words of a composition look (Fig. 19)."""
 
@@ -174,6 +210,8 @@ class AnalysesParams(BaseModel):
     compression: CompressionParams | None = None
     drift: DriftParams | None = None
     steps: StepsParams | None = None
+    tuning: TuningParams | None = None
+    sampler: SamplerTrialParams | None = None
     attention: AttentionParams | None = None
     editing: EditingParams | None = None
     truth: TruthParams | None = None

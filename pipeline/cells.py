@@ -24,7 +24,7 @@ from pipeline.merging import average, constrained
 from pipeline.methods import Continued, How, Merged, Trained, load_method, training_of
 from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
 from pipeline.seeds import seed_of
-from pipeline.training import TrainingSet, load_training_set, train
+from pipeline.training import TrainingSet, load_training_set, train_through
 
 
 def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
@@ -190,6 +190,20 @@ def trained(
 ) -> Adapter:
     """Trains the concepts of `sets` jointly; `first` is the place of the first in its subject."""
     steps = (hyper.steps if len(provenance.references) == 1 else hyper.composition_steps) or 0
+    return trained_through(base, how, sets, params, hyper, [steps], provenance, first)[-1]
+
+
+def trained_through(
+    base: Base,
+    how: Trained,
+    sets: Sequence[TrainingSet],
+    params: Params,
+    hyper: MethodParams,
+    checkpoints: Sequence[int],
+    provenance: Provenance,
+    first: int = 0,
+) -> list[Adapter]:
+    """The adapters after so many steps each of one training; see `train_through`."""
     concepts = [part.concept for part in sets]
     rows, ids = first_rows(base, how, concepts, first, params)
     references = [how.reference.format(token=t, noun=c.class_noun) for t, c in zip(rows, concepts)]
@@ -197,10 +211,9 @@ def trained(
         provenance,
         references=(*provenance.references[:first], *references),
         initial_ids=provenance.initial_ids | ids,
-        steps=provenance.steps + steps,
         learning_rate=hyper.learning_rate or 0.0,
     )
-    return train(base, how, sets, rows, params.train, hyper, steps, provenance)
+    return train_through(base, how, sets, rows, params.train, hyper, checkpoints, provenance)
 
 
 def continued(

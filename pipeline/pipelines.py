@@ -113,7 +113,10 @@ def pipelines(profile: str) -> dict[Path, str]:
                 }
                 for name in chosen(params)
             ],
-            generated=any(_needs_generated(how) for how in hows),
+            generated=any(_needs_generated(how) for how in hows)
+            or any(
+                "/generated/" in dep for name in chosen(params) for dep in deps(name, params, grid)
+            ),
         )
     }
     for name in methods:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,17 +207,38 @@ def train(
     steps: int,
     provenance: Provenance,
 ) -> Adapter:
-    """Fine-tunes the base on the concepts' images and returns what changed.
+    """The adapter after that many steps; see `train_through`."""
+    return train_through(base, method, sets, tokens, params, hyper, [steps], provenance)[-1]
+
+
+def train_through(
+    base: Base,
+    method: Trained,
+    sets: Sequence[TrainingSet],
+    tokens: dict[str, Tensor],
+    params: TrainParams,
+    hyper: MethodParams,
+    checkpoints: Sequence[int],
+    provenance: Provenance,
+) -> list[Adapter]:
+    """Fine-tunes the base on the concepts' images and returns what has changed by then and then.
 
     The base is left as it was. All noise comes from generators of its own step, so the result
-    depends on nothing but the arguments.
+    depends on nothing but the arguments, and the learning rate is constant: what has changed after
+    some steps is what a training of so many steps changes.
 
     Args:
         tokens: the modifier token of each of `sets` and the row [d] that it starts from.
-        provenance: goes into the adapter. The last of its references are those of `sets`.
+        checkpoints: numbers of steps, ascending; the last is that of the whole training.
+        provenance: goes into the adapters, with the steps added to its own. The last of its
+            references are those of `sets`.
+
+    Returns:
+        The adapter after each of `checkpoints`.
     """
     unet = base.unet
     references = provenance.references[-len(sets) :]
+    steps = checkpoints[-1]
     schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
     names = method.weights(unet)
     weights = dict(unet.named_parameters())
@@ -239,13 +260,25 @@ def train(
                 trained.append(embedding.rows.requires_grad_(True))
             if method.detach_start_token:
                 stack.enter_context(detached_start_token(unet))
-            _optimize(base, method, sets, schedule, trained, params, hyper, provenance)
-            rows = embedding.rows.detach().cpu()
-            deltas: dict[str, Delta] = {
-                name: LowRank(factors[name].up.detach().cpu(), factors[name].down.detach().cpu())
-                if method.low_rank
-                else (weights[name] - originals[name]).detach().cpu()
-                for name in names
+
+            def changed(done: int) -> Adapter:
+                rows = embedding.rows.detach().cpu()
+                deltas: dict[str, Delta] = {
+                    name: LowRank(
+                        factors[name].up.detach().cpu().clone(),
+                        factors[name].down.detach().cpu().clone(),
+                    )
+                    if method.low_rank
+                    else (weights[name] - originals[name]).detach().cpu()
+                    for name in names
+                }
+                by_token = {token: row.clone() for token, row in zip(tokens, rows)}
+                return Adapter(by_token, deltas, replace(provenance, steps=provenance.steps + done))
+
+            made = {
+                done: changed(done)
+                for done in _steps(base, method, sets, schedule, trained, params, hyper, provenance)
+                if done in checkpoints
             }
     finally:
         base.text_encoder.set_input_embeddings(table)
@@ -253,10 +286,10 @@ def train(
         with torch.no_grad():
             for name, original in originals.items():
                 weights[name].copy_(original)
-    return Adapter({token: row.clone() for token, row in zip(tokens, rows)}, deltas, provenance)
+    return [made[done] for done in checkpoints]
 
 
-def _optimize(
+def _steps(
     base: Base,
     method: Trained,
     sets: Sequence[TrainingSet],
@@ -265,8 +298,13 @@ def _optimize(
     params: TrainParams,
     hyper: MethodParams,
     provenance: Provenance,
-) -> None:
-    """The loop itself: AdamW on the noise-prediction error of the schedule's images."""
+) -> Iterator[int]:
+    """The loop itself: AdamW on the noise-prediction error of the schedule's images.
+
+    Yields:
+        How many steps have been made: 0, 1 and so on.
+    """
+    yield 0
     if not schedule:
         return
     device = base.device
@@ -313,3 +351,4 @@ def _optimize(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        yield step + 1

@@ -120,13 +120,13 @@ class Judge:
 def adapter_scores(
     judge: Judge, base: Base, adapter: Adapter, about: Subject, count: int
 ) -> pd.DataFrame:
-    """Samples a single concept's prompts with an adapter, as its cells are, and scores them.
+    """Samples a subject's prompts with an adapter, as its cells are, and scores them.
 
     Args:
         judge: measures.
         base: the adapter is applied to it meanwhile.
-        adapter: of the concept.
-        about: the subject, of one concept.
+        adapter: of the subject.
+        about: the subject; image-alignment with several concepts is the mean of that with each.
         count: images of each prompt.
 
     Returns:
@@ -134,7 +134,8 @@ def adapter_scores(
     """
     requests = requests_of(judge.params, about, adapter.provenance.references, count)
     with applied(base, adapter):
-        images = sample_all(base, requests, judge.params.sampler())
+        images = sample_all(base, requests, judge.params.sampler(len(about.concepts)))
+    alignments = [judge.image_alignment(images, concept.name) for concept in about.concepts]
     frame = pd.DataFrame(
         {
             "subject": about.name,
@@ -142,7 +143,7 @@ def adapter_scores(
             "text_alignment": judge.text_alignment(
                 images, [str(request.record["scored_prompt"]) for request in requests]
             ),
-            "image_alignment": judge.image_alignment(images, about.concepts[0].name),
+            "image_alignment": np.mean(alignments, axis=0),
         }
     )
     return by_prompt(frame)

@@ -15,6 +15,7 @@ from pipeline.analysis_params import (
     DriftParams,
     EditingParams,
     StepsParams,
+    TuningParams,
 )
 from pipeline.errors import BenchError
 from pipeline.params import DEFAULT_PROFILE, Grid, Params, is_hub_id
@@ -60,6 +61,41 @@ STAGES: dict[str, Stage] = {
         ("base", "scorer"),
         ("base", "protocol", "train"),
         ("sample", "score"),
+    ),
+    "tuning": Stage(
+        "try learning rates, steps and ridges on held-out concepts",
+        (
+            *BASE,
+            *SAMPLING,
+            *SCORING,
+            "eval/analyses/steps.py",
+            "pipeline/augment.py",
+            "pipeline/cells.py",
+            "pipeline/lowrank.py",
+            "pipeline/merging.py",
+            "pipeline/methods",
+            "pipeline/training.py",
+        ),
+        ("base", "scorer"),
+        ("base", "protocol", "train"),
+        ("sample", "score"),
+    ),
+    "sampler": Stage(
+        "try guidance, steps and eta on the base model",
+        (
+            *BASE,
+            *SAMPLING,
+            *SCORING,
+            "models/toyland/judge",
+            "pipeline/toyland/autoencoder.py",
+            "pipeline/toyland/drawing.py",
+            "pipeline/toyland/judge.py",
+            "pipeline/toyland/scorecard.py",
+            "pipeline/toyland/world.py",
+        ),
+        ("base", "scorer"),
+        ("base", "protocol"),
+        ("score",),
     ),
     "attention": Stage(
         "see where the words of compositions look",
@@ -140,6 +176,8 @@ def datasets(name: str, params: Params, grid: Grid) -> list[str]:
         texts = list(pairs)
     elif isinstance(about, (CompressionParams, DriftParams, StepsParams)):
         names = texts = about.concepts
+    elif isinstance(about, TuningParams):
+        names, texts = list(grid.concepts), grid.subjects()
     elif isinstance(about, EditingParams):
         names = texts = [about.concept]
     else:

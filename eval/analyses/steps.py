@@ -1,7 +1,7 @@
 """Text- and image-alignment along the training of a method.
 
 What training sees is drawn from a seed of each concept and of each step, and the learning rate is
-constant. So a run of k steps is the first k steps of any longer one, and can be made by itself.
+constant. So a run of k steps is the first k steps of any longer one, and one run gives all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eval.tables import METRICS, words
 from pipeline.adapters import Adapter, Provenance
 from pipeline.analysis_params import StepsParams
 from pipeline.base import Base, load_base
-from pipeline.cells import check_hyper, how_of, trained
+from pipeline.cells import check_hyper, how_of, trained_through
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.methods import Trained
@@ -35,26 +35,26 @@ from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
 from pipeline.training import TrainingSet, load_training_set
 
 
-def adapter_after(
+def adapters_along(
     base: Base,
     how: Trained,
-    images: TrainingSet,
+    sets: Sequence[TrainingSet],
     params: Params,
     hyper: MethodParams,
     method: str,
-    steps: int,
-) -> Adapter:
-    """The adapter of a concept after that many steps of the method's training."""
-    concept = images.concept
+    subject: str,
+    checkpoints: Sequence[int],
+) -> list[Adapter]:
+    """The adapters of a subject after so many steps each of the method's training."""
     about = Provenance(
         method=method,
-        subject=concept.name,
+        subject=subject,
         base=base.path,
         base_hash=base.hash,
-        references=(concept.class_noun,),
+        references=tuple(part.concept.class_noun for part in sets),
         seed=params.train.seed,
     )
-    return trained(base, how, [images], params, hyper.model_copy(update={"steps": steps}), about)
+    return trained_through(base, how, sets, params, hyper, checkpoints, about)
 
 
 def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
@@ -80,9 +80,11 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
     base, judge = load_base(params.base), Judge(params)
     parts = []
     for how, images in loops:
-        subject = load_subject(images.concept.name, profile)
-        for steps in sorted(set(about.steps)):
-            adapter = adapter_after(base, how, images, params, hyper, about.method, steps)
+        subject, checkpoints = load_subject(images.concept.name, profile), sorted(set(about.steps))
+        adapters = adapters_along(
+            base, how, [images], params, hyper, about.method, subject.name, checkpoints
+        )
+        for steps, adapter in zip(checkpoints, adapters):
             scores = adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
             parts.append(scores.assign(method=about.method, steps=steps))
     found = pd.concat(parts, ignore_index=True)

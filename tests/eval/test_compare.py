@@ -118,7 +118,7 @@ def test_means_over_other_subjects_are_not_compared(project: Path) -> None:
 def test_what_differs_is_said(project: Path, change: dict, said: str) -> None:
     results, params = the_papers_run()
     if "protocol" in change:
-        params = params.model_copy(update={"protocol": load_protocol("toyland-v1")})
+        params = params.model_copy(update={"protocol": load_protocol("toyland-v2")})
     elif "base" in change:
         base = params.base.model_copy(update={"path": change["base"]})
         params = params.model_copy(update={"base": base})

@@ -93,7 +93,7 @@ def test_customconcept101_is_printed_for_its_protocol() -> None:
     assert source.url.endswith("customconcept101")
     assert means["single", "custom_diffusion", "dino_image_alignment"] == 0.5311
     assert means["compositions", "custom_diffusion_merge", "text_alignment"] == 0.7627
-    assert printed_means("toyland-v1")[0] is sources()[0]
+    assert printed_means("toyland-v2")[0] is sources()[0]
 
 
 def test_people_are_compared_with_each_rival() -> None:

@@ -263,7 +263,7 @@ def test_nothing_to_report_is_told(project: Path) -> None:
 def test_a_protocol_with_every_metric_is_reported(profile: Path) -> None:
     """DINO's image-alignment and FID stand where the protocol asks for them."""
     yaml = YAML()
-    path = Path("datasets/protocols/toyland-v1.yaml")
+    path = Path("datasets/protocols/toyland-v2.yaml")
     protocol = yaml.load(path)
     protocol["score"]["metrics"] += ["dino_image_alignment", "fid"]
     yaml.dump(protocol, path)

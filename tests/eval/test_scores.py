@@ -108,7 +108,7 @@ def test_files_hold_the_documented_columns(profile: Path, clip: Clip) -> None:
     scores, _ = cell("cat")
     assert list(scores) == list(COLUMNS)
     assert set(scores["extractor"]) == {clip.identity}
-    assert set(scores["protocol"]) == {"toyland-v1"}
+    assert set(scores["protocol"]) == {"toyland-v2"}
     scales = scores.groupby("metric")["scale"].unique().map(list).to_dict()
     assert scales == {"text_alignment": [2.5], "image_alignment": [1.0], "kid": [1000.0]}
     of_texts = scores["metric"] == "text_alignment"

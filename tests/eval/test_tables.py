@@ -172,7 +172,7 @@ def test_means_leave_out_what_the_protocol_says(profile: Path) -> None:
     assert row[1] == results.found["custom_diffusion", "cat", "text_alignment"]
     both = [results.found["custom_diffusion", s, "image_alignment"].mean for s in ("cat", "chair")]
     assert row[2].mean == pytest.approx(np.mean(both))
-    assert "text-alignment leaves out chair; as protocol toyland-v1 asks" in table.caption
+    assert "text-alignment leaves out chair; as protocol toyland-v2 asks" in table.caption
     # Differences are over the same subjects; compositions are not concerned.
     (difference,) = differences(results, "single").rows
     assert difference[1].estimate.clusters == 3  # prompts of the cat
@@ -193,7 +193,7 @@ def made_up(effect: float, seed: int = 3) -> Results:
     rng = np.random.default_rng(seed)
     rows = [
         {
-            "protocol": "toyland-v1", "method": method, "subject": subject,
+            "protocol": "toyland-v2", "method": method, "subject": subject,
             "metric": metric, "prompt_index": prompt, "prompt": f"prompt {prompt}",
             "sample": 0, "value": hard + effect * (method == "custom_diffusion")
             * (-1 if metric == "kid" else 1) + rng.normal(0, 0.01), "extractor": "e",
@@ -212,7 +212,7 @@ def made_up(effect: float, seed: int = 3) -> Results:
             "methods": ["pretrained", "custom_diffusion", "lora"],
         }
     )
-    return Results(pd.DataFrame(rows), grid, load_protocol("toyland-v1"))
+    return Results(pd.DataFrame(rows), grid, load_protocol("toyland-v2"))
 
 
 def test_marks_use_p_values_corrected_for_the_whole_table(project: Path) -> None:

@@ -53,9 +53,9 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("batch_size: 8", "batch_size: many", "train.batch_size"),
         ("threshold: 0.85", "threshold: 1.2", "retrieve.threshold"),
         ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
-        ("  eta: 1.0\n", "", "generate.eta"),
-        ("  eta: 1.0\n", "  eta: 1.0\n  etta: 1.0\n", "generate.etta"),
-        ("protocol: toyland-v1", "protocol: [1]", "protocol"),
+        ("  eta: 0.0\n", "", "generate.eta"),
+        ("  eta: 0.0\n", "  eta: 0.0\n  etta: 1.0\n", "generate.etta"),
+        ("protocol: toyland-v2", "protocol: [1]", "protocol"),
     ],
 )
 def test_bad_value(project: Path, old: str, new: str, field: str) -> None:

@@ -86,7 +86,7 @@ def make_questionnaire(
     study = Questionnaire(
         title=title,
         profile="toyland",
-        protocol="toyland-v1",
+        protocol="toyland-v2",
         seed=1,
         kinds=("text", "image"),
         block=size,

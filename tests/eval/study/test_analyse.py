@@ -200,7 +200,7 @@ def score(values: dict[tuple[str, str, int, int], float]) -> None:
         columns=["method", "subject", "metric", "prompt_index", "sample", "value"],
     ).reindex(columns=list(SCORES))
     for (method, subject), own in frame.fillna(
-        {"protocol": "toyland-v1", "extractor": "x"}
+        {"protocol": "toyland-v2", "extractor": "x"}
     ).groupby(["method", "subject"]):
         own.to_csv(f"runs/toyland/cells/{method}/{subject}/scores.csv", index=False)
 
