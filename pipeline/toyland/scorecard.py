@@ -332,19 +332,21 @@ def measure_letters(base: Base) -> Measures:
     Returns:
         The mean cosine at the letter and at the noun (its last word). Near 1 at the letter, a
         letter is no handle for a name; far from 1 at the noun, it changes what is drawn. Errors
-        are clustered by noun.
+        are clustered by letter: what comes before a noun does not depend on it.
     """
-    cosines: dict[str, list[float]] = {"letter": [], "noun": []}
+    means: dict[str, list[Tensor]] = {"letter": [], "noun": []}  # of each letter to the others
     for noun in CATEGORIES:
         texts = [f"photo of a {letter} {noun}" for letter in LETTERS]
         tokens = base.tokenizer(texts[0]).input_ids  # start, photo, of, a, letter, noun ..., end
         features = F.normalize(base.encode_text(texts), dim=-1)
         for name, place in (("letter", 4), ("noun", len(tokens) - 2)):
             at = features[:, place]
-            n = len(at)
-            cosines[name].append(float(((at @ at.T).sum() - n) / (n * (n - 1))))
+            means[name].append(((at @ at.T).sum(1) - 1) / (len(LETTERS) - 1))
     n = len(LETTERS) * len(CATEGORIES)
-    return {f"letters.cosine_{name}": clustered(values, n) for name, values in cosines.items()}
+    return {
+        f"letters.cosine_{name}": clustered(torch.stack(values).mean(0).tolist(), n)
+        for name, values in means.items()
+    }
 
 
 def measure_distances(
