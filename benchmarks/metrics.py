@@ -132,7 +132,7 @@ def write_cell(subject: str) -> Cell:
         png = png_bytes(Image.fromarray(draw(random_scene(np.random.default_rng([21, i])))))
         prompts.append(known[i % len(known)])
         record = {"part": "prompt", "prompt_index": i % len(known), "sample": i // len(known)}
-        record |= {"scored_prompt": prompts[-1]}
+        record |= {"scored_prompt": prompts[-1], **params.identity(METHOD, subject)}
         samples.append({"__key__": f"prompt-{i:03d}", "png": png, "json": record})
         images.append(_written(Path("samples") / f"{i:03d}.png", png))
     write_tar(params.cell(METHOD, subject) / "samples.tar", samples)

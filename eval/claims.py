@@ -12,34 +12,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from eval.scores import load_scores
 from eval.statistics import Estimate, Interval, holm, interval, p_value
 from eval.tables import (
     FORMATS,
     METRICS,
+    STALE,
     Cell,
     Column,
     Differences,
+    Results,
     Table,
-    averaged,
+    load_results,
     mean_difference,
     words,
 )
 from pipeline.errors import BenchError
 from pipeline.files import atomic
-from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.params import DEFAULT_PROFILE, load_params
 
 LEVEL = 0.95
 # What "on a par" allows: a little more than the paper's own differences between rows that it calls
 # alike (0.014 in text-alignment, 0.011 in image-alignment, Table 1).
 MARGIN = 0.02
+MARKED = ("difference", "verdict_here", "verdict")  # columns, where cells are stale
 
 
 class Relation(Enum):
@@ -61,6 +63,7 @@ class Verdict(Enum):
     FAILS = "does not hold"
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
+    FAILED = "failed"  # there is nothing to compare, as cells could not be made
 
 
 @dataclass(frozen=True)
@@ -329,20 +332,36 @@ class Findings(NamedTuple):
 
     anywhere: list[Finding]  # for subjects of their kinds
     here: list[Finding]  # for the subjects at hand
+    stale: list[bool]  # whether cells that it rests on are; see `eval.freshness`
 
 
-def check_claims(profile: str) -> Findings:
+def check_claims(results: Results) -> Findings:
     """The verdicts on every claim, from what has been scored and analysed so far."""
-    grid, protocol = load_grid(profile), load_params(profile).protocol
-    scores = pd.concat([load_scores(profile), *_analysed(profile)], ignore_index=True)
-    found = [
-        differences(scores, claim, averaged(grid, claim.kind, claim.metric, protocol))
-        for claim in CLAIMS
-    ]
+    analysed = _analysed(results.profile)
+    scores = pd.concat([results.scores, *analysed], ignore_index=True)
+    found, stale, lost = [], [], []
+    for claim in CLAIMS:
+        subjects, methods = results.averaged(claim.kind, claim.metric), (claim.first, claim.second)
+        found.append(differences(scores, claim, subjects))
+        cells = {(method, subject) for method in methods for subject in subjects}
+        stale.append(not results.fresh.stale.keys().isdisjoint(cells))
+        failed = not results.failed.keys().isdisjoint(cells)
+        lost.append(failed and {*methods} <= {*results.grid.methods})
     return Findings(
-        findings(CLAIMS, [two and two.anywhere for two in found]),
-        findings(CLAIMS, [two and two.here for two in found]),
+        _of_failed(findings(CLAIMS, [two and two.anywhere for two in found]), lost),
+        _of_failed(findings(CLAIMS, [two and two.here for two in found]), lost),
+        stale,
     )
+
+
+def _of_failed(found: Sequence[Finding], lost: Sequence[bool]) -> list[Finding]:
+    """The findings, of which those say "failed" that compare nothing where cells failed."""
+    return [
+        replace(finding, verdict=Verdict.FAILED)
+        if failed and finding.verdict is Verdict.NOT_RUN
+        else finding
+        for finding, failed in zip(found, lost)
+    ]
 
 
 def _analysed(profile: str) -> list[pd.DataFrame]:
@@ -367,7 +386,7 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise BenchError(f"{path}: not the file of an analysis: run `dvc repro`") from None
 
 
-def claims_table(profile: str = DEFAULT_PROFILE) -> Table:
+def claims_table(results: Results) -> Table:
     """A row for each claim: the difference with its error and interval, p and the verdict."""
     columns = (
         Column("claim", "claim"),
@@ -377,14 +396,15 @@ def claims_table(profile: str = DEFAULT_PROFILE) -> Table:
         Column("difference", "difference", digits=3),
         Column("interval", "95 % interval, any subject"),
         Column("pairs", "pairs"),
-        Column("p", "p (Holm)", digits=3),
+        Column("p", "p (Holm)", digits=3, p_value=True),
         Column("interval_here", "95 % interval, these subjects"),
-        Column("p_here", "p (Holm), these", digits=3),
+        Column("p_here", "p (Holm), these", digits=3, p_value=True),
         Column("verdict_here", "for these subjects"),
         Column("verdict", "for any subject"),
     )
-    rows = []
-    for finding, here in zip(*check_claims(profile)):
+    rows: list[tuple[Cell, ...]] = []
+    marks: dict[tuple[int, int], str] = {}
+    for finding, here, stale in zip(*check_claims(results)):
         claim, found = finding.claim, finding.difference
         row: tuple[Cell, ...] = (
             claim.name,
@@ -400,13 +420,17 @@ def claims_table(profile: str = DEFAULT_PROFILE) -> Table:
             here.verdict.value,
             finding.verdict.value,
         )
+        if stale and found:
+            marks |= {(len(rows), j): STALE for j, c in enumerate(columns) if c.key in MARKED}
         rows.append(row)
     caption = (
         "Differences (first − second) ± standard error over subjects, or over prompts where there "
         "is one subject. “Any subject”: would other concepts show the same? “These subjects”: "
         f"would other prompts for the same concepts? A margin of {MARGIN:g} counts as on a par"
     )
-    return Table(caption, columns, tuple(rows))
+    notes = results.fresh.notes(STALE, results.grid.methods, results.grid.subjects())
+    notes += results.fresh.unverified()
+    return Table(caption, columns, tuple(rows), marks, notes, results.heading())
 
 
 def comparison_text(claim: Claim) -> str:
@@ -420,20 +444,27 @@ def interval_text(found: Interval) -> str | None:
     return None if math.isnan(found.low) else f"[{found.low:.3f}, {found.high:.3f}]"
 
 
-def write_claims(profile: str = DEFAULT_PROFILE) -> None:
-    """Writes `claims.csv` and `claims.md` into the report's folder, and prints the verdicts.
+def print_claims(profile: str = DEFAULT_PROFILE, *, write: bool = False) -> None:
+    """Prints the verdicts.
+
+    Args:
+        profile: the name of a profile.
+        write: also write `claims.csv` and `claims.md` into the report's folder.
 
     Raises:
         BenchError: scores are damaged or cannot be compared, or nothing was scored yet.
     """
-    if load_scores(profile).empty:
-        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
-    table = claims_table(profile)
-    folder = load_params(profile).reports()
-    for style, name in (("csv", "claims.csv"), ("markdown", "claims.md")):
-        with atomic(folder / name) as temporary:
-            temporary.write_text(FORMATS[style](table), encoding="utf-8")
+    table = claims_table(load_results(profile))
+    print(table.heading)
     print(f"{'these':>13}  {'any':>13}  subjects")
-    for row in table.rows:
-        print(f"{row[-2]:>13}  {row[-1]:>13}  {row[0]}")
-    print(f"{len(table.rows)} claims -> {folder / 'claims.csv'}, {folder / 'claims.md'}")
+    for i, row in enumerate(table.rows):
+        mark = table.marks.get((i, len(row) - 1), "")
+        print(f"{row[-2]:>13}  {row[-1]:>13}  {row[0]} {mark}".rstrip())
+    for note in table.notes:
+        print(note)
+    if write:
+        folder = load_params(profile).reports()
+        for style, name in (("csv", "claims.csv"), ("markdown", "claims.md")):
+            with atomic(folder / name) as temporary:
+                temporary.write_text(FORMATS[style](table), encoding="utf-8")
+        print(f"{len(table.rows)} claims -> {folder / 'claims.csv'}, {folder / 'claims.md'}")

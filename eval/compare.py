@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -23,16 +24,19 @@ from eval.tables import (
     FORMATS,
     KINDS,
     METRICS,
+    STALE,
     Cell,
     Column,
     Results,
     Table,
     load_results,
     over_subjects,
+    show,
     subjects_of,
     words,
 )
 from pipeline.errors import BenchError
+from pipeline.failures import Failure
 from pipeline.params import DEFAULT_PROFILE, Params, load_params
 
 Z = 1.959963984540054  # of a 95 % interval
@@ -56,11 +60,14 @@ class Line(NamedTuple):
     tolerance: float  # NaN where ours has no error within subjects
     obstacle: str  # why the two cannot be compared; empty if they can
     against: str | None = None  # the rival, where people chose between two
+    stale: bool = False  # ours is at least partly of cells that `eval.freshness` calls so
+    failure: Failure | None = None  # why there is nothing of ours
 
     def verdict(self) -> str:
         """Whether ours is what the paper prints, as far as that can be said."""
         if self.ours is None:
-            return "not run" if self.against is None else "no responses"
+            gap = self.failure.kind if self.failure else "not run"
+            return gap if self.against is None else "no responses"
         if self.obstacle:
             return f"not comparable: {self.obstacle}"
         if math.isnan(self.tolerance):
@@ -130,7 +137,11 @@ def lines(
                 allowed = tolerance(errors, step) if errors else float("nan")
                 if subject is None and not why and row.against is None:
                     why = _other_subjects(printed, metric, cells)
-                yield Line(row.method, subject, metric, ours, value, allowed, why, row.against)
+                stale = any((row.method, cell) in results.fresh.stale for cell in cells)
+                chosen = [(row.method, s) for s in _subjects(results, printed, metric, subject)]
+                failure = next((f for key in chosen if (f := results.failed.get(key))), None)
+                said = (why, row.against, stale, failure)
+                yield Line(row.method, subject, metric, ours, value, allowed, *said)
 
 
 def _other_subjects(printed: PrintedTable, metric: str, cells: Iterable[str]) -> str:
@@ -176,16 +187,23 @@ def _values(
         yield None, row.means[metric]
 
 
+def _subjects(
+    results: Results, printed: PrintedTable, metric: str, subject: str | None
+) -> list[str]:
+    """Our subjects that a printed number is about; for a mean, by the table's rule."""
+    left_out = printed.leave_out.get(metric, [])
+    return [
+        ours
+        for ours in subjects_of(results.grid, printed.kind)
+        if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
+    ]
+
+
 def _cells(
     results: Results, printed: PrintedTable, method: str, metric: str, subject: str | None
 ) -> dict[str, Estimate]:
-    """Our estimates that a printed number is about, by subject; for a mean, by the table's rule."""
-    left_out = printed.leave_out.get(metric, [])
-    chosen = {
-        ours: name
-        for ours in subjects_of(results.grid, printed.kind)
-        if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
-    }
+    """Our estimates that a printed number is about, by subject."""
+    chosen = _subjects(results, printed, metric, subject)
     return {s: results.found[key] for s in chosen if (key := (method, s, metric)) in results.found}
 
 
@@ -223,8 +241,12 @@ def compared(
             )
         )
     notes = [f"{source.source}, {printed.name()}", *errata, *printed.errata]
+    ours = next(i for i, column in enumerate(columns) if column.key == "ours")
     return Table(
-        " ".join(note.rstrip(".") + "." for note in notes)[:-1], tuple(columns), tuple(rows)
+        " ".join(note.rstrip(".") + "." for note in notes)[:-1],
+        tuple(columns),
+        tuple(rows),
+        {(i, ours): STALE for i, line in enumerate(found) if line.stale},
     )
 
 
@@ -264,10 +286,14 @@ def agreement(found: Sequence[Line]) -> Agreement:
 def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Table:
     """A row for each table and metric of which two methods at least were run."""
     rows: list[tuple[Cell, ...]] = []
+    marks: dict[tuple[int, int], str] = {}
     for printed, found in compared_lines:
         for metric in dict.fromkeys(line.metric for line in found if line.against is None):
-            agreed = agreement([line for line in found if line.metric == metric])
+            of_metric = [line for line in found if line.metric == metric]
+            agreed = agreement(of_metric)
             if agreed.pairs:
+                if any(line.stale for line in of_metric):
+                    marks |= {(len(rows), j): STALE for j in (3, 4)}
                 rows.append(
                     (
                         printed.name(),
@@ -285,7 +311,7 @@ def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Tab
         Column("same_direction", "pairs in the same direction"),
     )
     caption = "Where values cannot be compared, the order of the methods can: 1 is the paper's"
-    return Table(caption, columns, tuple(rows))
+    return Table(caption, columns, tuple(rows), marks)
 
 
 class Comparison(NamedTuple):
@@ -293,6 +319,7 @@ class Comparison(NamedTuple):
 
     tables: list[Table]
     order: Table
+    notes: tuple[str, ...] = ()  # on marks of all tables
 
 
 def compare(results: Results, params: Params, table: str | None = None) -> Comparison:
@@ -319,7 +346,10 @@ def compare(results: Results, params: Params, table: str | None = None) -> Compa
     for source, printed, found in shown:
         tables.append(compared(source, printed, found, () if source.url in said else source.errata))
         said.add(source.url)
-    return Comparison(tables, orders([(printed, found) for _, printed, found in shown]))
+    order = orders([(printed, found) for _, printed, found in shown])
+    stale = {line.method for _, _, found in shown for line in found if line.stale}
+    notes = results.fresh.notes(STALE, stale, results.grid.subjects())
+    return Comparison(tables, order, (*notes, *results.fresh.unverified()))
 
 
 def print_comparison(
@@ -338,11 +368,16 @@ def print_comparison(
     if format not in FORMATS:
         raise BenchError(f"format {format!r} is unknown: choose from {', '.join(FORMATS)}")
     printed_tables(table)  # a wrong number is told before anything is read
-    tables, order = compare(load_results(profile), load_params(profile), table)
+    results = load_results(profile)
+    tables, order, notes = compare(results, load_params(profile), table)
     if not tables:
         raise BenchError(f"no paper prints numbers of what was run of profile {profile!r}")
     shown = [*tables, order] if order.rows else tables
-    print("\n".join(FORMATS[format](found) for found in shown), end="")
+    shown[0] = replace(shown[0], heading=results.heading())
+    shown[-1] = replace(shown[-1], notes=notes)
+    for i, found in enumerate(shown):
+        print("\n" * (i > 0), end="")
+        show(found, format)
 
 
 def _title(metric: str) -> str:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from eval.scores import ORACLE
-from eval.tables import DISTANCES, KINDS, METRICS, Results, words
+from eval.tables import DISTANCES, KINDS, METRICS, Results, counted, words
 from pipeline.params import Grid
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; shapes help too.
@@ -85,23 +85,29 @@ def scatter(results: Results, kind: str) -> Figure | None:
     figure = Figure(figsize=(4.5, 4.6), layout="constrained")
     ax = figure.subplots()
     shown = []
+    over = {method: len(results.scored(method, kind, "image_alignment")) for method in grid.methods}
+    most = max(over.values(), default=0)
     for method in grid.methods:
         x = results.mean(method, kind, "text_alignment")
         y = results.mean(method, kind, "image_alignment")
-        if not x or not y:
-            continue
         colour, marker = method_style(grid, method)
+        if not x or not y:
+            if results.failures(method, kind):
+                ax.plot([], [], marker, color=colour, label=_label(results, method, kind))
+            continue
         for subject in results.averaged(kind, "image_alignment"):
             text = found.get((method, subject, "text_alignment"))
             image = found.get((method, subject, "image_alignment"))
             if text and image:
                 ax.plot(text.mean, image.mean, marker, color=colour, alpha=0.35, ms=4, mew=0)
+        label = _label(results, method, kind)
+        label += f" ({over[method]} of {most} subjects)" if over[method] < most else ""
         reach = [0.0 if math.isnan(e.std_error) else e.std_error for e in (x, y)]
         if all(reach):
             size = 2 * reach[0], 2 * reach[1]
             ax.add_patch(Ellipse((x.mean, y.mean), *size, color=colour, alpha=0.15, lw=0))
             ax.errorbar(x.mean, y.mean, reach[1], reach[0], color=colour, lw=1, alpha=0.7)
-        ax.plot(x.mean, y.mean, marker, color=colour, ms=9, mec="white", mew=1, label=words(method))
+        ax.plot(x.mean, y.mean, marker, color=colour, ms=9, mec="white", mew=1, label=label)
         shown.append(method)
     if not shown:
         return None
@@ -112,6 +118,11 @@ def scatter(results: Results, kind: str) -> Figure | None:
     ax.set(title=KINDS[kind].capitalize(), xlabel="text-alignment →", ylabel="image-alignment →")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def _label(results: Results, method: str, kind: str) -> str:
+    """The method, and for how many subjects of the kind there is nothing to show, and why."""
+    return ", ".join([words(method), *counted(results.failures(method, kind))])
 
 
 def _dashed(ax: Axes, y: float) -> None:
@@ -143,7 +154,7 @@ def bars(results: Results, metric: str) -> Figure | None:
         # Spread a little, so that equal values stay visible.
         at = i + np.linspace(-0.16, 0.16, len(cells)) if len(cells) > 1 else [i]
         ax.plot(cells, at, "o", color="white", mec=INK, mew=0.7, ms=4)
-    ax.set_yticks(range(len(rows)), [words(method) for method, _, _ in rows])
+    ax.set_yticks(range(len(rows)), [_label(results, method, "single") for method, _, _ in rows])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.axvline(0, color=INK, lw=0.8)

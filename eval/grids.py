@@ -1,4 +1,8 @@
-"""Pictures of samples side by side: the same prompts and start noise, one row for each method."""
+"""Pictures of samples side by side: the same prompts and start noise, method by method.
+
+An overview and a *grid* of each subject are for people, with everything written beside the
+pictures; a *sheet* has a page's pictures as tiles without a word, which the page labels.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,19 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from eval.shards import samples_of
 from eval.tables import words
 from pipeline.concepts import Subject
-from pipeline.files import read_tar
+from pipeline.failures import Failure, failure_of
 from pipeline.params import Grid, Params
 from pipeline.photos import read_photo
 
 PROMPTS, SAMPLES, TARGETS = 20, 3, 4  # of a subject's sheet, at most
-PIXELS = 8e6  # of a sheet, roughly at most: phones do not show much larger images
-OVERVIEW_CONCEPTS, OVERVIEW_COMPOSITIONS, OVERVIEW_PROMPTS = 4, 2, 2
-CELL, GAP, PAD, LABEL = 144, 8, 24, 132  # pixels
+# Of all sheets of a page, and of one of them, roughly at most: together they are some 4 MB, and
+# phones do not show much larger images.
+PAGE_PIXELS, PIXELS = 16e6, 6e6
+GRID_PROMPTS, OVERVIEW_PROMPTS = 10, 2
+CELL, GAP, PAD, LABEL, PROMPT = 128, 4, 10, 118, 168  # pixels
 INK, GREY, PAPER = (36, 41, 47), (110, 118, 129), (255, 255, 255)
 
 Shown = dict[tuple[int, int], Image.Image]  # by the numbers of prompt and sample
@@ -32,6 +39,7 @@ class Row(NamedTuple):
 
     method: str
     images: Shown
+    failure: Failure | None = None  # why there are none
 
 
 class Sheet(NamedTuple):
@@ -60,7 +68,7 @@ class Sheet(NamedTuple):
 
 
 def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
-    """The first samples of every prompt, of each method that has samples of the subject.
+    """The first samples of every prompt, of each method that has samples of the subject or failed.
 
     They are squares of CELL pixels, or smaller if they were made so.
 
@@ -70,30 +78,33 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
     rows = []
     for method in grid.methods:
         path = params.cell(method, subject) / "samples.tar"
-        if path.is_file():
+        if failure := failure_of(path):
+            rows.append(Row(method, {}, failure))
+        elif path.is_file():
             shown = {
                 (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])
-                for s in read_tar(path)
+                for s in samples_of(params, method, subject)
                 if s["json"]["part"] == "prompt" and s["json"]["sample"] < SAMPLES
             }
             rows.append(Row(method, shown))
     return rows
 
 
-def sheet(subject: Subject, rows: Sequence[Row]) -> Sheet:
+def sheet(subject: Subject, rows: Sequence[Row], pixels: float = PIXELS) -> Sheet:
     """The targets, and what methods made of the same prompts from the same start noise.
 
     Args:
         subject: says what was to be learned.
-        rows: as `read_rows` gives them, not empty.
+        rows: as `read_rows` gives them; one at least has images.
+        pixels: how large it may be; there are fewer samples of each prompt if need be.
     """
+    rows = [row for row in rows if row.images]
     every = sorted(set().union(*(row.images for row in rows)))
     prompts = _spread(sorted({prompt for prompt, _ in every}), PROMPTS)
     tile = next(image.width for row in rows for image in row.images.values())
-    room = int(PIXELS / (len(rows) * len(prompts) * tile**2))
+    room = int(pixels / (len(rows) * len(prompts) * tile**2))
     samples = max(1, min(room, 1 + max(sample for _, sample in every)))
-    each = max(1, TARGETS // len(subject.concepts))
-    targets = [(c.name, path) for c in subject.concepts for path in c.images[:each]]
+    targets = _targets(subject)
     across = max(len(prompts) * samples, len(targets))
     page = Image.new("RGB", (across * tile, (1 + len(rows)) * tile), PAPER)
     for column, (_, path) in enumerate(targets):
@@ -114,11 +125,49 @@ def sheet(subject: Subject, rows: Sequence[Row]) -> Sheet:
     )
 
 
-def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.Image:
+def grid_of(subject: Subject, rows: Sequence[Row]) -> Image.Image:
+    """A labelled grid: the targets on top, then a row for each prompt, a column for each method.
+
+    Args:
+        subject: says what was to be learned, and with which prompts.
+        rows: as `read_rows` gives them, not empty.
+    """
+    numbers = sorted({prompt for row in rows for prompt, sample in row.images if sample == 0})
+    numbers = _spread(numbers, GRID_PROMPTS)
+    prompts, targets = subject.scored_prompts(), _targets(subject)
+    left, methods = PAD + PROMPT, [words(row.method) for row in rows]
+    title, names = 40, 24
+    head = _height(methods)
+    top = PAD + title + CELL + names + head
+    across = max(len(rows), len(targets))
+    size = left + across * (CELL + GAP) - GAP + PAD, top + len(numbers) * (CELL + GAP) + PAD
+    page = Image.new("RGB", size, PAPER)
+    nouns = " + ".join(concept.class_noun for concept in subject.concepts)
+    heading = words(subject.name)
+    heading += f" (a {nouns})" if heading != nouns else ""
+    _text(page, heading, (size[0] // 2, PAD + title - 8), size[0] - 2 * PAD, "bottom", 20)
+    middle = PAD + title + CELL // 2
+    _text(page, "target images", (left - 12, middle), PROMPT - 20, "right", 14)
+    for column, (name, path) in enumerate(targets):
+        x = left + column * (CELL + GAP)
+        page.paste(_fitted(read_photo(path), CELL), (x, PAD + title))
+        _text(page, words(name), (x + CELL // 2, PAD + title + CELL + names // 2), CELL)
+    for column, method in enumerate(methods):
+        _text(page, method, (left + column * (CELL + GAP) + CELL // 2, top - 8), CELL, "bottom", 15)
+    for line, number in enumerate(numbers):
+        y = top + line * (CELL + GAP)
+        _text(page, prompts[number], (left - 12, y + CELL // 2), PROMPT - 20, "right", 14)
+        for column, row in enumerate(rows):
+            _paste(
+                page, row.images.get((number, 0)), (left + column * (CELL + GAP), y), row.failure
+            )
+    return page
+
+
+def overview(subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.Image:
     """A few prompts of several subjects: targets on top, then a row for each method.
 
     Args:
-        grid: says which methods there are.
         subjects: in the order of columns.
         rows: of each subject, as `read_rows` gives them.
     """
@@ -126,44 +175,59 @@ def overview(grid: Grid, subjects: Sequence[Subject], rows: dict[str, list[Row]]
     for subject in subjects:
         numbers = sorted({p for row in rows[subject.name] for p, _ in row.images})
         columns += [(subject, number) for number in _spread(numbers, OVERVIEW_PROMPTS)]
-    methods = [
-        m for m in grid.methods if any(r.method == m for s in subjects for r in rows[s.name])
-    ]
+    methods = list(dict.fromkeys(row.method for s in subjects for row in rows[s.name]))
     texts = [subject.scored_prompts()[number] for subject, number in columns]
-    head, title, apart = _height(texts), 30, 14
+    head, title, apart = _height(texts, 14), 30, 10
     left, top = PAD + LABEL, PAD + title + CELL + head
-    width = left + len(columns) * (CELL + GAP) + (len(subjects) - 1) * apart + PAD
-    page = Image.new("RGB", (width, top + len(methods) * (CELL + GAP) + PAD), PAPER)
-    _text(page, "target images", (left - 14, PAD + title + CELL // 2), LABEL - 28, "right", 15)
+    width = left + len(columns) * (CELL + GAP) + (len(subjects) - 1) * apart - GAP + PAD
+    page = Image.new("RGB", (width, top + len(methods) * (CELL + GAP) - GAP + PAD), PAPER)
+    _text(page, "target images", (left - 12, PAD + title + CELL // 2), LABEL - 12, "right", 14)
     for line, method in enumerate(methods):
         y = top + line * (CELL + GAP) + CELL // 2
-        _text(page, words(method), (left - 14, y), LABEL - 28, anchor="right", size=15)
+        _text(page, words(method), (left - 12, y), LABEL - 12, "right", 14)
     seen: list[str] = []
     for column, (subject, number) in enumerate(columns):
         first = subject.name not in seen
         seen += [subject.name] * first
         x = left + column * (CELL + GAP) + (len(seen) - 1) * apart
-        if first:
-            span = OVERVIEW_PROMPTS * (CELL + GAP) - GAP
-            _text(page, words(subject.name), (x + span // 2, PAD + title - 8), span, "bottom", 17)
         place = column - [s.name for s, _ in columns].index(subject.name)
+        if first:
+            span = sum(s is subject for s, _ in columns) * (CELL + GAP) - GAP
+            _text(page, words(subject.name), (x + span // 2, PAD + title - 6), span, "bottom", 18)
         page.paste(_fitted(_example(subject, place), CELL), (x, PAD + title))
-        _text(page, texts[column], (x + CELL // 2, top - 8), CELL, anchor="bottom")
+        _text(page, texts[column], (x + CELL // 2, top - 8), CELL, "bottom", 14)
+        found = {row.method: row for row in rows[subject.name]}
         for line, method in enumerate(methods):
-            found = [r.images[number, 0] for r in rows[subject.name]
-                     if r.method == method and (number, 0) in r.images]  # fmt: skip
-            y = top + line * (CELL + GAP)
-            if found:
-                page.paste(_fitted(found[0], CELL), (x, y))
-            else:
-                _text(page, "–", (x + CELL // 2, y + CELL // 2), CELL, size=15, colour=GREY)
+            row = found.get(method, Row(method, {}))
+            at = x, top + line * (CELL + GAP)
+            _paste(page, row.images.get((number, 0)), at, row.failure)
     return page
 
 
 def write_image(image: Image.Image, path: Path) -> None:
     """Writes PNG or JPEG, as the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=90, subsampling=0, optimize=True)
+    image.save(path, quality=85, optimize=True)
+
+
+def _targets(subject: Subject) -> list[tuple[str, Path]]:
+    """The names of the concepts and their first target images, TARGETS in all at most."""
+    each = max(1, TARGETS // len(subject.concepts))
+    return [(c.name, path) for c in subject.concepts for path in c.images[:each]]
+
+
+def _paste(
+    page: Image.Image,
+    image: Image.Image | None,
+    at: tuple[int, int],
+    failure: Failure | None = None,
+) -> None:
+    """Puts a picture into its place, or what failed, or a dash if there is none."""
+    if image:
+        page.paste(_fitted(image, CELL), at)
+    else:
+        said = failure.kind if failure else "–"
+        _text(page, said, (at[0] + CELL // 2, at[1] + CELL // 2), CELL, size=15, colour=GREY)
 
 
 def _example(subject: Subject, place: int) -> Image.Image:
@@ -184,11 +248,12 @@ def _opened(png: bytes) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of the image, scaled to size x size pixels."""
+    """The middle square of the image, scaled to size x size pixels; sharply by a whole factor."""
     side = min(image.size)
     x, y = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((x, y, x + side, y + side))
-    return square.resize((size, size), Image.Resampling.LANCZOS)
+    whole = size % side == 0
+    return square.resize((size, size), Image.Resampling["NEAREST" if whole else "LANCZOS"])
 
 
 @cache
@@ -207,7 +272,7 @@ def _lines(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
-def _height(texts: Sequence[str], size: int = 13) -> int:
+def _height(texts: Sequence[str], size: int = 15) -> int:
     """Room for the longest of the texts above a column."""
     return max(len(_lines(text, CELL, size)) for text in texts) * (size + 5) + 14
 

@@ -3,13 +3,15 @@
 Columns: see COLUMNS. A row is either about one image (`prompt_index`, `prompt` and `sample` say
 which) or about a set of images (`std_error` and `n` are given). All tables are made of these rows.
 
-Each row carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`,
-the scale (the number that the cosine or the distance is multiplied by) and, where texts are
-measured, how they were made of prompts. Rows with other definitions are never put into one table.
+Each row says how many rows the file has, so that any row tells whether the file was cut off. It
+carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`, the scale
+(the number that the cosine or the distance is multiplied by) and, where texts are measured, how
+they were made of prompts. Rows with other definitions are never put into one table.
 """
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +26,11 @@ from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.shards import Sample, held_out_of, image_of, one_line, targets_of
+from eval.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, read_tar
+from pipeline.failures import Failure, failure_of
+from pipeline.files import atomic
 from pipeline.params import Params, load_grid, load_params
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ COLUMNS: dict[str, str] = {
     "extractor": "string",
     "scale": "float64",
     "text_rule": "string",
+    "rows": "Int64",
 }
 # What has to be alike in the rows of a metric, and why.
 DEFINITION: dict[str, str] = {
@@ -68,11 +72,12 @@ def score_cell(method: str, subject: str, profile: str) -> None:
 
     Raises:
         BenchError: samples, targets or the models that measure are missing or damaged.
+        FailureError: samples or targets could not be made.
     """
     start = time.monotonic()
     params, concepts = load_params(profile), load_subject(subject, profile).concepts
     folder = params.cell(method, subject)
-    samples = read_tar(folder / "samples.tar")
+    samples = samples_of(params, method, subject)
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
     of_captions = [s for s in samples if s["json"]["part"] == "caption"]
     if not of_prompts:
@@ -106,6 +111,7 @@ def score_oracle(concept: str, profile: str) -> None:
 
     Raises:
         BenchError: real images or the models that measure are missing or damaged.
+        FailureError: there are too few real images.
     """
     start = time.monotonic()
     params = load_params(profile)
@@ -133,6 +139,8 @@ def score_oracle(concept: str, profile: str) -> None:
 def load_scores(profile: str) -> pd.DataFrame:
     """All scores of the profile's grid that are there, oracle first, then in the grid's order.
 
+    Cells that failed have none; see `failed_cells`.
+
     Returns:
         A frame with COLUMNS; empty if nothing was scored yet.
 
@@ -144,8 +152,8 @@ def load_scores(profile: str) -> pd.DataFrame:
     for method in (ORACLE, *grid.methods):
         for subject in grid.subjects():
             path = params.cell(method, subject) / SCORES
-            if path.is_file():
-                frames.append(_read(path))
+            if path.is_file() and not failure_of(path):
+                frames.append(_read(path, method, subject))
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     scores = pd.concat(frames, ignore_index=True)
@@ -153,12 +161,26 @@ def load_scores(profile: str) -> pd.DataFrame:
     return scores
 
 
+def failed_cells(profile: str) -> dict[tuple[str, str], Failure]:
+    """By method and subject, why cells of the profile's grid could not be made, in its order."""
+    params, grid = load_params(profile), load_grid(profile)
+    return {
+        (method, subject): failure
+        for method in (ORACLE, *grid.methods)
+        for subject in grid.subjects()
+        if (failure := failure_of(params.cell(method, subject) / SCORES))
+    }
+
+
 def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
-    """By method, the subjects without scores that it makes adapters of, if there are any."""
+    """By method, the subjects that it makes adapters of and that were not run, if there are any.
+
+    A cell that failed was run.
+    """
     from pipeline.methods import load_method  # imports torch
 
     grid = load_grid(profile)
-    there = set(zip(scores["method"], scores["subject"]))
+    there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
     asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
         how = load_method(method)
@@ -335,6 +357,7 @@ def _write(folder: Path, protocol: str, rows: list[Sample], start: float) -> Non
     path = folder / SCORES
     frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject
+    frame["rows"] = len(frame)
     frame = frame.astype(COLUMNS)
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
@@ -344,11 +367,18 @@ def _write(folder: Path, protocol: str, rows: list[Sample], start: float) -> Non
     print(f"scored {method}/{subject}: {said}; {len(frame)} rows in {seconds:.1f} s -> {path}")
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, method: str, subject: str) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=COLUMNS)
-        if list(frame.columns) == list(COLUMNS):
-            return frame
+        text = path.read_text(encoding="utf-8")
+        frame = pd.read_csv(io.StringIO(text), dtype=COLUMNS)
     except (ValueError, OSError):
-        pass
-    raise BenchError(f"{path}: not a file of scores: delete it and run `dvc repro`")
+        frame = pd.DataFrame()
+    if list(frame) != list(COLUMNS):
+        fault = "not a file of scores"
+    elif not text.endswith("\n") or frame["rows"].tolist() != [len(frame)] * len(frame):
+        fault = "the file was cut off"
+    elif frame[["method", "subject"]].drop_duplicates().to_numpy().tolist() != [[method, subject]]:
+        fault = f"not the scores of {method}/{subject}"
+    else:
+        return frame
+    raise BenchError(f"{path}: {fault}: delete it and run `dvc repro`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from pipeline.errors import BenchError
@@ -35,6 +36,28 @@ def held_out_of(params: Params, concept: str) -> list[Sample]:
     path = params.runs() / "regularization" / f"{concept}.tar"
     found = [s for s in read_tar(path) if s["json"]["part"] == "held_out"]
     return [sample | {"txt": one_line(sample["txt"])} for sample in found]
+
+
+def samples_of(
+    params: Params, method: str, subject: str, keys: Container[str] | None = None
+) -> list[Sample]:
+    """The images that a method made of a subject, all or those with these keys.
+
+    Raises:
+        BenchError: the shard is missing or damaged, or of another cell or protocol.
+    """
+    path, whose = params.cell(method, subject) / "samples.tar", params.identity(method, subject)
+    samples = read_tar(path, keys)
+    for sample in samples:
+        record = sample.get("json")
+        for field, name in whose.items():
+            said = record.get(field) if isinstance(record, dict) else None
+            if said != name:
+                raise BenchError(
+                    f"{path}: sample {sample['__key__']} is of {field} {said or '(none)'}, not "
+                    f"{name}: delete the file and run `dvc repro`"
+                )
+    return samples
 
 
 def image_of(sample: Sample) -> bytes:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from textwrap import fill
@@ -19,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from eval.freshness import Freshness, freshness
 from eval.reference import printed_means
-from eval.scores import ORACLE, load_scores, missing_cells
+from eval.scores import ORACLE, failed_cells, load_scores, missing_cells
 from eval.statistics import (
     Estimate,
     clustered_mean,
@@ -31,12 +34,15 @@ from eval.statistics import (
     p_value,
 )
 from pipeline.errors import BenchError
+from pipeline.failures import Failure
 from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params
 from pipeline.protocols import Protocol
 
 SIGNIFICANT = 0.05
 # Better and worse: for subjects of the kind, and for the subjects at hand only.
 ANYWHERE, HERE = ("▲", "▼"), ("△", "▽")
+# What else a number may need said: scores are stale, a mean is over fewer subjects than others.
+STALE, FEWER = "†", "‡"
 
 
 class Metric(NamedTuple):
@@ -88,7 +94,7 @@ class Compared(NamedTuple):
         return ""
 
 
-Cell = str | Estimate | Compared | float | None
+Cell = str | Estimate | Compared | Failure | float | None
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,19 @@ class Column:
     group: str = ""  # what it has in common with its neighbours
     digits: int = 0
     metric: str = ""  # what it measures, if it is one of METRICS
+    p_value: bool = False  # small ones are printed as "< 0.001"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts, numbers, numbers with an error, and gaps."""
+    """Rows of texts, numbers, numbers with an error, failures to make them, and gaps."""
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by row and column
+    notes: tuple[str, ...] = ()  # what the marks mean, and what else has to be said
+    heading: str = ""  # what all of it is of
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,19 @@ class Results:
     scores: pd.DataFrame  # as `eval.scores.load_scores` gives
     grid: Grid
     protocol: Protocol
+    profile: str = DEFAULT_PROFILE
+    fresh: Freshness = field(default_factory=Freshness)
+    # Why cells could not be made, by method and subject.
+    failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
+
+    def heading(self) -> str:
+        """What stands above every table that is printed."""
+        return f"Profile {self.profile}, protocol {self.protocol.name}"
+
+    def scored(self, method: str, kind: str, metric: str) -> list[str]:
+        """The subjects that the method's mean is over."""
+        subjects = self.averaged(kind, metric)
+        return [subject for subject in subjects if (method, subject, metric) in self.found]
 
     @cached_property
     def by_metric(self) -> dict[tuple[str, str, str], pd.DataFrame]:
@@ -145,6 +168,11 @@ class Results:
     def mean(self, method: str, kind: str, metric: str) -> Estimate | None:
         """The mean over subjects; see `over_subjects`."""
         return over_subjects(self.found, method, metric, self.averaged(kind, metric))
+
+    def failures(self, method: str, kind: str) -> list[Failure]:
+        """Why subjects of a kind have no scores though the method was run on them."""
+        subjects = subjects_of(self.grid, kind)
+        return [self.failed[key] for s in subjects if (key := (method, s)) in self.failed]
 
     def difference(self, first: str, second: str, kind: str, metric: str) -> Differences | None:
         """The mean of first - second over the subjects that they share; None if there are none.
@@ -190,10 +218,17 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
     Raises:
         BenchError: nothing was, a file is damaged, or scores cannot be compared.
     """
-    scores = load_scores(profile)
-    if scores.empty:
+    scores, failed = load_scores(profile), failed_cells(profile)
+    if scores.empty and not failed:
         raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
-    return Results(scores, load_grid(profile), load_params(profile).protocol)
+    return Results(
+        scores,
+        load_grid(profile),
+        load_params(profile).protocol,
+        profile,
+        freshness(profile, scores),
+        failed,
+    )
 
 
 def words(name: str) -> str:
@@ -287,16 +322,31 @@ def comparison(
     for kind, names in shown.items():
         columns += [_metric_column(name, f"{kind}_{name}", KINDS[kind]) for name in names]
         columns.append(Column(f"{kind}_subjects", "subjects", KINDS[kind]))
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
+    marks: dict[tuple[int, int], str] = {}
+    fewer: dict[tuple[str, str], list[str]] = {}  # the subjects that a row lacks, by kind
     for method in rows_of:
         row: list[Cell] = [method]
         for kind, names in shown.items():
+            failures = results.failures(method, kind)
+            gap = failures[0] if failures else None
             for name in names:
+                mine = results.scored(method, kind, name)
+                others = {s for other in rows_of for s in results.scored(other, kind, name)}
+                lacks = [s for s in results.averaged(kind, name) if s in others - {*mine}]
+                mark = STALE * any((method, subject) in results.fresh.stale for subject in mine)
+                if mine and lacks:
+                    mark += FEWER
+                    known = fewer.setdefault((method, kind), [])
+                    known += [subject for subject in lacks if subject not in known]
+                if mark:
+                    marks[len(rows), len(row)] = mark
                 mean, test = results.mean(method, kind, name), compared.get((method, kind, name))
-                row.append(test._replace(estimate=mean) if mean and test else mean)
+                row.append(test._replace(estimate=mean) if mean and test else mean or gap)
             subjects = subjects_of(grid, kind)
             scored = {s for m, s, _ in results.found if m == method}.intersection(subjects)
-            row.append(f"{len(scored)}/{len(subjects)}" if scored else None)
+            said = [f"{len(scored)}/{len(subjects)}", *counted(failures)]
+            row.append(", ".join(said) if scored or failures else None)
         rows.append(tuple(row))
     caption = "Mean over subjects ± standard error over subjects"
     if compared:
@@ -304,8 +354,22 @@ def comparison(
             f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
             f"prompts, {' or '.join(HERE)} for these subjects only, {_correction(len(compared))}"
         )
+    lacking = [
+        f"{words(method)} lacks {', '.join(map(words, subjects))} ({KINDS[kind]})"
+        for (method, kind), subjects in fewer.items()
+    ]
+    over_fewer = f"{FEWER} over fewer subjects than others, so do not compare: "
     return Table(
-        "; ".join(filter(None, (caption, results.left_out()))), tuple(columns), tuple(rows)
+        "; ".join(filter(None, (caption, results.left_out()))),
+        tuple(columns),
+        tuple(rows),
+        marks,
+        (
+            *results.fresh.notes(STALE, [*rows_of, reference], grid.subjects()),
+            *results.fresh.unverified(),
+            *([over_fewer + "; ".join(lacking)] if lacking else []),
+        ),
+        results.heading(),
     )
 
 
@@ -315,13 +379,22 @@ def by_subject(results: Results, kind: str) -> Table:
     columns = [Column("subject", "subject"), Column("method", "method")]
     columns += [_metric_column(name) for name in metrics]
     rows = [
-        (subject, method, *(results.found.get((method, subject, metric)) for metric in metrics))
+        (
+            subject,
+            method,
+            *(
+                results.found.get((method, subject, metric), results.failed.get((method, subject)))
+                for metric in metrics
+            ),
+        )
         for subject in subjects_of(results.grid, kind)
         for method in (ORACLE, *results.grid.methods)
-        if any((method, subject, metric) in results.found for metric in metrics)
+        if (method, subject) in results.failed
+        or any((method, subject, metric) in results.found for metric in metrics)
     ]
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
-    return Table(caption, tuple(columns), tuple(rows))
+    cells = [[(str(row[1]), str(row[0]))] for row in rows]
+    return _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
 
 
 def by_prompt(results: Results, subject: str) -> Table:
@@ -366,17 +439,20 @@ def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
 def differences(results: Results, kind: str) -> Table:
     """Each pair of methods: the mean of their differences; see `tested`."""
     metrics, found = results.metrics(kind), tested(results, kind)
+    pairs = list(dict.fromkeys((first, second) for first, second, _ in found))
     rows = [
         (f"{second} − {first}", *(found.get((first, second, metric)) for metric in metrics))
-        for first, second in dict.fromkeys((first, second) for first, second, _ in found)
+        for first, second in pairs
     ]
+    subjects = subjects_of(results.grid, kind)
+    cells = [[(method, subject) for method in pair for subject in subjects] for pair in pairs]
     columns = (Column("difference", "difference"), *map(_metric_column, metrics))
     caption = (
         f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error; "
         f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
         f"these subjects only, {_correction(len(found))}"
     )
-    return Table(caption, columns, tuple(rows))
+    return _marked(results, Table(caption, columns, tuple(rows)), cells)
 
 
 def printed(results: Results) -> Table:
@@ -427,11 +503,54 @@ def print_table(
         }
     )
     table = comparison(replace(results, grid=grid), chosen_methods, chosen_metrics)
-    print(FORMATS[format](table), end="")
-    cells = missing_cells(profile, results.scores)
-    missing = {m: s for m, s in cells.items() if m in chosen_methods}
+    if len(table.columns) == 1:
+        raise BenchError(
+            f"{' and '.join(METRICS[m].title for m in chosen_metrics)} cannot be measured on "
+            f"{', '.join(chosen_subjects)}, only on single concepts: choose one, or another metric"
+        )
+    show(table, format)
+    missing = {
+        method: names
+        for method, subjects in missing_cells(profile, results.scores).items()
+        if method in chosen_methods
+        and (names := [subject for subject in subjects if subject in chosen_subjects])
+    }
     if format == "text" and missing:
         print(not_run(missing))
+    if format == "text":
+        failed = {key: why for key, why in results.failed.items() if key[0] in chosen_methods}
+        print("".join(f"{line}\n" for line in could_not_be_made(failed)), end="")
+
+
+def counted(failures: Iterable[Failure]) -> list[str]:
+    """How many there are of each kind: "2 diverged"."""
+    counts = Counter(failure.kind for failure in failures)
+    return [f"{count} {kind}" for kind, count in counts.items()]
+
+
+def by_failure(
+    failed: Mapping[tuple[str, str], Failure],
+) -> dict[Failure, list[tuple[str, str]]]:
+    """The cells, by method and subject, that failed for the same reason."""
+    cells: dict[Failure, list[tuple[str, str]]] = {}
+    for cell, failure in failed.items():
+        cells.setdefault(failure, []).append(cell)
+    return cells
+
+
+def could_not_be_made(failed: Mapping[tuple[str, str], Failure]) -> list[str]:
+    """A line for each reason for which cells failed, and which cells they are."""
+    return [
+        f"{failure.kind}: {', '.join(f'{m}/{s}' for m, s in cells)}: {failure.message}"
+        for failure, cells in by_failure(failed).items()
+    ]
+
+
+def show(table: Table, format: str) -> None:
+    """Prints a table in one of FORMATS; the notes of CSV, which has no room for them, on stderr."""
+    print(FORMATS[format](table), end="")
+    if format == "csv" and table.notes:
+        print("\n".join(table.notes), file=sys.stderr)
 
 
 def not_run(missing: dict[str, list[str]]) -> str:
@@ -441,9 +560,9 @@ def not_run(missing: dict[str, list[str]]) -> str:
 
 
 def cell_text(cell: Cell, digits: int) -> str:
-    """A cell as text: "0.783 ± 0.012 ▲", "22.27", "–" for a gap."""
-    if isinstance(cell, str):
-        return cell
+    """A cell as text: "0.783 ± 0.012 ▲", "22.27", "diverged", "–" for a gap."""
+    if isinstance(cell, (str, Failure)):
+        return cell if isinstance(cell, str) else cell.kind
     if cell is None:
         return "–"
     if isinstance(cell, Compared):
@@ -455,11 +574,17 @@ def cell_text(cell: Cell, digits: int) -> str:
     return f"{cell:.{digits}f}"
 
 
+def p_text(p: float, digits: int) -> str:
+    """A p-value: "0.012", or "< 0.001" where rounding would leave nothing of it."""
+    least = 10.0**-digits
+    return f"< {least:.{digits}f}" if p < least else f"{p:.{digits}f}"
+
+
 def as_text(table: Table) -> str:
     """Aligned columns for a terminal."""
     grid = [[column.title for column in table.columns], *_texts(table)]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
-    lines = []
+    lines = [table.heading] if table.heading else []
     groups = _groups(table)
     if any(name for name, _ in groups):
         parts, at = [], 0
@@ -470,9 +595,10 @@ def as_text(table: Table) -> str:
         lines.append("  ".join(parts))
     left = [_is_text(table, i) for i in range(len(widths))]
     lines.append(_aligned(grid[0], widths, left))
-    lines.append("─" * len(lines[-1]))
+    width = len(lines[-1])
+    lines.append("─" * width)
     lines += [_aligned(row, widths, left) for row in grid[1:]]
-    lines.append(fill(table.caption, max(len(lines[-1]), 80)))
+    lines += [fill(text, max(width, 80)) for text in (table.caption, *table.notes)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -481,11 +607,17 @@ def as_markdown(table: Table) -> str:
     titles = [f"{c.title} ({c.group})" if c.group else c.title for c in table.columns]
     alignment = ["---" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
     rows = [titles, alignment, *_texts(table)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{table.caption}.\n"
+    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    heading = [f"{table.heading}:"] if table.heading else []
+    said = [f"{text}." for text in (table.caption, *table.notes)]
+    return "\n\n".join([*heading, body, *said]) + "\n"
 
 
 def as_csv(table: Table) -> str:
-    """Plain numbers: value, standard error, 95 % interval and p-values in columns of their own."""
+    """Plain numbers: value, standard error, 95 % interval and p-values in columns of their own.
+
+    A failure stands in the column of the value.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     suffixes = [_suffixes([row[i] for row in table.rows]) for i in range(len(table.columns))]
@@ -500,10 +632,9 @@ def as_csv(table: Table) -> str:
                 p = (cell.p, cell.p_here) if isinstance(cell, Compared) else (None, None)
                 numbers = (estimate.mean, estimate.std_error, *interval(estimate), *p)
                 line += map(_plain, numbers[: len(parts)])
-            elif len(parts) > 1:
-                line += [""] * len(parts)
             else:
-                line.append(cell if isinstance(cell, str) else _plain(cell))
+                text = cell_text(cell, 0) if isinstance(cell, (str, Failure)) else _plain(cell)
+                line += [text, *[""] * (len(parts) - 1)]
         writer.writerow(line)
     return out.getvalue()
 
@@ -512,7 +643,8 @@ def as_latex(table: Table) -> str:
     """A tabular that needs the package booktabs."""
     count = len(table.columns)
     kinds = "".join("l" if _is_text(table, i) else "r" for i in range(count))
-    lines = [f"% {table.caption}", rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
+    said = (table.heading, table.caption, *table.notes)
+    lines = [*(f"% {text}" for text in said if text), rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
     groups = _groups(table)
     if any(name for name, _ in groups):
         parts, rules, at = [], [], 1
@@ -534,6 +666,26 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "csv": as_csv,
     "latex": as_latex,
 }
+
+
+def _marked(results: Results, table: Table, cells: Sequence[Sequence[tuple[str, str]]]) -> Table:
+    """The table with a mark at all numbers of the rows that stale cells are in.
+
+    Args:
+        results: what was scored.
+        table: is about nothing else.
+        cells: method and subject of what each row is about.
+    """
+    marks = {
+        (i, j): STALE
+        for i, row in enumerate(table.rows)
+        if not results.fresh.stale.keys().isdisjoint(cells[i])
+        for j, column in enumerate(table.columns)
+        if column.metric and row[j] is not None
+    }
+    methods, subjects = ({cell[k] for row in cells for cell in row} for k in (0, 1))
+    notes = results.fresh.notes(STALE, methods, subjects)
+    return replace(table, marks=marks, notes=notes, heading=results.heading())
 
 
 def _metric_column(metric: str, key: str | None = None, group: str = "") -> Column:
@@ -600,8 +752,18 @@ def _suffixes(cells: Sequence[Cell]) -> Sequence[str]:
 
 
 def _texts(table: Table) -> list[list[str]]:
-    digits = [column.digits for column in table.columns]
-    return [[cell_text(cell, d) for cell, d in zip(row, digits)] for row in table.rows]
+    places = range(len(table.columns))
+    return [[_text(table, i, j) for j in places] for i in range(len(table.rows))]
+
+
+def _text(table: Table, i: int, j: int) -> str:
+    """A cell as text, with its mark."""
+    cell, column = table.rows[i][j], table.columns[j]
+    if column.p_value and isinstance(cell, float):
+        text = p_text(cell, column.digits)
+    else:
+        text = cell_text(cell, column.digits)
+    return f"{text} {table.marks.get((i, j), '')}".rstrip()
 
 
 def _is_text(table: Table, i: int) -> bool:
@@ -642,6 +804,9 @@ def _latex(text: str) -> str:
         " △": "$^{(+)}$",
         " ▽": "$^{(-)}$",
         "≤": r"$\leq$",
+        "< ": r"$<$ ",
+        " †": r"$^{\dagger}$",
+        " ‡": r"$^{\ddagger}$",
         "_": r"\_",
         "–": "--",
         "−": "$-$",

@@ -8,7 +8,8 @@ a row and the K and V of cross-attention; DreamBooth is every weight; a merge is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,9 +21,12 @@ from torch import Tensor
 
 from pipeline.base import Base
 from pipeline.errors import BenchError
+from pipeline.failures import DIVERGED, FailureError, refuse_failed
 from pipeline.files import atomic
+from pipeline.schema import parse
 
 FORMAT = "concept-bench-adapter-1"
+TOKEN = re.compile(r"<[^<>\s]+>")  # a modifier token in a reference
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,34 @@ class Adapter:
 
     def parameters(self) -> int:
         """How many numbers it holds."""
-        parts = [*self.tokens.values()]
-        for delta in self.deltas.values():
-            parts += [delta.up, delta.down] if isinstance(delta, LowRank) else [delta]
-        return sum(part.numel() for part in parts)
+        return sum(part.numel() for part in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, by the names in its file."""
+        tensors = {f"token.{name}": row for name, row in self.tokens.items()}
+        for name, delta in self.deltas.items():
+            if isinstance(delta, LowRank):
+                tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
+            else:
+                tensors[f"delta.{name}"] = delta
+        return tensors
+
+
+def not_finite(adapter: Adapter) -> str | None:
+    """The first tensor with a value that is not finite, if there is one, by its name in a file."""
+    found = (name for name, t in adapter.tensors().items() if not bool(torch.isfinite(t).all()))
+    return next(found, None)
 
 
 def save_adapter(adapter: Adapter, path: str | Path) -> None:
-    """Writes the adapter; equal adapters give equal bytes."""
-    tensors = {f"token.{name}": row for name, row in adapter.tokens.items()}
-    for name, delta in adapter.deltas.items():
-        if isinstance(delta, LowRank):
-            tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
-        else:
-            tensors[f"delta.{name}"] = delta
+    """Writes the adapter; equal adapters give equal bytes.
+
+    Raises:
+        FailureError: a value is not finite; nothing is written.
+    """
+    made = adapter.provenance
+    _refuse_not_finite(adapter, f"{made.method} on {made.subject}")
+    tensors = adapter.tensors()
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     content = {"format": FORMAT, "provenance": asdict(adapter.provenance)}
     # One entry alone: safetensors writes several in random order.
@@ -93,13 +111,25 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
         save_file(tensors, temporary, metadata)
 
 
+def _refuse_not_finite(adapter: Adapter, who: str) -> None:
+    if name := not_finite(adapter):
+        raise FailureError(
+            DIVERGED,
+            f"{who}: {name} has values that are not finite: change the method's parameters in the "
+            "profile's params.yaml, such as its learning rate, and train again",
+        )
+
+
 def load_adapter(path: str | Path) -> Adapter:
     """Reads an adapter.
 
     Raises:
-        BenchError: the file is missing, corrupt or not an adapter.
+        BenchError: the file is missing, corrupt or not an adapter, or its tokens are not those of
+            its references.
+        FailureError: it could not be made, or holds values that are not finite.
     """
     path = Path(path)
+    refuse_failed(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -108,11 +138,10 @@ def load_adapter(path: str | Path) -> Adapter:
         raise BenchError(f"{path}: the adapter is missing: run `dvc repro` to train it") from None
     except SafetensorError as error:
         raise BenchError(f"{path}: not a readable safetensors file ({error})") from error
-    described = json.loads(metadata.get("adapter", "{}"))
-    if described.get("format") != FORMAT:
-        raise BenchError(f"{path}: not an adapter of this project: no {FORMAT} in its metadata")
-    content = described["provenance"]
-    content["references"] = tuple(content["references"])
+    except OSError as error:
+        reason = "is a folder" if path.is_dir() else f"could not be read: {error.strerror}"
+        raise BenchError(f"{path}: {reason}: name an adapter's file") from error
+    provenance = _provenance(path, metadata)
     tokens: dict[str, Tensor] = {}
     deltas: dict[str, Delta] = {}
     for key, tensor in tensors.items():
@@ -121,11 +150,43 @@ def load_adapter(path: str | Path) -> Adapter:
             tokens[name] = tensor
         elif kind == "delta":
             deltas[name] = tensor
-        elif kind == "up":
-            deltas[name] = LowRank(tensor, tensors[f"down.{name}"])
+        elif kind == "up" and (down := tensors.get(f"down.{name}")) is not None:
+            if not (tensor.ndim == down.ndim == 2 and tensor.shape[1] == down.shape[0]):
+                raise BenchError(
+                    f"{path}: up.{name} {list(tensor.shape)} does not fit down.{name} "
+                    f"{list(down.shape)}: train it again"
+                )
+            deltas[name] = LowRank(tensor, down)
+        elif kind != "down" or f"up.{name}" not in tensors:
+            raise BenchError(f"{path}: {key}: belongs to no change: train the adapter again")
+    _check_tokens(path, list(tokens), provenance.references)
     # As the modifier tokens are ordered, whatever order the file has.
     tokens = {name: tokens[name] for name in sorted(tokens)}
-    return Adapter(tokens, deltas, Provenance(**content))
+    adapter = Adapter(tokens, deltas, provenance)
+    _refuse_not_finite(adapter, str(path))
+    return adapter
+
+
+def _provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
+    """What the metadata of an adapter's file says of it."""
+    try:
+        described = json.loads(metadata.get("adapter", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: its metadata is not valid JSON ({error})") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise BenchError(f"{path}: not an adapter of this project: no {FORMAT} in its metadata")
+    return parse(path, Provenance, described.get("provenance"))
+
+
+def _check_tokens(path: Path, tokens: Sequence[str], references: Sequence[str]) -> None:
+    """Finds out whether an adapter's tokens are those that stand for its concepts in prompts."""
+    said = " ".join(references)
+    for token in [*tokens, *filter(TOKEN.fullmatch, said.split())]:
+        if token not in said.split() or token not in tokens:
+            raise BenchError(
+                f"{path}: has the tokens {', '.join(tokens) or '(none)'}, but its concepts are "
+                f"called {', '.join(references)}: {token} is in one of the two alone"
+            )
 
 
 @contextmanager
@@ -133,7 +194,8 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
     """Installs the adapter in the base; afterwards the base's weights are exactly what they were.
 
     Raises:
-        BenchError: the adapter was made for another base, or a weight has another shape.
+        BenchError: the adapter was made for another base, or a token or a weight has
+            another shape.
     """
     made_for = adapter.provenance
     if made_for.base_hash != base.hash:
@@ -141,6 +203,13 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
             f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
             f"({made_for.base_hash}), not for {base.path} ({base.hash})"
         )
+    width = base.text_encoder.config.hidden_size
+    for name, row in adapter.tokens.items():
+        if row.shape != (width,):
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: token {name} {tuple(row.shape)} "
+                f"does not fit the base {base.path}, whose embeddings are ({width},)"
+            )
     weights = dict(base.unet.named_parameters())
     for name, delta in adapter.deltas.items():
         shape = dense(delta).shape

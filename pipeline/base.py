@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -127,17 +130,22 @@ class Base:
         return float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
-        """Images of scaled latents [n, c, h, w]."""
-        images = self.vae.decode(latents / self.scale).sample
-        pixels = ((images / 2 + 0.5).clamp(0, 1) * 255).round().byte()
-        return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, W], roughly in [-1, 1], of scaled latents [n, c, h, w]."""
+        images: Tensor = self.vae.decode(latents / self.scale).sample
+        return images
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """RGB images of one size as float32 [n, 3, h, w] in [-1, 1]."""
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Images of [n, 3, h, w] in [-1, 1]; what is beyond is cut off."""
+    pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+    return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
@@ -148,14 +156,15 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
     calls DDPM sampling.
 
     Raises:
-        BenchError: a component is missing, or the hub cannot be reached.
+        BenchError: a component is missing or not what its configuration says, or the hub cannot
+            be reached.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_base(params.path)
     try:
         models = {
             # What is stored in half precision is used in full.
-            name: kind.from_pretrained(params.path, subfolder=name, use_safetensors=True)
+            name: _loaded(kind, params.path, name)
             .float()
             .eval()
             .requires_grad_(False)
@@ -169,23 +178,31 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
         }
         tokenizer = CLIPTokenizer.from_pretrained(params.path, subfolder="tokenizer")
         config = DDIMScheduler.load_config(params.path, subfolder="scheduler")
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+        scheduler = DDIMScheduler(
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            beta_start=config["beta_start"],
+            beta_end=config["beta_end"],
+            beta_schedule=config["beta_schedule"],
+            prediction_type=config.get("prediction_type", "epsilon"),
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="leading",
+        )
+    except (OSError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        # The libraries tell in all these ways that weights do not fit their configuration.
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
         raise BenchError(
             f"base.path: {params.path!r} could not be loaded ({reason}): download the model to a "
             "folder in diffusers' format and put the folder's path there"
         ) from error
-    scheduler = DDIMScheduler(
-        num_train_timesteps=config.get("num_train_timesteps", 1000),
-        beta_start=config["beta_start"],
-        beta_end=config["beta_end"],
-        beta_schedule=config["beta_schedule"],
-        prediction_type=config.get("prediction_type", "epsilon"),
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
+    reads = models["unet"].config.cross_attention_dim
+    makes = models["text_encoder"].config.hidden_size
+    if isinstance(reads, int) and reads != makes:
+        raise BenchError(
+            f"base.path: {params.path!r}: its unet reads text features of {reads} numbers, and its "
+            f"text_encoder makes {makes}: they are parts of different models"
+        )
     return Base(
         path=params.path,
         tokenizer=tokenizer,
@@ -194,6 +211,16 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
         device=device,
         **models,
     )
+
+
+def _loaded(kind: Any, path: str, name: str) -> Any:
+    """A component of a base model with all its weights from the files there."""
+    model, found = kind.from_pretrained(
+        path, subfolder=name, use_safetensors=True, output_loading_info=True
+    )
+    if missing := found["missing_keys"]:  # the libraries fill these with random numbers
+        raise ValueError(f"{name} lacks {len(missing)} weights, such as {min(missing)}")
+    return model
 
 
 def check_base(path: str) -> None:
@@ -216,6 +243,11 @@ def check_base(path: str) -> None:
             raise BenchError(f"{folder / component}: holds no .safetensors weights")
         for file in files:
             try:
-                json.loads(file.read_text(encoding="utf-8"))
+                content = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise BenchError(f"{file}: not valid JSON ({error})") from error
+            # Weights in several files: what their index names.
+            named = content["weight_map"] if file.name.endswith(".index.json") else {}
+            for part in sorted(set(named.values())):
+                if not (folder / component / part).is_file():
+                    raise BenchError(f"{folder / component / part}: missing, {file.name} names it")

@@ -15,10 +15,19 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.adapters import Adapter, Provenance, applied, dense, load_adapter, save_adapter
+from pipeline.adapters import (
+    Adapter,
+    Provenance,
+    applied,
+    dense,
+    load_adapter,
+    not_finite,
+    save_adapter,
+)
 from pipeline.base import Base, load_base
 from pipeline.concepts import Concept, Subject, load_subject
 from pipeline.errors import BenchError
+from pipeline.failures import DIVERGED, FailureError
 from pipeline.files import write_json
 from pipeline.merging import average, constrained
 from pipeline.methods import Continued, How, Merged, Trained, load_method, training_of
@@ -28,7 +37,12 @@ from pipeline.training import TrainingSet, load_training_set, train_through
 
 
 def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
-    """Stage `train`: the adapter of a cell, trained, merged or empty."""
+    """Stage `train`: the adapter of a cell, trained, merged or empty.
+
+    Raises:
+        BenchError: what it is made of is missing or damaged, or the method lacks parameters.
+        FailureError: the training diverged, or what it is made of could not be made.
+    """
     started = time.perf_counter()
     params, about = load_params(profile), load_subject(subject, profile)
     how = how_of(method, about)
@@ -263,7 +277,12 @@ def merged(
     hyper: MethodParams,
     provenance: Provenance,
 ) -> Adapter:
-    """Merges the adapters of the subject's concepts; their tokens are renamed by their places."""
+    """Merges the adapters of the subject's concepts; their tokens are renamed by their places.
+
+    Raises:
+        BenchError: the adapters do not fit each other, or the corpus index is missing.
+        FailureError: the constrained optimization has no finite solution.
+    """
     tokens: dict[str, Tensor] = {}
     ids: dict[str, int] = {}
     references = []
@@ -275,10 +294,22 @@ def merged(
     provenance = replace(provenance, references=tuple(references), initial_ids=ids)
     if how.rule == "average":
         return average(parts, tokens, provenance)
-    captions = regularization_captions(params)
-    return constrained(
-        base, parts, tokens, subject, captions, hyper.ridge or 0.0, hyper.template_words, provenance
-    )
+    captions, ridge = regularization_captions(params), hyper.ridge or 0.0
+    try:
+        adapter = constrained(
+            base, parts, tokens, subject, captions, ridge, hyper.template_words, provenance
+        )
+        why = not_finite(adapter)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        why = str(error)
+    if why:
+        method = provenance.method
+        raise FailureError(
+            DIVERGED,
+            f"{method} on {subject.name}: the merge has no finite solution ({why}; ridge "
+            f"{ridge:g}): raise methods.{method}.ridge in the profile's params.yaml",
+        )
+    return adapter
 
 
 def regularization_captions(params: Params) -> list[str]:

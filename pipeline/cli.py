@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,8 @@ import typer
 
 from pipeline.concepts import PHOTO_CAPTION
 from pipeline.errors import BenchError
+from pipeline.failures import FailureError
+from pipeline.files import check_file, check_new
 from pipeline.params import (
     DEFAULT_PROFILE,
     Grid,
@@ -44,6 +48,13 @@ Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
 Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
 Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+RecordFailure = Annotated[
+    bool,
+    typer.Option(
+        "--record-failure",
+        help="Where the data allow no result, write why in its place, so that others go on.",
+    ),
+]
 AdapterFile = Annotated[Path, typer.Argument(help="An adapter.safetensors of this project.")]
 Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
 
@@ -60,11 +71,14 @@ def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
 @toyland.command("pretrain")
 def toyland_pretrain(
     only: Annotated[str | None, typer.Option(help="One model, and those it rests on.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Trains the base for so long; for a GPU. No checkpoints.")
+    ] = None,
 ) -> None:
     """Train Toyland's models from nothing; continues where it stopped."""
     from pipeline.toyland.pretrain import pretrain
 
-    pretrain(only=only)
+    pretrain(only=only, minutes=minutes)
 
 
 @toyland.command("scorecard")
@@ -80,6 +94,9 @@ def toyland_scorecard(
     ] = None,
 ) -> None:
     """Measure the shipped models."""
+    for path in (json, sheet):
+        if path is not None:
+            check_new(path)
     from eval.metrics.kid import kid_by_caption
     from pipeline.toyland.cards import hardware_named
     from pipeline.toyland.scorecard import scorecard
@@ -94,6 +111,21 @@ def toyland_concepts() -> None:
     from pipeline.toyland.personal import main as draw_concepts
 
     draw_concepts()
+
+
+@toyland.command("concept")
+def toyland_concept(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    class_noun: Annotated[str, typer.Option("--class", help="What to draw, such as cat.")],
+    seed: Annotated[int, typer.Option(help="Another number is another individual.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many pictures of it.")] = 5,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Draw a new individual and add it to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.toyland.individual import draw_concept
+
+    draw_concept(name, class_noun, seed, images, profile)
 
 
 @app.command("corpus")
@@ -115,87 +147,135 @@ def index(profile: Profile = DEFAULT_PROFILE) -> None:
 
 
 @app.command("retrieve")
-def retrieve(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+def retrieve(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Find the regularization images of a concept's class noun."""
-    _check(profile, concept=concept)
+    params = _check(profile, concept=concept)
     from pipeline.retrieve import retrieve as retrieve_images
 
-    retrieve_images(concept, profile)
+    with _recorded(record_failure, params.runs() / "regularization" / f"{concept}.tar"):
+        retrieve_images(concept, profile)
 
 
 @app.command("shard")
-def shard(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+def shard(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Put a concept's images and its regularization images into one shard."""
-    _check(profile, concept=concept)
+    params = _check(profile, concept=concept)
     from pipeline.shard import shard as write_shard
 
-    write_shard(concept, profile)
+    with _recorded(record_failure, params.runs() / "shards" / f"{concept}.tar"):
+        write_shard(concept, profile)
 
 
 @app.command("generate")
-def generate(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+def generate(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Make regularization images of a concept's class noun with the base model."""
-    _check(profile, concept=concept)
+    params = _check(profile, concept=concept)
     from pipeline.generate import generate as generate_images
 
-    generate_images(concept, profile)
+    with _recorded(record_failure, params.runs() / "generated" / f"{concept}.tar"):
+        generate_images(concept, profile)
 
 
 @app.command("train")
-def train(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
+def train(
+    method: Method,
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Train the adapter of one cell."""
-    _check(profile, method=method, subject=subject)
+    params = _check(profile, method=method, subject=subject)
     from pipeline.cells import train_cell
 
-    train_cell(method, subject, profile)
+    cell = params.cell(method, subject)
+    with _recorded(record_failure, cell / "adapter.safetensors", cell / "cost.json"):
+        train_cell(method, subject, profile)
 
 
 @app.command("sample")
-def sample(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
+def sample(
+    method: Method,
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Generate the images of one cell."""
-    _check(profile, method=method, subject=subject)
+    params = _check(profile, method=method, subject=subject)
     from pipeline.sampling import sample_cell
 
-    sample_cell(method, subject, profile)
+    cell = params.cell(method, subject)
+    with _recorded(record_failure, cell / "samples.tar"):
+        sample_cell(method, subject, profile)
 
 
 @app.command("score")
-def score(method: Method, subject: Subject, profile: Profile = DEFAULT_PROFILE) -> None:
+def score(
+    method: Method,
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Score the images of one cell."""
-    _check(profile, method=method, subject=subject)
-    from eval.scores import score_cell
+    params = _check(profile, method=method, subject=subject)
+    from eval.scores import SCORES, score_cell
 
-    score_cell(method, subject, profile)
+    cell = params.cell(method, subject)
+    with _recorded(record_failure, cell / SCORES):
+        score_cell(method, subject, profile)
 
 
 @app.command("oracle")
-def oracle(concept: Concept, profile: Profile = DEFAULT_PROFILE) -> None:
+def oracle(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
     """Score a concept's real images against each other: what a perfect method would reach."""
-    _check(profile, concept=concept)
-    from eval.scores import score_oracle
+    params = _check(profile, concept=concept)
+    from eval.scores import ORACLE, SCORES, score_oracle
 
-    score_oracle(concept, profile)
+    with _recorded(record_failure, params.cell(ORACLE, concept) / SCORES):
+        score_oracle(concept, profile)
 
 
 @app.command("analyse")
 def analyse(
     name: Annotated[str, typer.Argument(help="An analysis that the profile names.")],
     profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
 ) -> None:
     """Look behind the table: weights, spectra, compression, drift, steps, attention, ..."""
-    _check(profile)
+    params = _check(profile)
     from eval.analyses.stages import run
 
-    run(name, profile)
+    with _recorded(record_failure, params.reports() / "analyses" / name):
+        run(name, profile)
 
 
 @app.command("claims")
-def claims(profile: Profile = DEFAULT_PROFILE) -> None:
+def claims(
+    profile: Profile = DEFAULT_PROFILE,
+    write: Annotated[
+        bool, typer.Option("--write", help="Also write claims.csv and claims.md of the report.")
+    ] = False,
+) -> None:
     """Test what the paper says on the scores that exist."""
     _check(profile)
-    from eval.claims import write_claims
+    from eval.claims import print_claims
 
-    write_claims(profile)
+    print_claims(profile, write=write)
 
 
 @app.command("doctor")
@@ -333,6 +413,7 @@ def adapter_compress(
     rank: Annotated[int | None, typer.Option(help="The same rank for all matrices.")] = None,
 ) -> None:
     """Write a low-rank version of an adapter."""
+    check_new(target)
     from pipeline.compression import compress_file
 
     compress_file(source, target, share=share, rank=rank)
@@ -349,6 +430,7 @@ def adapter_export(
 ) -> None:
     """Write an adapter in a layout that other programs read."""
     _check(profile)
+    check_file(folder / layout)  # whether it is a folder, or can be made
     from pipeline.formats import export_file
 
     export_file(source, layout, folder, profile)
@@ -366,6 +448,7 @@ def adapter_import(
 ) -> None:
     """Read an adapter that another program made for the profile's base model."""
     _check(profile)
+    check_new(target)
     from pipeline.formats import import_file
 
     import_file(source, target, subject, class_noun, profile)
@@ -384,13 +467,16 @@ def concept_add(
     source: Annotated[
         str, typer.Option(help="Where the images are from.")
     ] = "added with `bench concept add`",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the corpus has too few captions for it.")
+    ] = False,
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.concept_add import add_concept
 
-    add_concept(name, images, class_noun, prompts, caption, profile, licence, source)
+    add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
 
 
 @concept.command("import")
@@ -445,8 +531,11 @@ def _check(
     concept: str | None = None,
     method: str | None = None,
     subject: str | None = None,
-) -> None:
+) -> Params:
     """Checks the profile's files and the names, and says whether the network may be used.
+
+    Returns:
+        The profile's parameters.
 
     Raises:
         BenchError: an unknown profile, concept, method or subject, or a bad parameter.
@@ -462,6 +551,26 @@ def _check(
         os.environ["HF_HUB_OFFLINE"] = "1"
         if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.warm
             hub.constants.HF_HUB_OFFLINE = True
+    return params
+
+
+@contextmanager
+def _recorded(wanted: bool, *outputs: Path) -> Iterator[None]:
+    """If it is wanted, a failure becomes what the stage's outputs hold, and the stage succeeds.
+
+    Raises:
+        FailureError: it is not wanted.
+    """
+    try:
+        yield
+    except FailureError as error:
+        if not wanted:
+            raise
+        from pipeline.files import write_failure  # imports PIL
+
+        for output in outputs:
+            write_failure(output, error.failure)
+        print(f"failed: {error} (recorded in {outputs[0]})", file=sys.stderr)
 
 
 def known_methods(params: Params, grid: Grid) -> list[str]:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
-from pipeline.concepts import DATASETS, PHOTO_CAPTION, read_prompts
+from pipeline.concepts import DATASETS, PHOTO_CAPTION, check_caption, read_prompts
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes
-from pipeline.params import DEFAULT_PROFILE, load_grid, profile_folder
+from pipeline.files import atomic, atomic_folder, png_bytes
+from pipeline.lengths import text_window
+from pipeline.params import (
+    DEFAULT_PROFILE,
+    Params,
+    check_name,
+    load_grid,
+    load_params,
+    profile_folder,
+)
 from pipeline.photos import distinct_photos, find_photos, read_photo
 from pipeline.schema import read_yaml
 
 LICENCE = "unknown"
 SOURCE = "added with `bench concept add`"
+DRAWN = "Toyland, drawn by"  # how the source of Toyland's own pictures begins
+ONLY_DRAWINGS = "the base model knows drawings only: for photographs take a profile such as `paper`"
 # Scenes, styles, sizes and companions, in words that Toyland's models know.
 DEFAULT_PROMPTS = (
     "photo of a {} in the snow",
@@ -80,6 +90,7 @@ def add_concept(
     profile: str = DEFAULT_PROFILE,
     licence: str = LICENCE,
     source: str = SOURCE,
+    anyway: bool = False,
 ) -> None:
     """Adds a concept to `datasets/` and to the profile's grid, and tells what will run.
 
@@ -93,12 +104,14 @@ def add_concept(
         caption: template of training captions, with {} once.
         licence: of the images.
         source: where the images are from.
+        anyway: even if the corpus is known to have too few captions of the class noun.
 
     Raises:
         BenchError: a bad or taken name, no images, an image that cannot be decoded, a template
-            without its placeholder, or a full disk.
+            without its placeholder or too long for the text encoder, too few captions, or a disk
+            that is full or cannot be written to.
     """
-    grid = load_grid(profile)
+    params, grid = load_params(profile), load_grid(profile)
     grid_path = profile_folder(profile) / "grid.yaml"
     check_name(name)
     listed = grid.concepts.get(name)  # a profile may name concepts whose images users bring
@@ -117,10 +130,15 @@ def add_concept(
             f"--class {class_noun!r}: {grid_path} says that {name!r} is a {listed.class_noun!r}"
         )
     caption = " ".join(caption.split())
-    if caption.count("{}") != 1 or caption.count("{") != 1 or caption.count("}") != 1:
-        raise BenchError(f"--caption {caption!r}: needs the placeholder {{}} once")
+    check_caption(caption, "--caption")
     templates = read_prompts(prompts, 1) if prompts else DEFAULT_PROMPTS
+    _check_lengths(class_noun, caption, templates, params)
     photos = distinct_photos(find_photos(sources))
+    counted = counted_captions({name: class_noun}, profile)
+    if counted.short and not anyway:
+        raise BenchError(
+            f"--class {counted.short[0]}, or --anyway: its cells will fail, and the others run"
+        )
     concept = NewConcept(name, class_noun, caption, templates, photos.paths, licence, source)
 
     with ExitStack() as undo:
@@ -134,7 +152,64 @@ def add_concept(
         f"added {name}: {len(photos.paths)} images and {len(templates)} prompts for "
         f"{class_noun!r} -> {concept_folder(name)}, {prompt_path(name)}, {grid_path}"
     )
+    for remark in (*counted.short, *counted.unknown):
+        print(remark)
+    if params.world and not is_drawn(source):
+        print(f"{name}: {ONLY_DRAWINGS}")
     _tell_stages(name, profile)
+
+
+def is_drawn(source: str) -> bool:
+    """Whether a concept's pictures are Toyland's own, by its `source`."""
+    return source.startswith(DRAWN)
+
+
+class Counted(NamedTuple):
+    """What is to be said of the captions that a profile's corpus has about new concepts."""
+
+    short: tuple[str, ...] = ()  # a line for each concept that has too few
+    unknown: tuple[str, ...] = ()  # why they could not be counted
+
+
+def counted_captions(nouns: Mapping[str, str], profile: str) -> Counted:
+    """Counts the captions about the class nouns, by concept, as stage `retrieve` will."""
+    from pipeline import coverage  # imports torch
+    from pipeline.retrieve import queries_of
+
+    params = load_params(profile)
+    try:
+        found = coverage.coverage(
+            {name: queries_of(noun, (), params.retrieve) for name, noun in nouns.items()},
+            [about.class_noun for about in load_grid(profile).concepts.values()],
+            params,
+        )
+    except BenchError as error:
+        return Counted(unknown=(f"captions were not counted: {error}",))
+    short = (
+        f"{nouns[name]!r}: the corpus has {one}: {coverage.ways_out(params)}"
+        for name, one in found.items()
+        if not one.enough
+    )
+    return Counted(tuple(short))
+
+
+def _check_lengths(class_noun: str, caption: str, prompts: Sequence[str], params: Params) -> None:
+    """Finds out whether the text encoder sees all of a concept's texts, if its tokenizer is here.
+
+    Raises:
+        BenchError: it does not.
+    """
+    window = text_window(params.base.path)
+    if window is None:
+        return
+    lengths = {f"--caption {caption!r}": window.caption(caption, class_noun)}
+    lengths |= {f"prompt {prompt!r}": window.prompt(prompt, [class_noun]) for prompt in prompts}
+    for what, length in lengths.items():
+        if length > window.limit:
+            raise BenchError(
+                f"{what} with {class_noun!r} is cut: {length} tokens, but the text encoder sees "
+                f"{window.limit}: shorten it"
+            )
 
 
 def concept_folder(name: str) -> Path:
@@ -145,18 +220,6 @@ def concept_folder(name: str) -> Path:
 def prompt_path(subject: str) -> Path:
     """Where the prompts of a concept or a composition lie."""
     return DATASETS / "prompts" / f"{subject}.txt"
-
-
-def check_name(name: str) -> None:
-    """Finds out whether a concept may have this name.
-
-    Raises:
-        BenchError: it may not.
-    """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise BenchError(
-            f"name {name!r}: needs a letter first, then letters, digits, _ or - (such as my_cat)"
-        )
 
 
 def checked_noun(noun: str, where: str) -> str:
@@ -192,7 +255,7 @@ def write_concept(concept: NewConcept, undo: ExitStack) -> None:
         undo.callback(_remove, prompts)
         write_prompts(concept.name, concept.prompts)
     undo.callback(_remove, folder)
-    with atomic(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         _write_folder(temporary, concept)
 
 
@@ -261,8 +324,8 @@ def _remove(path: Path) -> None:
     """Removes a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.exists():  # on a read-only disk even removing nothing is an error
+        path.unlink()
 
 
 def _write_folder(folder: Path, concept: NewConcept) -> None:

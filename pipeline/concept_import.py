@@ -26,9 +26,9 @@ from pipeline.concept_add import (
     LICENCE,
     NewConcept,
     add_to_grid,
-    check_name,
     checked_noun,
     concept_folder,
+    counted_captions,
     find_ignoring_case,
     prompt_path,
     write_concept,
@@ -44,7 +44,7 @@ from pipeline.concepts import (
 )
 from pipeline.doctor import aligned
 from pipeline.errors import BenchError
-from pipeline.params import load_grid, profile_folder
+from pipeline.params import check_name, load_grid, profile_folder
 from pipeline.photos import distinct_photos, pictures_in, pixel_digest, read_photo
 from pipeline.schema import Section, parse, read_yaml
 
@@ -172,8 +172,11 @@ def import_concepts(
     if profile is not None and not dry_run:
         nouns = {name: plan.entry.class_noun for name, plan in ready.items()}
         composed = {pair.name: (pair.first, pair.second) for pair in pairs}
+        counted = counted_captions(nouns, profile)
         added = add_to_grid(profile, nouns, composed)
         print(f"{profile_folder(profile) / 'grid.yaml'}: {added} subjects added")
+        for remark in (*counted.short, *counted.unknown):
+            print(remark)
     return 0 if len(ready) == len(plans) else 1
 
 
@@ -440,7 +443,7 @@ def _classes(path: Path) -> dict[str, str]:
     """Class nouns by folder, from a YAML mapping or a CSV file of two columns."""
     if path.suffix.lower() in {".yaml", ".yml"}:
         return parse(path, RootModel[dict[str, str]], read_yaml(path)).root
-    rows = [row for row in csv.reader(read_lines(path)) if any(row)]
+    rows = [row for row in csv.reader(read_lines(path, "table of classes")) if any(row)]
     for row in rows:
         if len(row) != 2:
             raise BenchError(f"{path}: needs two columns, folder and class: {','.join(row)!r}")

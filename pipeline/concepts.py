@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, load_grid
+from pipeline.params import DEFAULT_PROFILE, NAME, load_grid
 from pipeline.schema import parse, read_yaml
 
 DATASETS = Path("datasets")
@@ -22,7 +22,7 @@ class ConceptFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    name: str = Field(pattern=f"^{NAME}$", description="that of its folder")
     class_noun: str = Field(min_length=1)
     modifier_token: str = Field(pattern=r"^<[^<>\s]+>$")
     caption: str
@@ -79,8 +79,9 @@ def load_concept(name: str) -> Concept:
             f"or choose one of {', '.join(known)}"
         )
     file = parse(path, ConceptFile, read_yaml(path))
-    if file.caption.count("{}") != 1:
-        raise BenchError(f"{path}: caption: needs the placeholder {{}} once (got {file.caption!r})")
+    if file.name != name:
+        raise BenchError(f"{path}: name: is {file.name!r}, its folder {name!r}: make them equal")
+    check_caption(file.caption, f"{path}: caption")
     images = tuple(
         sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     )
@@ -95,6 +96,16 @@ def load_concept(name: str) -> Concept:
         images=images,
         queries=file.queries,
     )
+
+
+def check_caption(caption: str, where: str) -> None:
+    """Finds out whether this can be the template of training captions.
+
+    Raises:
+        BenchError: it lacks or repeats its placeholder, or has another; begins with `where`.
+    """
+    if not caption.count("{}") == caption.count("{") == caption.count("}") == 1:
+        raise BenchError(f"{where} {caption!r}: needs the placeholder {{}} once, and no other")
 
 
 def load_subject(name: str, profile: str = DEFAULT_PROFILE) -> Subject:
@@ -126,16 +137,22 @@ def read_prompts(path: Path, concepts: int) -> tuple[str, ...]:
     return parse_prompts(read_lines(path), path, concepts)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a prompt file, as they stand there.
+def read_lines(path: Path, what: str = "prompt file") -> list[str]:
+    """The lines of a file, as they stand there.
+
+    Args:
+        path: of the file.
+        what: what the file is, for the error.
 
     Raises:
-        BenchError: the file is missing or not UTF-8.
+        BenchError: the file is missing, cannot be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise BenchError(f"{path}: the prompt file is missing: write one prompt a line") from None
+        raise BenchError(f"{path}: the {what} is missing") from None
+    except OSError as error:
+        raise BenchError(f"{path}: the {what} could not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BenchError(f"{path}: not UTF-8 ({error}): save it in that encoding") from error
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.errors import BenchError
-from pipeline.files import atomic, read_tar, write_json, write_tar
+from pipeline.files import atomic_folder, read_tar, write_json, write_tar
 from pipeline.params import Params, load_params, profile_folder
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def build_corpus(profile: str) -> None:
     params = load_params(profile)
     table = _read_table(params, profile)
     target = params.runs() / "corpus"
-    with atomic(target) as folder:
+    with atomic_folder(target, (".tar", ".json")) as folder:
         manifest = _fetch(table, folder, params)
         _check(manifest, params, profile)
         write_json(folder / MANIFEST, manifest)

@@ -13,18 +13,18 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import BPE
 
-from pipeline.concept_add import LICENCE
+from pipeline.concept_add import LICENCE, ONLY_DRAWINGS, is_drawn
 from pipeline.concepts import DATASETS, load_concept, read_prompts
 from pipeline.errors import BenchError
 from pipeline.files import sha256
+from pipeline.lengths import TOKENIZER_FILES, text_window
 from pipeline.params import (
     DEFAULT_PROFILE,
     Grid,
@@ -45,14 +45,13 @@ DISK_SMALL, DISK_LARGE = 2, 200  # GiB; the larger by estimate, for adapters wit
 PROJECT, LOCK = Path("pyproject.toml"), Path("requirements.lock")
 OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads them
-TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 # The files of a base model in diffusers' format that are read, by component.
 BASE_FILES = {
     "unet": (CONFIG, WEIGHTS),
     "vae": (CONFIG, WEIGHTS),
     "text_encoder": (CONFIG, "model.safetensors"),
-    "tokenizer": ("vocab.json", "merges.txt", TOKENIZER_CONFIG),
+    "tokenizer": TOKENIZER_FILES,
     "scheduler": ("scheduler_config.json",),
 }
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
@@ -64,7 +63,8 @@ INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e9
 DINO_URL = "https://huggingface.co/timm/vit_small_patch16_224.dino/resolve/main/model.safetensors"
 SHA256_DIGITS = 64
 
-State = Literal["ready", "missing", "wrong"]
+State = Literal["ready", "missing", "wrong", "unknown"]
+GOOD = ("ready", "unknown")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def doctor(profile: str = DEFAULT_PROFILE) -> int:
     checks = examine(profile)
     for row in aligned([("what", "state", "note"), *((c.what, c.state, c.note) for c in checks)]):
         print(row)
-    bad = sum(check.state != "ready" for check in checks)
+    bad = sum(check.state not in GOOD for check in checks)
     pipeline = "" if profile == DEFAULT_PROFILE else f" {profile_folder(profile) / 'dvc.yaml'}"
     print(
         f"\n{bad} of {len(checks)} are missing or wrong"
@@ -106,17 +106,21 @@ def examine(profile: str) -> list[Check]:
     """
     params, grid = load_params(profile), load_grid(profile)
     settings = profile_folder(profile) / "params.yaml"
+    clips = list(_clips(params, settings))
     return [
         *_environment(params),
         _network(params),
         _protocol(params.protocol),
         _url_table(params, settings),
-        *_clips(params, settings),
+        *clips,
         *_base(params.base.path, settings),
         *_inception(params, settings),
         *_dino(params, settings),
+        _methods(params, grid, settings),
+        *_pipelines(profile),
         *_concepts(params, grid, profile),
-        *_prompt_lengths(params, grid),
+        *_text_lengths(params, grid),
+        *(_captions(params, grid) if clips[0].state == "ready" else ()),
     ]
 
 
@@ -297,7 +301,18 @@ def _base(path: str, settings: Path) -> Iterator[Check]:
         if is_hub_id(path):
             yield _downloaded(what, path, [f"{component}/{file}" for file in files])
         else:
-            yield _folder(what, Path(path) / component, files)
+            folder = Path(path) / component
+            yield _folder(what, folder, [part for file in files for part in _parts(folder, file)])
+
+
+def _parts(folder: Path, file: str) -> list[str]:
+    """The file, or what diffusers wrote in its place: an index, and files of a limited size."""
+    index = folder / f"{file}.index.json"
+    if not index.is_file():
+        return [file]
+    if _fault(index):
+        return [index.name]
+    return [index.name, *sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
 def _folder(what: str, folder: Path, files: Iterable[str]) -> Check:
@@ -392,6 +407,35 @@ def _dino(params: Params, settings: Path) -> Iterator[Check]:
         yield Check(what, "ready", given)
 
 
+def _methods(params: Params, grid: Grid, settings: Path) -> Check:
+    """Whether every method has parameters; the grid has been read, so that all are known."""
+    lacking = [method for method in grid.methods if method not in params.methods]
+    if lacking:
+        note = f"{settings}: methods.{lacking[0]}: missing: give the method's parameters"
+        return Check("methods", "wrong", note)
+    return Check("methods", "ready", ", ".join(grid.methods))
+
+
+def _pipelines(profile: str) -> Iterator[Check]:
+    """Whether the stages are those of the parameters and the grid."""
+    try:
+        from pipeline.pipelines import pipelines  # imports the methods, and so torch
+    except ImportError:
+        return  # told with the packages
+    what, files = "stages", pipelines(profile)
+    stale = [
+        path
+        for path, text in files.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    if stale:
+        state: State = "wrong" if stale[0].is_file() else "missing"
+        note = f"{stale[0]}: not what parameters and grid ask for: run `bench pipelines`"
+        yield Check(what, state, note)
+    else:
+        yield Check(what, "ready", f"{len(files)} dvc.yaml files")
+
+
 def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
     for name, about in grid.concepts.items():
         yield _concept(name, about.class_noun, params, profile)
@@ -432,11 +476,14 @@ def _concept(name: str, class_noun: str, params: Params, profile: str) -> Check:
     if photos.repeats:
         repeat, first = photos.repeats[0]
         return Check(what, "wrong", f"{repeat}: the same picture as {first.name}: remove one")
-    licence = read_yaml(about)["licence"]
+    known = read_yaml(about)
+    licence = "licence unknown" if known["licence"] == LICENCE else known["licence"]
     note = (
         f"{len(concept.images)} images of {_range(photos.sizes)} and {len(concept.prompts)} "
-        f"prompts of {class_noun!r}, " + ("licence unknown" if licence == LICENCE else licence)
+        f"prompts of {class_noun!r}, {licence}"
     )
+    if params.world and not is_drawn(known["source"]):
+        note += f"; {ONLY_DRAWINGS}"
     return Check(what, "ready", note)
 
 
@@ -447,78 +494,69 @@ def _range(sizes: Sequence[tuple[int, int]]) -> str:
     return " to ".join(f"{width} × {height}" for width, height in ends)
 
 
-def _prompt_lengths(params: Params, grid: Grid) -> Iterator[Check]:
-    """Whether the text encoder sees the whole of every prompt, once the tokenizer is there."""
-    what, folder = "length of prompts", _tokenizer_folder(params.base.path)
-    if folder is None:
-        return
+def _text_lengths(params: Params, grid: Grid) -> Iterator[Check]:
+    """Whether the text encoder sees the whole of every text, once the tokenizer is there."""
+    what = "length of texts"
     try:
-        tokenizer = clip_tokenizer(folder)
-        limit = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))["model_max_length"]
-    except Exception as error:  # tokenizers raises nothing more special
-        yield Check(what, "wrong", f"{folder}: not a CLIP tokenizer ({error}): restore the folder")
+        window = text_window(params.base.path)
+    except BenchError as error:
+        yield Check(what, "wrong", str(error))
+        return
+    if window is None:
         return
     lengths: dict[str, int] = {}
     for name, composition in grid.composed().items():
-        lengths |= _lengths(name, composition.concepts(), grid, tokenizer)
-    for name in grid.concepts:
-        lengths |= _lengths(name, (name,), grid, tokenizer)
-    long = [where for where, length in lengths.items() if length > limit]
+        path, concepts = DATASETS / "prompts" / f"{name}.txt", composition.concepts()
+        nouns = [grid.concepts[concept].class_noun for concept in concepts]
+        with suppress(BenchError):  # told already
+            for prompt in read_prompts(path, len(concepts)):
+                lengths[f"{path}: {prompt!r}"] = window.prompt(prompt, nouns)
+    for name, about in grid.concepts.items():
+        path, nouns = DATASETS / "prompts" / f"{name}.txt", [about.class_noun]
+        with suppress(BenchError):
+            caption = load_concept(name).caption
+            file = DATASETS / "concepts" / name / "concept.yaml"
+            path = DATASETS / read_yaml(file)["prompts"]
+            lengths[f"{file}: caption {caption!r}"] = window.caption(caption, about.class_noun)
+        with suppress(BenchError):
+            for prompt in read_prompts(path, 1):
+                lengths[f"{path}: {prompt!r}"] = window.prompt(prompt, nouns)
+    long = [where for where, length in lengths.items() if length > window.limit]
     if long:
-        note = f"{len(long)} of {len(lengths)} are cut at {limit} tokens; shorten {long[0]}"
+        note = f"{len(long)} of {len(lengths)} are cut at {window.limit} tokens; shorten {long[0]}"
         yield Check(what, "wrong", note)
     elif lengths:
-        longest = max(lengths.values())
-        yield Check(what, "ready", f"{len(lengths)} prompts, at most {longest} of {limit} tokens")
+        note = f"{len(lengths)} prompts and captions, at most {max(lengths.values())} of "
+        yield Check(what, "ready", f"{note}{window.limit} tokens")
 
 
-def _lengths(
-    subject: str, concepts: Sequence[str], grid: Grid, tokenizer: Tokenizer
-) -> dict[str, int]:
-    """By prompt, with its file: the tokens of its words, of modifiers, and of begin and end."""
-    path = DATASETS / "prompts" / f"{subject}.txt"
+def _captions(params: Params, grid: Grid) -> Iterator[Check]:
+    """Whether the corpus has enough about each class noun, as far as that is known by now."""
     try:
-        prompts = read_prompts(path, len(concepts))
-    except BenchError:
-        return {}  # told already
-    nouns = [grid.concepts[concept].class_noun for concept in concepts]
-    texts = [prompt.format(*nouns) for prompt in prompts]
-    return {
-        f"{path}: {prompt!r}": len(tokenizer.encode(text).ids) + len(nouns) + 2
-        for prompt, text in zip(prompts, texts)
-    }
-
-
-def clip_tokenizer(folder: Path) -> Tokenizer:
-    """CLIP's tokenizer without its special tokens, from `vocab.json` and `merges.txt`.
-
-    The same as transformers' `CLIPTokenizer`, which takes seconds to import.
-    """
-    vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer = Tokenizer(BPE(vocabulary, merges, end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, "removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    return tokenizer
-
-
-def _tokenizer_folder(base: str) -> Path | None:
-    """The folder of the base model's tokenizer, None if it is not here."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    files = [Path(base) / "tokenizer" / file for file in BASE_FILES["tokenizer"]]
-    if is_hub_id(base):
-        found = [try_to_load_from_cache(base, f"tokenizer/{f.name}", HF_HUB_CACHE) for f in files]
-        files = [Path(path) for path in found if isinstance(path, str)]
-    if len(files) < len(BASE_FILES["tokenizer"]) or not all(path.is_file() for path in files):
-        return None
-    return files[0].parent
+        from pipeline import coverage
+        from pipeline.retrieve import queries_of
+    except ImportError:
+        return  # told with the packages
+    if not coverage.can_be_known(params):
+        note = f"counted once there is {params.runs() / 'index'}: run `bench doctor` again then"
+        yield Check("captions", "unknown", note)
+        return
+    wanted = {}
+    for name, about in grid.concepts.items():
+        queries: tuple[str, ...] = ()
+        with suppress(BenchError):  # told already
+            queries = load_concept(name).queries
+        wanted[name] = queries_of(about.class_noun, queries, params.retrieve)
+    nouns = [about.class_noun for about in grid.concepts.values()]
+    try:
+        found = coverage.coverage(wanted, nouns, params)
+    except BenchError as error:
+        yield Check("captions", "wrong", str(error))
+        return
+    for name, one in found.items():
+        state: State = "ready" if one.enough else "missing"
+        note = str(one) if one.enough else f"{one}: {coverage.ways_out(params)}"
+        yield Check(f"captions for {name}", state, note)
 
 
 def aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:

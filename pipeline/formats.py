@@ -38,9 +38,10 @@ from pipeline.adapters import (
     save_adapter,
 )
 from pipeline.base import Base, load_base
+from pipeline.concept_add import checked_noun
 from pipeline.crossattn import key_value_names
 from pipeline.errors import BenchError
-from pipeline.files import atomic
+from pipeline.files import atomic, check_new
 from pipeline.params import DEFAULT_PROFILE, load_params
 
 MADE_FOR = "concept-bench-base"  # the metadata entry with the hash of the base
@@ -66,19 +67,20 @@ def export_adapter(adapter: Adapter, base: Base, layout: str, folder: str | Path
     Args:
         base: what the adapter was made for; in the end its weights are what they were.
         layout: a key of `LAYOUTS`.
-        folder: made if need be; files of the same names are replaced, others left alone.
+        folder: made if need be; what is in it is left alone.
 
     Returns:
         The files.
 
     Raises:
-        BenchError: the layout is unknown or has no place for what the adapter changes, or the
-            adapter does not fit the base.
+        BenchError: the layout is unknown or has no place for what the adapter changes, the
+            adapter does not fit the base, or one of the files is there already.
     """
-    if layout not in LAYOUTS:
-        raise BenchError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
+    _check_layout(layout)
     with applied(base, adapter):
         files = LAYOUTS[layout](adapter, base)
+    for name in files:
+        check_new(Path(folder) / name)
     for name, tensors in files.items():
         with atomic(Path(folder) / name) as temporary:
             if name.endswith(".bin"):
@@ -86,6 +88,11 @@ def export_adapter(adapter: Adapter, base: Base, layout: str, folder: str | Path
             else:
                 save_file(tensors, temporary, {MADE_FOR: base.hash})
     return [Path(folder) / name for name in files]
+
+
+def _check_layout(name: str) -> None:
+    if name not in LAYOUTS:
+        raise BenchError(f"layout {name!r} is unknown: choose one of {', '.join(LAYOUTS)}")
 
 
 def import_adapter(path: str | Path, base: Base, subject: str, nouns: Sequence[str]) -> Adapter:
@@ -126,6 +133,7 @@ def export_file(
     source: str | Path, layout: str, folder: str | Path, profile: str = DEFAULT_PROFILE
 ) -> None:
     """Exports an adapter's file with the profile's base and prints what was written."""
+    _check_layout(layout)
     adapter = load_adapter(source)
     for path in export_adapter(adapter, load_base(load_params(profile).base), layout, folder):
         print(f"export: {path}")
@@ -138,7 +146,15 @@ def import_file(
     nouns: Sequence[str],
     profile: str = DEFAULT_PROFILE,
 ) -> None:
-    """Imports a file or folder with the profile's base into an adapter's file; prints a line."""
+    """Imports a file or folder with the profile's base into an adapter's file; tells what it did.
+
+    Raises:
+        BenchError: as `import_adapter`, and a class noun of other than words.
+    """
+    nouns = [checked_noun(noun, "--class") for noun in nouns]
+    files = _files(Path(source))
+    for pickle in _pickles(Path(source)):
+        print(f"import: {pickle}: a pickle, which is never read: ignored beside {files[0].name}")
     adapter = import_adapter(source, load_base(load_params(profile).base), subject, nouns)
     save_adapter(adapter, target)
     named = ", ".join(adapter.provenance.references)
@@ -275,10 +291,14 @@ def _files(path: Path) -> list[Path]:
         raise BenchError(f"{path}: no such file or folder")
     if files := sorted(path.glob("*.safetensors")):
         return files
-    pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
-    if pickles:
+    if pickles := _pickles(path):
         raise _pickle(pickles[0])
     raise BenchError(f"{path}: holds no .safetensors file")
+
+
+def _pickles(path: Path) -> list[Path]:
+    """The pickles in a folder; none if it is a file."""
+    return sorted(p for p in path.glob("*") if p.suffix in PICKLES)
 
 
 def _pickle(file: Path) -> BenchError:

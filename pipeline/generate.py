@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.base import load_base
 from pipeline.concepts import load_concept
+from pipeline.failures import about
 from pipeline.files import png_bytes, write_tar
 from pipeline.params import DEFAULT_PROFILE, load_params
 from pipeline.sampling import Request, sample_all
@@ -29,7 +30,8 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
         seed = seed_of(params.train.seed, "generated", prompt, i)
         record: dict[str, str | int] = {"part": "generated", "prompt": prompt, "seed": seed}
         requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
-    images = sample_all(load_base(params.base), requests, params.generate)
+    with about(f"generated images of {concept}"):
+        images = sample_all(load_base(params.base), requests, params.generate)
     path = params.runs() / "generated" / f"{concept}.tar"
     write_tar(
         path,

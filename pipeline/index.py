@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from pipeline.corpus import MANIFEST, shard_of
 from pipeline.errors import BenchError
-from pipeline.files import atomic
+from pipeline.files import atomic_folder
 from pipeline.openclip import Clip, load_clip
 from pipeline.params import load_params
 
 INDEX, METADATA = "text.index", "metadata.parquet"
+INDEX_FILES = (".index", ".parquet")
 BATCH = 2000  # captions
 
 
@@ -44,11 +45,9 @@ def build_index(profile: str) -> None:
     started = time.perf_counter()
     params = load_params(profile)
     corpus, target = params.runs() / "corpus", params.runs() / "index"
-    if not (corpus / MANIFEST).is_file():
-        raise BenchError(f"{corpus}: the corpus is missing: run `dvc repro` to make it")
-    shards = json.loads((corpus / MANIFEST).read_text(encoding="utf-8"))["shards"]
+    shards = _shards(corpus / MANIFEST)
     clip = load_clip(params.retrieve.clip)
-    with atomic(target) as folder:
+    with atomic_folder(target, INDEX_FILES) as folder:
         embedded = folder / "embedded"
         _embed([corpus / name for name in shards], sum(shards.values()), clip, embedded)
         rows = pq.read_table(str(embedded / "metadata" / "metadata_0.parquet"))
@@ -59,6 +58,22 @@ def build_index(profile: str) -> None:
         shutil.rmtree(embedded)
     seconds = time.perf_counter() - started
     print(f"index: {rows.num_rows} captions embedded in {seconds:.0f} s: {target}")
+
+
+def _shards(manifest: Path) -> dict[str, int]:
+    """How many samples each shard of a corpus has."""
+    try:
+        shards = json.loads(manifest.read_text(encoding="utf-8"))["shards"]
+        return {str(name): int(count) for name, count in shards.items()}
+    except FileNotFoundError:
+        raise BenchError(
+            f"{manifest.parent}: the corpus is missing: run `dvc repro` to make it"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(
+            f"{manifest}: not the manifest of a corpus ({error}): delete the corpus and run "
+            "`dvc repro`"
+        ) from error
 
 
 class _Mapper:

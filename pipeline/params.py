@@ -6,17 +6,21 @@ Profile `toyland` lies in the root of the project, every other one in `profiles/
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
 
 from pipeline.analysis_params import AnalysesParams
 from pipeline.errors import BenchError
+from pipeline.methods import check_method
 from pipeline.protocols import Protocol, load_protocol
 from pipeline.schema import Section, parse, read_yaml
 from pipeline.study_params import StudyParams
 
 DEFAULT_PROFILE = "toyland"
+# Of a concept. Three of such length, as in the name of a triple, still make a file's name.
+NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 
 
 class WorldParams(Section):
@@ -142,6 +146,10 @@ class Params(Section):
         """The folder of a cell: its adapter, cost, samples and scores."""
         return self.runs() / "cells" / method / subject
 
+    def identity(self, method: str, subject: str) -> dict[str, str]:
+        """What stands beside each sample of a cell, and says whose it is."""
+        return {"protocol": self.protocol.name, "method": method, "subject": subject}
+
     def sampler(self, concepts: int = 1) -> SamplerParams:
         """The sampler for a subject of so many concepts."""
         sample = self.protocol.sample
@@ -182,7 +190,7 @@ class Grid(Section):
     concepts: dict[str, GridConcept]
     compositions: dict[str, GridComposition]
     triples: dict[str, GridTriple] = Field(default_factory=dict)
-    methods: list[str] = Field(description="rows of the table; the order is theirs")
+    methods: list[str] = Field(min_length=1, description="rows of the table; the order is theirs")
 
     def composed(self) -> dict[str, GridComposition]:
         """All compositions, of two concepts and of three."""
@@ -237,15 +245,55 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
     """The grid of a profile.
 
     Raises:
-        BenchError: as `load_params`, and a composition of a concept that is not in the grid.
+        BenchError: as `load_params`; a concept's name that cannot be one; a composition of a
+            concept that is not in the grid or with itself; a name that two subjects have; a method
+            that is unknown or there twice.
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = parse(path, Grid, read_yaml(path))
-    for name, composition in grid.composed().items():
-        for concept in composition.concepts():
-            if concept not in grid.concepts:
-                raise BenchError(
-                    f"{path}: compositions.{name}: concept {concept!r} is unknown: add it under "
-                    f"`concepts` or name one of {', '.join(grid.concepts)}"
-                )
+    for name in grid.concepts:
+        check_name(name, f"{path}: concepts:")
+    for group, composed in (("compositions", grid.compositions), ("triples", grid.triples)):
+        for name, composition in composed.items():
+            where = f"{path}: {group}.{name}"
+            for concept in composition.concepts():
+                if concept not in grid.concepts:
+                    raise BenchError(
+                        f"{where}: concept {concept!r} is unknown: add it under `concepts` or "
+                        f"name one of {', '.join(grid.concepts)}"
+                    )
+            if repeated := _repeated(composition.concepts()):
+                raise BenchError(f"{where}: {repeated!r} is there twice: name different concepts")
+    if repeated := _repeated((*grid.concepts, *grid.compositions, *grid.triples)):
+        raise BenchError(f"{path}: two subjects have the name {repeated!r}: rename one")
+    for method in grid.methods:
+        try:
+            check_method(method)
+        except BenchError as error:
+            raise BenchError(f"{path}: methods: {error}") from None
+    if repeated := _repeated(grid.methods):
+        raise BenchError(f"{path}: methods: {repeated!r} is there twice: remove one")
     return grid
+
+
+def check_name(name: str, where: str = "name") -> None:
+    """Finds out whether a concept may have this name.
+
+    Raises:
+        BenchError: it may not; begins with `where` it stands.
+    """
+    if not re.fullmatch(NAME, name):
+        raise BenchError(
+            f"{where} {name[:70]!r}: needs a letter first, then letters, digits, _ or -, 64 "
+            "at most (such as my_cat)"
+        )
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first name that is there a second time, if any."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -15,6 +15,8 @@ from pipeline.errors import BenchError
 
 # What can be read is more than what is kept: PNG.
 READABLE = IMAGE_SUFFIXES | {".avif", ".gif", ".tif", ".tiff"}
+MIN_SIDE = 16  # pixels: a quarter of the smallest pictures that a shipped base makes
+MAX_RATIO = 5  # of the longer side to the shorter, as the central square is all that is used
 UNREADABLE = {".heic", ".heif"}  # telephones make them: not to be overlooked in silence
 WHITE_8, WHITE_16 = 2**8 - 1, 2**16 - 1
 
@@ -35,8 +37,8 @@ def read_photo(path: Path) -> Image.Image:
     the programs do that the results are compared with. Of moving pictures the first counts.
 
     Raises:
-        BenchError: the file is empty, no picture, damaged or too large, or its values have no
-            known white; names the file.
+        BenchError: the file is empty, no picture, damaged, too large, too small or too narrow, or
+            its values have no known white; names the file.
     """
     try:
         if path.stat().st_size == 0:
@@ -54,6 +56,17 @@ def read_photo(path: Path) -> Image.Image:
     except Exception as error:
         # Pillow's decoders let errors of many kinds through when a file is damaged.
         raise BenchError(f"{path}: cannot be decoded as an image ({error})") from error
+    short, long = sorted(photo.size)
+    size = f"{photo.width} x {photo.height} pixels"
+    if short < MIN_SIDE:
+        raise BenchError(
+            f"{path}: {size} are too few to learn from: each side needs {MIN_SIDE} at least"
+        )
+    if long > MAX_RATIO * short:
+        raise BenchError(
+            f"{path}: {size} are too narrow, as the central square is all that is used: crop it to "
+            "what it is about"
+        )
     photo.info.pop("icc_profile", None)  # it may be one of CMYK
     return photo
 

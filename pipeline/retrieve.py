@@ -8,7 +8,6 @@ them. The held-out part of the corpus gives real images for KID in the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,10 +23,11 @@ from tqdm import tqdm
 from pipeline.concepts import DATASETS, load_concept
 from pipeline.corpus import HELD_OUT, TRAIN, shard_of
 from pipeline.errors import BenchError
+from pipeline.failures import TOO_FEW_IMAGES, FailureError
 from pipeline.files import read_tar, write_tar
 from pipeline.index import INDEX, METADATA
 from pipeline.openclip import load_clip
-from pipeline.params import Params, load_params, profile_folder
+from pipeline.params import Params, RetrieveParams, load_params, profile_folder
 
 LEAST_HELD_OUT = 20  # fewer real images say little about a distribution
 
@@ -51,31 +51,29 @@ def retrieve(concept: str, profile: str) -> None:
     near ones in the order of their keys, and no image occurs twice.
 
     Raises:
-        BenchError: corpus or index are missing, or hold too few images of the class noun.
+        BenchError: corpus or index are missing.
+        FailureError: they hold too few images of the class noun.
     """
     started = time.perf_counter()
     params = load_params(profile)
     thing = load_concept(concept)
-    queries = thing.queries or (params.retrieve.query.format(thing.class_noun),)
+    queries = queries_of(thing.class_noun, thing.queries, params.retrieve)
     about = repr(queries[0]) + (f" or {len(queries) - 1} more" if len(queries) > 1 else "")
-    matches, rest = search(queries, params)
-    wanted, held_out = params.retrieve.images, params.retrieve.held_out_images
-    seen: set[str] = set()
-    parts = {
-        "regularization": _distinct(matches, TRAIN, wanted, seen),
-        "held_out": _distinct(matches, HELD_OUT, held_out, seen),
-    }
-    needed = {"regularization": wanted, "held_out": min(LEAST_HELD_OUT, held_out)}
+    captions = load_index(params)
+    vectors = load_clip(params.retrieve.clip).encode_texts(queries)
+    parts, rest = search(vectors, captions, params.retrieve)
+    needed = least(params.retrieve)
     for part, found in parts.items():
         if len(found) < needed[part]:
-            raise BenchError(
+            raise FailureError(
+                TOO_FEW_IMAGES,
                 f"{concept}: only {len(found)} {part} images have a caption with a similarity of "
                 f"at least {params.retrieve.threshold} to {about}, {needed[part]} are needed "
                 f"(just below: {', '.join(rest) or 'nothing'}): enlarge the corpus, lower "
                 f"retrieve.threshold{'' if thing.queries else ' or reword retrieve.query'} in "
                 f"{profile_folder(profile) / 'params.yaml'}, or change "
                 f"{'queries' if thing.queries else 'class_noun'} in "
-                f"{DATASETS / 'concepts' / concept / 'concept.yaml'}"
+                f"{DATASETS / 'concepts' / concept / 'concept.yaml'}",
             )
     target = params.runs() / "regularization" / f"{concept}.tar"
     write_tar(target, _samples(parts, params.runs() / "corpus"))
@@ -87,30 +85,82 @@ def retrieve(concept: str, profile: str) -> None:
     )
 
 
-def search(queries: Sequence[str], params: Params) -> tuple[list[Match], list[str]]:
-    """What is at or above the threshold, nearest first, and the next three captions in words.
+def queries_of(
+    class_noun: str, queries: tuple[str, ...], params: RetrieveParams
+) -> tuple[str, ...]:
+    """The target prompts, to one of which a caption has to be near; `queries` are a concept's."""
+    return queries or (params.query.format(class_noun),)
 
-    A sample's similarity is that to the nearest of the queries.
+
+def least(params: RetrieveParams) -> dict[str, int]:
+    """How many images a class noun needs, by part."""
+    return {
+        "regularization": params.images,
+        "held_out": min(LEAST_HELD_OUT, params.held_out_images),
+    }
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a corpus, to be searched."""
+
+    index: faiss.Index  # inner products with unit vectors, float32
+    metadata: pa.Table  # key, caption, split, sha256; row i belongs to vector i
+
+
+def has_index(params: Params) -> bool:
+    """Whether stage `index` ran."""
+    return (params.runs() / "index" / INDEX).is_file()
+
+
+def load_index(params: Params) -> Captions:
+    """What stage `index` made.
 
     Raises:
-        BenchError: the index is missing.
+        BenchError: it is missing or damaged.
     """
     folder = params.runs() / "index"
-    if not (folder / INDEX).is_file():
+    if not has_index(params):
         raise BenchError(f"{folder / INDEX}: the index is missing: run `dvc repro` to make it")
-    vectors = load_clip(params.retrieve.clip).encode_texts(queries)
-    index = faiss.read_index(str(folder / INDEX))
+    try:
+        index = faiss.read_index(str(folder / INDEX))
+        metadata = pq.read_table(str(folder / METADATA))
+    except (RuntimeError, OSError, pa.ArrowException) as error:
+        raise BenchError(
+            f"{folder}: the index is damaged ({error}): delete it and run `dvc repro`"
+        ) from error
+    return Captions(index, metadata)
+
+
+def search(
+    vectors: npt.NDArray[np.float32], captions: Captions, params: RetrieveParams
+) -> tuple[dict[str, list[Match]], list[str]]:
+    """What is at or above the threshold, nearest first, and the next three captions in words.
+
+    A sample's similarity is that to the nearest of the queries, and no image is there twice.
+
+    Args:
+        vectors: unit vectors of the queries, float32 [n, d].
+
+    Returns:
+        The matches by part, at most as many as are wanted, and what is just below the threshold.
+    """
     # faiss takes what is above the radius, strictly.
-    radius = float(np.nextafter(np.float32(params.retrieve.threshold), np.float32(0)))
-    _, similarities, rows = index.range_search(vectors, radius)
-    metadata = pq.read_table(str(folder / METADATA))
-    matches = _matches(metadata, similarities, rows)
+    radius = float(np.nextafter(np.float32(params.threshold), np.float32(0)))
+    _, similarities, rows = captions.index.range_search(vectors, radius)
+    matches = _matches(captions.metadata, similarities, rows)
     # Many samples may share a caption.
-    nearest, rows = index.search(vectors, min(len(matches) + 100, index.ntotal))
+    most = min(len(matches) + 100, captions.index.ntotal)
+    nearest, rows = captions.index.search(vectors, most)
     known = {match.key for match in matches}
-    rest = _matches(metadata, nearest[nearest <= radius], rows[nearest <= radius])
+    rest = _matches(captions.metadata, nearest[nearest <= radius], rows[nearest <= radius])
     rest = [match for match in rest if match.key not in known]
-    return matches, list(dict.fromkeys(f"{m.similarity} {m.caption!r}" for m in rest))[:3]
+    seen: set[str] = set()
+    parts = {
+        "regularization": _distinct(matches, TRAIN, params.images, seen),
+        "held_out": _distinct(matches, HELD_OUT, params.held_out_images, seen),
+    }
+    return parts, list(dict.fromkeys(f"{m.similarity} {m.caption!r}" for m in rest))[:3]
 
 
 def _matches(

@@ -13,9 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.adapters import applied, load_adapter
-from pipeline.base import Base, load_base
+from pipeline.base import Base, load_base, to_images
 from pipeline.concepts import load_subject
 from pipeline.crossattn import cached_keys_and_values
+from pipeline.errors import BenchError
+from pipeline.failures import DIVERGED, FailureError, about
 from pipeline.files import png_bytes, read_tar, write_tar
 from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.seeds import seed_of
@@ -39,6 +41,9 @@ def sample(
 
     All noise of an image, that of the start and that of each step, comes from its own generator:
     the image does not depend on what else is in the batch.
+
+    Raises:
+        FailureError: an image has values that are not finite.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     scheduler = base.scheduler
@@ -55,7 +60,15 @@ def sample(
             latents = scheduler.step(
                 error, timestep, latents, eta=params.eta, variance_noise=noise
             ).prev_sample
-    return base.decode_latents(latents)
+    pictures = base.decode_latents(latents)
+    finite = pictures.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise FailureError(
+            DIVERGED,
+            f"the image of {prompts[finite.index(False)]!r} has values that are not finite: the "
+            "weights are too large for the model, or damaged",
+        )
+    return to_images(pictures)
 
 
 def _noise(generators: Sequence[torch.Generator], base: Base) -> Tensor:
@@ -91,7 +104,15 @@ def prompt_requests(
     Args:
         references: what stands for each concept in the prompt given to the model.
         nouns: what stands for it in the prompt that is scored.
+
+    Raises:
+        BenchError: there are not as many references as nouns.
     """
+    if len(references) != len(nouns):
+        raise BenchError(
+            f"{subject}: its adapter is of {', '.join(references)}, not of {', '.join(nouns)}: "
+            "train it again"
+        )
     return [
         Request(
             key=f"prompt-{p:03d}-{s:03d}",
@@ -135,21 +156,26 @@ def caption_requests(
 
 
 def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
-    """Stage `sample`: all images of a cell, as one shard."""
+    """Stage `sample`: all images of a cell, as one shard.
+
+    Raises:
+        BenchError: the adapter is missing or damaged, or does not fit the base.
+        FailureError: the adapter could not be made, or an image is not finite.
+    """
     started = time.perf_counter()
     params = load_params(profile)
-    about = load_subject(subject, profile)
-    protocol, single = params.protocol, len(about.concepts) == 1
-    protocol.check_prompts(subject, about.prompts)
+    thing = load_subject(subject, profile)
+    protocol, single = params.protocol, len(thing.concepts) == 1
+    protocol.check_prompts(subject, thing.prompts)
     folder = params.cell(method, subject)
     adapter = load_adapter(folder / "adapter.safetensors")
     requests = prompt_requests(
         protocol.name,
         subject,
-        about.prompts,
+        thing.prompts,
         adapter.provenance.references,
-        [concept.class_noun for concept in about.concepts],
-        protocol.sample.of(len(about.concepts)).images_per_prompt,
+        [concept.class_noun for concept in thing.concepts],
+        protocol.sample.of(len(thing.concepts)).images_per_prompt,
     )
     if single and protocol.sample.images_per_caption:
         real = read_tar(params.runs() / "regularization" / f"{subject}.tar")
@@ -158,13 +184,13 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
             protocol.name, subject, captions, protocol.sample.images_per_caption
         )
     base = load_base(params.base)
-    with applied(base, adapter):
-        images = sample_all(base, requests, params.sampler(len(about.concepts)))
-    path = folder / "samples.tar"
+    with applied(base, adapter), about(f"{method} on {subject}"):
+        images = sample_all(base, requests, params.sampler(len(thing.concepts)))
+    path, whose = folder / "samples.tar", params.identity(method, subject)
     write_tar(
         path,
         [
-            {"__key__": request.key, "png": png_bytes(image), "json": request.record}
+            {"__key__": request.key, "png": png_bytes(image), "json": request.record | whose}
             for request, image in zip(requests, images)
         ],
     )

@@ -5,10 +5,11 @@ In YAML 1.2 `1e-4` is a number and `no` a word.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,30 +26,33 @@ def read_yaml(path: Path) -> Any:
     """A YAML 1.2 file as plain Python values.
 
     Raises:
-        BenchError: the file is missing or not YAML.
+        BenchError: the file is missing, cannot be read or is not YAML.
     """
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(f"{path}: the file is missing") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BenchError(f"{path}: could not be read: {error.strerror}") from error
+    except (YAMLError, ValueError, RecursionError) as error:  # an impossible date: ValueError
         line = str(error).replace("\n", " ")
         raise BenchError(f"{path}: not valid YAML: {line}") from error
 
 
-S = TypeVar("S", bound=BaseModel)
+T = TypeVar("T")
 
 
-def parse(path: Path, kind: type[S], content: Any) -> S:
-    """`content`, read from `path`, as a checked model.
+def parse(path: Path, kind: type[T], content: Any) -> T:
+    """`content`, read from `path`, as a checked model or dataclass.
 
     Raises:
         BenchError: names the file, the field and what is wrong with it.
     """
     try:
-        return kind.model_validate(content)
+        return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        shown = textwrap.shorten(repr(first["input"]), 80, placeholder=" ...")
+        given = "" if first["type"] == "missing" else f" (got {shown})"
         raise BenchError(f"{path}: {field}: {first['msg'].lower()}{given}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -16,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.adapters import Adapter, Delta, LowRank, Provenance
+from pipeline.adapters import Adapter, Delta, LowRank, Provenance, not_finite
 from pipeline.augment import View, draw_view, render_view, view_mask
 from pipeline.base import Base, to_tensor
 from pipeline.concepts import PHOTO_CAPTION, Concept
 from pipeline.crossattn import detached_start_token
 from pipeline.errors import BenchError
+from pipeline.failures import DIVERGED, FailureError
 from pipeline.files import read_tar
 from pipeline.lowrank import low_rank_changes
 from pipeline.methods import Trained
@@ -235,6 +237,9 @@ def train_through(
 
     Returns:
         The adapter after each of `checkpoints`.
+
+    Raises:
+        FailureError: the loss or what was trained is not finite.
     """
     unet = base.unet
     references = provenance.references[-len(sets) :]
@@ -273,7 +278,12 @@ def train_through(
                     for name in names
                 }
                 by_token = {token: row.clone() for token, row in zip(tokens, rows)}
-                return Adapter(by_token, deltas, replace(provenance, steps=provenance.steps + done))
+                now = replace(provenance, steps=provenance.steps + done)
+                adapter = Adapter(by_token, deltas, now)
+                # A gradient may be the first that is not finite, and no loss comes after the last.
+                if what := not_finite(adapter):
+                    raise _diverged(what, done, steps, provenance)
+                return adapter
 
             made = {
                 done: changed(done)
@@ -287,6 +297,17 @@ def train_through(
             for name, original in originals.items():
                 weights[name].copy_(original)
     return [made[done] for done in checkpoints]
+
+
+def _diverged(what: str, step: int, steps: int, provenance: Provenance) -> FailureError:
+    """The error of a training in which something is not finite after that many steps."""
+    method = provenance.method
+    return FailureError(
+        DIVERGED,
+        f"{method} on {provenance.subject}: the training diverged: {what} is not finite at step "
+        f"{step} of {steps} (learning rate {provenance.learning_rate:g}): lower "
+        f"methods.{method}.learning_rate in the profile's params.yaml",
+    )
 
 
 def _steps(
@@ -303,6 +324,9 @@ def _steps(
 
     Yields:
         How many steps have been made: 0, 1 and so on.
+
+    Raises:
+        FailureError: the loss is not finite.
     """
     yield 0
     if not schedule:
@@ -350,5 +374,9 @@ def _steps(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        value = loss.item()
+        if not math.isfinite(value):
+            progress.close()
+            raise _diverged("the loss", step + 1, len(schedule), provenance)
+        progress.set_postfix_str(f"loss {value:.3f}", refresh=False)
         yield step + 1

@@ -49,6 +49,7 @@ PRELOADED = {
 }
 IDLE_SECONDS = 120.0
 START_SECONDS = 60.0
+INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
 # Variables that libraries read when they are imported: processes that differ in them share nothing.
 READ_AT_IMPORT = ("CUDA", "HF_", "KMP_", "LD_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_")
 _SERVE = "import sys; from pipeline.warm import serve; serve(sys.argv[1])"
@@ -58,13 +59,13 @@ def main() -> None:
     """The entry point of `bench`."""
     try:
         status = _delegate() if _wanted() else None
-    except KeyboardInterrupt:
-        status = 130
-    if status is not None:
-        raise SystemExit(status)
-    from pipeline.cli import main as run
+        if status is None:
+            from pipeline.cli import main as run
 
-    run()
+            run()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    raise SystemExit(status)
 
 
 def _wanted() -> bool:
@@ -212,29 +213,35 @@ def _serve_one(connection: socket.socket) -> None:
     content = b""
     while len(content) < size and (part := connection.recv(size - len(content))):
         content += part
-    request = json.loads(content)
-    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-    os.environ.clear()
-    os.environ.update(request["environ"])
-    os.chdir(request["cwd"])
-    sys.argv[:], sys.path[:] = request["argv"], request["path"]
-    sys.path_importer_cache.clear()
-    for name in [n for n in sys.modules if n.split(".")[0] in ("pipeline", "eval")]:
-        del sys.modules[name]
     status = 1
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        request = json.loads(content)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+        os.environ.clear()
+        os.environ.update(request["environ"])
+        os.chdir(request["cwd"])
+        sys.argv[:], sys.path[:] = request["argv"], request["path"]
+        sys.path_importer_cache.clear()
+        for name in [n for n in sys.modules if n.split(".")[0] in ("pipeline", "eval")]:
+            del sys.modules[name]
         importlib.import_module("pipeline.cli").main()
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # that the other side goes now is no matter
-        connection.sendall(struct.pack("!i", status))
+        for output in (sys.stdout, sys.stderr):
+            try:
+                output.flush()
+            except OSError:  # nobody reads it any more, or its disk is full
+                status = status or 1
+        with suppress(OSError):  # the other side is gone: nobody waits for the status
+            connection.sendall(struct.pack("!i", status))
         os._exit(status)
 
 

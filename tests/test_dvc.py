@@ -1,6 +1,7 @@
 """The pipeline's files: they agree with each other, and a change re-runs what it touches alone.
 
-Stages run here with a stand-in for `bench`, which writes something new to each output at once.
+Stages run here with a stand-in for `bench`, which writes something new to each output at once, and
+fails like `bench` where `fails.txt` names the beginning of the command.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ BENCH = """\
 #!{python} -S
 import json, os, pathlib, sys
 pathlib.Path("ran.txt").open("a").write(os.environ["DVC_STAGE"] + "\\n")
-for out in json.loads(pathlib.Path("outs.json").read_text())["bench " + " ".join(sys.argv[1:])]:
+command, fails = " ".join(sys.argv[1:]), pathlib.Path("fails.txt")
+if fails.exists() and command.startswith(fails.read_text()) and "--record-failure" not in command:
+    sys.exit(2)
+for out in json.loads(pathlib.Path("outs.json").read_text())["bench " + command]:
     path = pathlib.Path(out)
     path = path if path.suffix else path / "file"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,6 +261,27 @@ def test_code_of_a_method_reruns_its_cells(pipeline: Pipeline) -> None:
 def test_parameter_of_another_profile_runs_nothing(pipeline: Pipeline) -> None:
     edit(pipeline.root / "params.yaml", "steps: 300\n  dreambooth", "steps: 301\n  dreambooth")
     assert pipeline.repro() == set()
+
+
+@pytest.mark.parametrize("stage", ["retrieve cat", "train dreambooth cat", "oracle cat"])
+def test_what_fails_blocks_nothing(pipeline: Pipeline, stage: str) -> None:
+    (pipeline.root / "fails.txt").write_text(stage)
+    params = pipeline.root / "profiles/smoke/params.yaml"
+    if stage.startswith("train"):
+        edit(params, "learning_rate: 1.0e-4", "learning_rate: 9")
+    else:
+        edit(params, "threshold: 0.85", "threshold: 0.86")
+    assert pipeline.repro() > REPORT
+
+
+def test_stages_about_a_concept_or_a_cell_record_their_failures() -> None:
+    repo = Repo(str(ROOT))
+    stages = repo.index.stages
+    repo.close()
+    about = {"retrieve", "shard", "generate", "oracle", "train", "sample", "score", "analyse"}
+    assert {stage.cmd.split()[1] for stage in stages} > about
+    for stage in stages:
+        assert ("--record-failure" in stage.cmd) is (stage.cmd.split()[1] in about), stage.cmd
 
 
 def test_added_concept_runs_its_own_stages(pipeline: Pipeline) -> None:

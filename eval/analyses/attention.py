@@ -7,6 +7,7 @@ does already. Measured for the composition with the best and the one with the wo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,23 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from eval.analyses.common import adapter_of, folder_of, picture_table, section, write_results
+from eval.analyses.common import (
+    adapter_of,
+    folder_of,
+    made,
+    picture_table,
+    section,
+    write_results,
+)
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
-from eval.scores import load_scores
+from eval.scores import failed_cells, load_scores
 from eval.tables import estimates, words
 from pipeline.adapters import Adapter, applied
 from pipeline.analysis_params import AttentionParams
 from pipeline.base import Base, load_base
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
+from pipeline.failures import FailureError
 from pipeline.params import DEFAULT_PROFILE, Params, SamplerParams, load_grid, load_params
 from pipeline.sampling import sample
 from pipeline.seeds import seed_of
@@ -114,6 +123,7 @@ def best_and_worst(profile: str, method: str) -> dict[str, float]:
 
     Raises:
         BenchError: none was scored.
+        FailureError: none was, as they could not be made.
     """
     grid = load_grid(profile)
     found = {
@@ -121,6 +131,9 @@ def best_and_worst(profile: str, method: str) -> dict[str, float]:
         for (name, subject, metric), estimate in estimates(load_scores(profile)).items()
         if name == method and metric == "image_alignment" and subject in grid.compositions
     }
+    for (name, subject), failure in failed_cells(profile).items():
+        if not found and name == method and subject in grid.compositions:
+            raise FailureError(*failure)
     if not found:
         raise BenchError(f"no composition of {method!r} was scored yet: run `dvc repro`")
     chosen = (max(found, key=found.__getitem__), min(found, key=found.__getitem__))
@@ -141,10 +154,10 @@ def analyse_attention(profile: str = DEFAULT_PROFILE) -> Path:
     for subject, alignment in chosen.items():
         nouns = [concept.class_noun for concept in load_subject(subject, profile).concepts]
         sheet: dict[str, list[Image.Image | Map]] = {}
-        for method in about.methods:
-            adapter = adapter_of(params, method, subject)
-            made = _maps(base, adapter, params, about, nouns)
-            for number, (image, (first, second)) in enumerate(made):
+        adapters = made(about.methods, partial(adapter_of, params, subject=subject))
+        for method, adapter in adapters:
+            maps = _maps(base, adapter, params, about, nouns)
+            for number, (image, (first, second)) in enumerate(maps):
                 rows.append(
                     {
                         "subject": subject,

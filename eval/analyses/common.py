@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TypeVar
@@ -26,7 +26,8 @@ from pipeline.adapters import Adapter, applied, load_adapter
 from pipeline.base import Base
 from pipeline.concepts import Subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes
+from pipeline.failures import FailureError
+from pipeline.files import RESULTS, atomic_folder, png_bytes
 from pipeline.openclip import load_clip
 from pipeline.params import Params, profile_folder
 from pipeline.sampling import Request, prompt_requests, sample_all
@@ -34,6 +35,7 @@ from pipeline.sampling import Request, prompt_requests, sample_all
 ALIGNMENTS = ("text_alignment", "image_alignment")
 Values = npt.NDArray[np.float64]
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 def section(params: Params, name: str, kind: type[S]) -> S:
@@ -61,8 +63,30 @@ def adapter_of(params: Params, method: str, subject: str) -> Adapter:
 
     Raises:
         BenchError: it is missing or damaged.
+        FailureError: it could not be made.
     """
     return load_adapter(params.cell(method, subject) / "adapter.safetensors")
+
+
+def made(items: Iterable[S], make: Callable[[S], T]) -> Iterator[tuple[S, T]]:
+    """Each item with what could be made of it; those of which nothing could are told, and left out.
+
+    Raises:
+        FailureError: nothing could be made of any.
+    """
+    failures: list[FailureError] = []
+    count = 0
+    for item in items:
+        try:
+            found = make(item)
+        except FailureError as error:
+            failures.append(error)
+            print(f"left out: {error}")
+        else:
+            count += 1
+            yield item, found
+    if failures and not count:
+        raise failures[0]
 
 
 def requests_of(
@@ -187,8 +211,7 @@ def write_results(
     folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure]
 ) -> Path:
     """Replaces the folder by `<name>.csv` of each table and `<name>.png` of each figure."""
-    with atomic(folder) as temporary:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder, RESULTS) as temporary:
         for name, table in tables.items():
             path = temporary / f"{name}.csv"
             table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")

@@ -7,6 +7,7 @@ nothing that is seen; 1 % loses the concept.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from eval.analyses.common import (
     adapter_of,
     adapter_scores,
     folder_of,
+    made,
     section,
     summary,
     write_results,
@@ -49,7 +51,7 @@ def analyse_compression(profile: str = DEFAULT_PROFILE) -> Path:
     """
     params = load_params(profile)
     about = section(params, "compression", CompressionParams)
-    whole = {concept: adapter_of(params, about.method, concept) for concept in about.concepts}
+    whole = dict(made(about.concepts, partial(adapter_of, params, about.method)))
     base, judge = load_base(params.base), Judge(params)
     parts, sizes = [], []
     for concept, adapter in whole.items():

@@ -16,12 +16,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval.analyses.common import folder_of, section, write_results
+from eval.analyses.common import folder_of, made, section, write_results
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
 from pipeline.adapters import load_adapter
 from pipeline.analysis_params import CostParams
 from pipeline.errors import BenchError
+from pipeline.failures import failure_of
 from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
 from pipeline.schema import parse, read_yaml
 
@@ -43,13 +44,14 @@ class Cost(BaseModel):
 
 
 def read_cost(path: Path) -> Cost | None:
-    """The cost of a cell; None if nobody wrote it down.
+    """The cost of a cell; None if nobody wrote it down, or the cell could not be made.
 
     Raises:
         BenchError: the file is not what it should be; names the field.
     """
     # YAML contains JSON.
-    return parse(path, Cost, read_yaml(path)) if path.is_file() else None
+    known = path.is_file() and not failure_of(path)
+    return parse(path, Cost, read_yaml(path)) if known else None
 
 
 def cell_cost(adapter: Path) -> dict[str, float | str | None]:
@@ -61,6 +63,7 @@ def cell_cost(adapter: Path) -> dict[str, float | str | None]:
 
     Raises:
         BenchError: the adapter or its costs cannot be read.
+        FailureError: the adapter could not be made.
     """
     cost = read_cost(adapter.with_name(COST_FILE))
     return {
@@ -82,14 +85,16 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
     """
     params, grid = load_params(profile), load_grid(profile)
     about = section(params, "cost", CostParams)
+    paths = {
+        (method, subject): path
+        for method in about.methods or grid.methods
+        for subject in grid.subjects()
+        if (path := params.cell(method, subject) / "adapter.safetensors").is_file()
+    }
     rows = []
-    for method in about.methods or grid.methods:
-        for subject in grid.subjects():
-            path = params.cell(method, subject) / "adapter.safetensors"
-            if path.is_file():
-                kind = "single" if subject in grid.concepts else "compositions"
-                known = {"method": method, "kind": kind, "subject": subject}
-                rows.append({**known, **cell_cost(path)})
+    for (method, subject), cost in made(paths, lambda cell: cell_cost(paths[cell])):
+        kind = "single" if subject in grid.concepts else "compositions"
+        rows.append({"method": method, "kind": kind, "subject": subject, **cost})
     if not rows:
         raise BenchError(f"profile {profile!r} has no adapters yet: run `dvc repro`")
     cells = pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, "float64"))

@@ -6,17 +6,20 @@ without a modifier token.
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from eval.analyses.common import (
     Judge,
     adapter_of,
     folder_of,
+    made,
     picture_table,
     section,
     write_results,
@@ -26,7 +29,7 @@ from eval.statistics import mean_over
 from eval.tables import METRICS, words
 from pipeline.adapters import applied
 from pipeline.analysis_params import DriftParams, single_methods
-from pipeline.base import load_base
+from pipeline.base import Base, load_base
 from pipeline.concepts import Concept, load_concept
 from pipeline.params import DEFAULT_PROFILE, Params, load_grid, load_params
 from pipeline.sampling import Request, sample_all
@@ -58,39 +61,48 @@ def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
     about = section(params, "drift", DriftParams)
     methods = about.methods or single_methods(load_grid(profile))
     base, judge = load_base(params.base), Judge(params)
-    rows, sheets = [], {}
-    for name in about.concepts:
-        requests = class_requests(params, load_concept(name), about.images)
-        prompts = [request.prompt for request in requests]
-        sheet = {}
-        for method in methods:
-            with applied(base, adapter_of(params, method, name)):
-                images = sample_all(base, requests, params.sampler())
-            text = mean_over(judge.text_alignment(images, prompts))
-            near = mean_over(judge.image_alignment(images, name))
-            distance = judge.kid(images, name)
-            rows.append(
-                {
-                    "method": method,
-                    "subject": name,
-                    "images": len(images),
-                    "text_alignment": text.mean,
-                    "text_alignment_se": text.std_error,
-                    "image_alignment": near.mean,
-                    "image_alignment_se": near.std_error,
-                    "kid": distance.value,
-                    "kid_se": distance.std_error,
-                }
-            )
-            print(
-                f"drift: {method} on {name}: text-alignment {text.mean:.3f}, "
-                f"image-alignment {near.mean:.3f}, KID {distance.value:.2f}"
-            )
-            sheet[words(method)] = images[:SHOWN]
-        sheets[name] = picture_table(sheet)
+    rows: list[dict[str, str | float]] = []
+    sheets: dict[str, dict[str, list[Image.Image]]] = {}
+
+    def of(cell: tuple[str, str]) -> tuple[dict[str, str | float], list[Image.Image]]:
+        return _drift(base, judge, *cell, about.images)
+
+    for (name, method), (row, images) in made(product(about.concepts, methods), of):
+        rows.append(row)
+        print(
+            f"drift: {method} on {name}: text-alignment {row['text_alignment']:.3f}, "
+            f"image-alignment {row['image_alignment']:.3f}, KID {row['kid']:.2f}"
+        )
+        sheets.setdefault(name, {})[words(method)] = images[:SHOWN]
     table = pd.DataFrame(rows)
+    figures = {name: picture_table(sheet) for name, sheet in sheets.items()}
     folder = folder_of(params, "drift")
-    return write_results(folder, {"drift": table}, {"drift": chart(table), **sheets})
+    return write_results(folder, {"drift": table}, {"drift": chart(table), **figures})
+
+
+def _drift(
+    base: Base, judge: Judge, concept: str, method: str, count: int
+) -> tuple[dict[str, str | float], list[Image.Image]]:
+    """A row of the table and the images that it is about."""
+    params = judge.params
+    requests = class_requests(params, load_concept(concept), count)
+    with applied(base, adapter_of(params, method, concept)):
+        images = sample_all(base, requests, params.sampler())
+    text = mean_over(judge.text_alignment(images, [request.prompt for request in requests]))
+    near = mean_over(judge.image_alignment(images, concept))
+    distance = judge.kid(images, concept)
+    row: dict[str, str | float] = {
+        "method": method,
+        "subject": concept,
+        "images": len(images),
+        "text_alignment": text.mean,
+        "text_alignment_se": text.std_error,
+        "image_alignment": near.mean,
+        "image_alignment_se": near.std_error,
+        "kid": distance.value,
+        "kid_se": distance.std_error,
+    }
+    return row, images
 
 
 def chart(table: pd.DataFrame) -> Figure:

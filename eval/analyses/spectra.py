@@ -5,6 +5,7 @@ Few of them are large: that is why changes can be compressed.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.analyses.common import adapter_of, folder_of, section, write_results
+from eval.analyses.common import adapter_of, folder_of, made, section, write_results
 from eval.figures import COLOURS, STYLE
 from pipeline.analysis_params import SpectraParams
 from pipeline.compression import spectra
@@ -48,8 +49,8 @@ def analyse_spectra(profile: str = DEFAULT_PROFILE) -> Path:
     params = load_params(profile)
     about = section(params, "spectra", SpectraParams)
     parts = []
-    for concept in about.concepts:
-        for name, values in spectra(adapter_of(params, about.method, concept)).items():
+    for concept, adapter in made(about.concepts, partial(adapter_of, params, about.method)):
+        for name, values in spectra(adapter).items():
             relative, cumulative = normalised(values)
             parts.append(
                 pd.DataFrame(

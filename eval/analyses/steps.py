@@ -18,6 +18,7 @@ from eval.analyses.common import (
     Judge,
     adapter_scores,
     folder_of,
+    made,
     section,
     summary,
     write_results,
@@ -69,24 +70,33 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
     hyper = params.methods.get(about.method)
     if hyper is None:
         raise BenchError(f"params.yaml: methods.{about.method}: missing: analyses.steps trains it")
-    loops: list[tuple[Trained, TrainingSet]] = []
-    for concept in about.concepts:
+
+    def loop(concept: str) -> tuple[Trained, TrainingSet]:
         subject = load_subject(concept, profile)
         how = how_of(about.method, subject)
         if not isinstance(how, Trained):
             raise BenchError(f"params.yaml: analyses.steps: {about.method} does not train")
         check_hyper(about.method, how, hyper, subject)
-        loops.append((how, load_training_set(subject.concepts[0], params.runs(), how)))
+        return how, load_training_set(subject.concepts[0], params.runs(), how)
+
+    loops = dict(made(about.concepts, loop))
     base, judge = load_base(params.base), Judge(params)
-    parts = []
-    for how, images in loops:
-        subject, checkpoints = load_subject(images.concept.name, profile), sorted(set(about.steps))
+    checkpoints = sorted(set(about.steps))
+
+    def scores(concept: str) -> pd.DataFrame:
+        (how, images), subject = loops[concept], load_subject(concept, profile)
         adapters = adapters_along(
-            base, how, [images], params, hyper, about.method, subject.name, checkpoints
+            base, how, [images], params, hyper, about.method, concept, checkpoints
         )
-        for steps, adapter in zip(checkpoints, adapters):
-            scores = adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
-            parts.append(scores.assign(method=about.method, steps=steps))
+        parts = [
+            adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
+            for adapter in adapters
+        ]
+        return pd.concat(
+            [part.assign(method=about.method, steps=n) for n, part in zip(checkpoints, parts)]
+        )
+
+    parts = [part for _, part in made(loops, scores)]
     found = pd.concat(parts, ignore_index=True)
     table = summary(found, ["method"], "steps")
     for row in table.to_dict("records"):

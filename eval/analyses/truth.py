@@ -28,6 +28,7 @@ from PIL import Image
 from eval.analyses.common import (
     Judge,
     folder_of,
+    made,
     picture_table,
     section,
     write_results,
@@ -158,7 +159,8 @@ def analyse_truth(profile: str = DEFAULT_PROFILE) -> Path:
             )
     judge = Judge(params)
     likeness = _likeness(judge, params)
-    parts = [measured(judge, likeness, name, about) for name in concepts]
+    found = made(concepts, lambda name: measured(judge, likeness, name, about))
+    parts = [part for _, part in found]
     values = pd.concat(parts, ignore_index=True)
     table = ranks(values)
     for row in table[table["subject"] == ALL].to_dict("records"):

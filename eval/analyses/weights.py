@@ -6,6 +6,7 @@ Why the paper trains the keys and values of cross-attention alone: their relativ
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.analyses.common import adapter_of, folder_of, section, write_results
+from eval.analyses.common import adapter_of, folder_of, made, section, write_results
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
 from pipeline.adapters import Delta, dense
@@ -86,20 +87,19 @@ def analyse_weights(profile: str = DEFAULT_PROFILE) -> Path:
     about = section(params, "weights", WeightsParams)
     weights = dict(load_base(params.base, torch.device("cpu")).unet.named_parameters())
     rows = []
-    for method in about.methods:
-        for concept in about.concepts or load_grid(profile).concepts:
-            deltas = adapter_of(params, method, concept).deltas
-            rows += [
-                {
-                    "method": method,
-                    "subject": concept,
-                    "tensor": name,
-                    "group": group_of(name),
-                    "parameters": weights[name].numel(),
-                    "change": change,
-                }
-                for name, change in relative_changes(weights, deltas).items()
-            ]
+    cells = product(about.methods, about.concepts or load_grid(profile).concepts)
+    for (method, concept), adapter in made(cells, lambda cell: adapter_of(params, *cell)):
+        rows += [
+            {
+                "method": method,
+                "subject": concept,
+                "tensor": name,
+                "group": group_of(name),
+                "parameters": weights[name].numel(),
+                "change": change,
+            }
+            for name, change in relative_changes(weights, adapter.deltas).items()
+        ]
     tensors = pd.DataFrame(rows)
     groups = by_group(tensors)
     means = groups.groupby(["method", "group"], sort=False)["mean"].mean().reset_index()

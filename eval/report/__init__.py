@@ -14,10 +14,11 @@ from pathlib import Path
 
 from eval.figures import write_figures
 from eval.grids import (
-    OVERVIEW_COMPOSITIONS,
-    OVERVIEW_CONCEPTS,
+    PAGE_PIXELS,
+    PIXELS,
     Row,
     Sheet,
+    grid_of,
     overview,
     read_rows,
     sheet,
@@ -34,13 +35,14 @@ from eval.tables import (
     by_prompt,
     by_subject,
     comparison,
+    could_not_be_made,
     differences,
     load_results,
     not_run,
     subjects_of,
 )
 from pipeline.concepts import load_subject
-from pipeline.files import atomic
+from pipeline.files import atomic, atomic_folder
 from pipeline.params import Grid, load_params
 
 SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
@@ -49,8 +51,9 @@ SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
 def write_report(profile: str) -> None:
     """Writes everything that people read about a profile; prints the comparison and the paths.
 
-    Each of the folders `tables`, `figures`, `grids` and `methods` is replaced as a whole, so
-    that nothing stale remains. Cells of the grid that were not run are said to be missing.
+    Each of the folders `tables`, `figures`, `grids`, `sprites` and `methods` is replaced as a
+    whole, so that nothing stale remains. Cells of the grid that were not run are said to be
+    missing, and why others could not be made.
 
     Raises:
         BenchError: nothing was scored yet, or scores and samples are damaged or do not fit.
@@ -65,24 +68,29 @@ def write_report(profile: str) -> None:
         tables |= {f"differences_{kind}": differences(results, kind)}
     tables["cost"] = cost_table(params, grid)
     tables = {name: table for name, table in tables.items() if table.rows}
-    with atomic(folder / "tables") as temporary:
+    with atomic_folder(folder / "tables", (*SUFFIXES.values(),)) as temporary:
         _write_tables(tables, temporary)
         # Long, and for programs: it has no other form.
         (temporary / "prompts.csv").write_text(as_csv(_prompts(results)), encoding="utf-8")
-    with atomic(folder / "methods") as temporary:
+    with atomic_folder(folder / "methods", (".json",)) as temporary:
         _write_metrics(results, temporary)
     rows = {subject: read_rows(params, grid, subject) for subject in grid.subjects()}
     rows = {subject: shown for subject, shown in rows.items() if any(r.images for r in shown)}
-    with atomic(folder / "figures") as temporary:
+    with atomic_folder(folder / "figures", (".svg", ".png")) as temporary:
         write_figures(results, temporary)
         if rows:
             _write_overview(grid, profile, rows, temporary)
     sheets: dict[str, Sheet] = {}
-    with atomic(folder / "grids") as temporary:
-        temporary.mkdir(parents=True)
-        for subject, shown in rows.items():
-            sheets[subject] = sheet(load_subject(subject, profile), shown)
-            write_image(sheets[subject].image, temporary / f"{subject}.jpg")
+    kinds = (".jpg",)
+    with (
+        atomic_folder(folder / "grids", kinds) as grids,
+        atomic_folder(folder / "sprites", kinds) as sprites,
+    ):
+        for name, shown in rows.items():
+            subject = load_subject(name, profile)
+            sheets[name] = sheet(subject, shown, min(PIXELS, PAGE_PIXELS / len(rows)))
+            write_image(sheets[name].image, sprites / f"{name}.jpg")
+            write_image(grid_of(subject, shown), grids / f"{name}.jpg")
     missing = missing_cells(profile, results.scores)
     with atomic(folder / "index.html") as temporary:
         page = render(params, results, tables, sheets, missing)
@@ -91,6 +99,7 @@ def write_report(profile: str) -> None:
     print(FORMATS["text"](tables["comparison"]), end="")
     if missing:
         print(not_run(missing))
+    print("".join(f"{line}\n" for line in could_not_be_made(results.failed)), end="")
     cells = len(results.scores[["method", "subject"]].drop_duplicates())
     seconds = time.monotonic() - start
     print(
@@ -99,7 +108,6 @@ def write_report(profile: str) -> None:
 
 
 def _write_tables(tables: Mapping[str, Table], folder: Path) -> None:
-    folder.mkdir(parents=True)
     for name, table in tables.items():
         for style, suffix in SUFFIXES.items():
             (folder / f"{name}{suffix}").write_text(FORMATS[style](table), encoding="utf-8")
@@ -114,7 +122,6 @@ def _prompts(results: Results) -> Table:
 
 def _write_metrics(results: Results, folder: Path) -> None:
     """One small JSON file for each method, all with the same keys, for `dvc metrics`."""
-    folder.mkdir(parents=True)
     for method in (ORACLE, *results.grid.methods):
         content: dict[str, dict[str, float | int | None]] = {}
         for kind in KINDS:
@@ -134,7 +141,9 @@ def _rounded(value: float) -> float | None:
 
 
 def _write_overview(grid: Grid, profile: str, rows: dict[str, list[Row]], folder: Path) -> None:
-    concepts = [c for c in grid.concepts if c in rows][:OVERVIEW_CONCEPTS]
-    compositions = [c for c in grid.composed() if c in rows][:OVERVIEW_COMPOSITIONS]
-    subjects = [load_subject(name, profile) for name in concepts + compositions]
-    write_image(overview(grid, subjects, rows), folder / "overview.png")
+    """Shows the first composition and each of its concepts, or concepts if there is none."""
+    composed = next((name for name in grid.composed() if name in rows), None)
+    names = [*grid.composed()[composed].concepts(), composed] if composed else [*grid.concepts][:3]
+    subjects = [load_subject(name, profile) for name in names if name in rows]
+    if subjects:
+        write_image(overview(subjects, rows), folder / "overview.png")

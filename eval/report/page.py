@@ -27,13 +27,16 @@ from eval.tables import (
     HERE,
     KINDS,
     METRICS,
+    STALE,
     Cell,
     Column,
     Compared,
     Results,
     Table,
+    by_failure,
     by_prompt,
     cell_text,
+    p_text,
     reference_method,
     subjects_of,
     tested,
@@ -41,6 +44,7 @@ from eval.tables import (
 )
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
+from pipeline.failures import Failure, failure_of
 from pipeline.params import Grid, Params
 
 FOLDER = Path(__file__).parent
@@ -51,7 +55,7 @@ LEVELS = 6  # of the colours of a heat map, white not counted
 class Shade(NamedTuple):
     """A cell of a heat map."""
 
-    value: float | None
+    value: float | Failure | None
     level: int  # 0 (worst) to LEVELS (best) of its map
 
 
@@ -153,9 +157,10 @@ def render(
         for subject in subjects_of(results.grid, kind)
     ]
     source, printed = printed_means(params.protocol.name)
-    found = check_claims(params.profile)
+    found = check_claims(results)
     compared = compare(results, params)
     main = compare(results, params, "1").order
+    everyone = (ORACLE, *results.grid.methods)
     return environment.get_template("index.html.jinja").render(
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "script.js").read_text(encoding="utf-8")),
@@ -172,16 +177,19 @@ def render(
         main_order=main,
         maps={kind: heat_maps(results, kind) for kind in kinds},
         subjects=subjects,
-        findings=list(zip(found.anywhere, found.here)),
+        findings=list(zip(*found)),
         verdicts={
             name: {v: sum(f.verdict is v for f in part) for v in Verdict}
-            for name, part in found._asdict().items()
+            for name, part in (("anywhere", found.anywhere), ("here", found.here))
         },
         not_run=[finding for finding in found.anywhere if finding.verdict is Verdict.NOT_RUN],
+        not_made=[finding for finding in found.anywhere if finding.verdict is Verdict.FAILED],
         study=study(folder / "study"),
         reasons=REASONS,
         analyses=_analyses(params, folder),
         missing=missing,
+        failed=by_failure(results.failed),
+        stale=results.fresh.notes(STALE, everyone, results.grid.subjects()),
         charts=sorted(p.name for p in (folder / "figures").iterdir()),
         metrics=METRICS,
         distances=DISTANCES,
@@ -193,22 +201,25 @@ def render(
         hardware=trained_on(params, results.grid),
         is_estimate=lambda cell: isinstance(cell, Estimate),
         is_compared=lambda cell: isinstance(cell, Compared),
+        is_failure=lambda cell: isinstance(cell, Failure),
         interval=interval,
         known=lambda value: value is not None and not math.isnan(value),
         only_here=HERE,
         scales=scales,
         comparison_text=comparison_text,
+        p_said=lambda p: f"p {text}" if (text := p_text(p, 4)).startswith("<") else f"p = {p:.2g}",
+        stale_mark=STALE,
         interval_text=_interval_text,
     )
 
 
-def shades(values: Sequence[float | None], higher_is_better: bool) -> list[Shade]:
+def shades(values: Sequence[float | Failure | None], higher_is_better: bool) -> list[Shade]:
     """Values with colours that span them."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if isinstance(value, float)]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
 
-    def level(value: float | None) -> int:
-        if value is None or high == low:
+    def level(value: float | Failure | None) -> int:
+        if not isinstance(value, float) or high == low:
             return 0
         share = (value - low) / (high - low)
         return round(LEVELS * (share if higher_is_better else 1 - share))
@@ -225,7 +236,7 @@ def heat_maps(results: Results, kind: str) -> list[HeatMap]:
     for metric in results.metrics(kind):
         subjects = subjects_of(results.grid, kind)
         found = {
-            method: [_mean(results, method, subject, metric) for subject in subjects]
+            method: [_shown(results, method, subject, metric) for subject in subjects]
             for method in (ORACLE, *results.grid.methods)
         }
         found = {method: row for method, row in found.items() if any(v is not None for v in row)}
@@ -246,9 +257,9 @@ def heat_maps(results: Results, kind: str) -> list[HeatMap]:
     return maps
 
 
-def _mean(results: Results, method: str, subject: str, metric: str) -> float | None:
+def _shown(results: Results, method: str, subject: str, metric: str) -> float | Failure | None:
     estimate = results.found.get((method, subject, metric))
-    return estimate.mean if estimate else None
+    return estimate.mean if estimate else results.failed.get((method, subject))
 
 
 def winners(results: Results, kind: str) -> list[Winner]:
@@ -262,6 +273,10 @@ def winners(results: Results, kind: str) -> list[Winner]:
             for method in results.grid.methods
             if method != "pretrained" and (mean := results.mean(method, kind, metric))
         }
+        # A mean over other subjects is no rival.
+        over = {method: results.scored(method, kind, metric) for method in means}
+        most = max(map(len, over.values()), default=0)
+        means = {method: mean for method, mean in means.items() if len(over[method]) == most}
         if len(means) < 2:
             continue
         first, second = sorted(means, key=lambda m: means[m].mean, reverse=higher)[:2]
@@ -326,7 +341,7 @@ def chooser(
         content.append(
             {
                 "name": words(subject),
-                "sheet": f"grids/{quote(subject)}.jpg",
+                "sheet": f"sprites/{quote(subject)}.jpg",
                 "columns": sheet.columns,
                 "rows": sheet.rows,
                 "samples": sheet.samples,
@@ -391,9 +406,8 @@ def cost_table(params: Params, grid: Grid) -> Table:
         for kind in kinds:
             folders = [params.cell(method, s) for s in subjects_of(grid, kind)]
             costs = [cost for f in folders if (cost := read_cost(f / COST_FILE))]
-            sizes = [
-                p.stat().st_size for f in folders if (p := f / "adapter.safetensors").is_file()
-            ]
+            adapters = [f / "adapter.safetensors" for f in folders]
+            sizes = [p.stat().st_size for p in adapters if p.is_file() and not failure_of(p)]
             for key, _, _, unit in shown:
                 values = sizes if key == "bytes" else [getattr(cost, key) for cost in costs]
                 row.append(float(np.mean(values)) * unit if values else None)
@@ -484,15 +498,16 @@ def _extractors(results: Results) -> dict[str, list[str]]:
     return {str(name): sorted(set(group)) for name, group in groups}
 
 
-def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str]]]:
-    """What each analysis that was run left in the report's folder."""
-    found: list[dict[str, str | list[str]]] = []
+def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str] | Failure | None]]:
+    """What each analysis that was run left in the report's folder, or why it could not."""
+    found: list[dict[str, str | list[str] | Failure | None]] = []
     for name in chosen(params):
         inside = folder / "analyses" / name
         paths = {
             kind: [p.relative_to(folder).as_posix() for p in sorted(inside.rglob(f"*.{suffix}"))]
             for kind, suffix in (("figures", "png"), ("tables", "csv"))
         }
-        if paths["tables"]:
-            found.append({"desc": STAGES[name].desc, **paths})
+        failure = failure_of(inside)
+        if paths["tables"] or failure:
+            found.append({"desc": STAGES[name].desc, "failure": failure, **paths})
     return found

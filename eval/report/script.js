@@ -1,4 +1,5 @@
-// Shows one prompt at a time with every method. Without it, the tables hold the same pictures.
+// Shows one prompt at a time with every method, and enlarges pictures. Without it, the tables hold
+// the same pictures.
 "use strict";
 (() => {
   const subjects = JSON.parse(document.getElementById("pictures").textContent);
@@ -26,6 +27,21 @@
     return figure;
   };
 
+  const enlarged = document.getElementById("enlarged");
+  document.addEventListener("click", (event) => {
+    const tile = event.target.closest(".tile[aria-label]");
+    if (!tile?.getAttribute("aria-label") || enlarged.contains(tile)) return;
+    const large = enlarged.querySelector(".tile");
+    large.style.cssText = tile.style.cssText;
+    large.setAttribute("aria-label", tile.getAttribute("aria-label"));
+    enlarged.querySelector("p").textContent = tile.getAttribute("aria-label");
+    enlarged.showModal();
+  });
+  document.addEventListener("mouseover", (event) => {
+    const tile = event.target.closest(".tile[aria-label]");
+    if (tile) tile.title = tile.getAttribute("aria-label");
+  });
+
   const show = () => {
     const of = subjects[subject.value];
     const text = of.prompts[prompt.value];
@@ -40,7 +56,8 @@
           .map((metric, m) => [metric, method.scores[m][column]])
           .filter(([, value]) => value !== null)
           .map(([metric, value]) => `${metric} ${value.toFixed(2)}`);
-        return picture(of, column, i + 1, `${method.name}: ${text}`, method.name, scores);
+        const label = `${of.name} · ${method.name} · ${text}`;
+        return picture(of, column, i + 1, label, method.name, [`${of.name}: “${text}”`, ...scores]);
       }));
   };
 

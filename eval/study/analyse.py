@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from eval.study.questionnaire import (
 from eval.study.read import REASONS, load_responses
 from eval.tables import FORMATS, Cell, Column, Table, subjects_of
 from eval.tables import KINDS as SUBJECTS
-from pipeline.files import atomic, write_json
+from pipeline.files import atomic_folder, write_json
 from pipeline.params import Grid, Params, load_grid, load_params
 from pipeline.seeds import seed_of
 from pipeline.study_params import StudyParams
@@ -77,8 +78,7 @@ def analyse(profile: str, study: StudyParams | None = None) -> None:
     left_out = sifted.excluded[sifted.excluded["reason"].isin(RATERS_LEFT_OUT)]
     everyone = pd.concat([answers, analysed(left_out, grid, study)])
     folder = study_folder(params)
-    with atomic(folder) as temporary:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder, (".csv", ".md", ".json")) as temporary:
         summary = _summary(answers, sifted.excluded, profile)
         if len(answers):
             agreeing = _with_metrics(answers, params, profile)
@@ -98,7 +98,8 @@ def analyse(profile: str, study: StudyParams | None = None) -> None:
     if not len(answers):
         print(f"profile {profile!r} has no responses -> {folder}")
         return
-    print(FORMATS["text"](tables["preferences"]), end="")
+    heading = f"Profile {profile}, protocol {params.protocol.name}"
+    print(FORMATS["text"](replace(tables["preferences"], heading=heading)), end="")
     print(f"{len(answers)} answers of {summary['raters']} raters -> {folder}")
 
 
@@ -146,7 +147,7 @@ def preferences(
         Column("against", "against"),
         Column("preferred", "preferred, %", digits=1),
         Column("amt_pm", "± as in Table 2", digits=1),
-        Column("p", "p of no preference", digits=4),
+        Column("p", "p of no preference", digits=4, p_value=True),
         Column("preferred_all_raters", "with all raters, %", digits=1),
         Column("answers", "answers"),
         Column("raters", "raters"),
@@ -263,7 +264,7 @@ def raters(answers: pd.DataFrame, responses: pd.DataFrame) -> Table:
         Column("seconds", "seconds, median", digits=1),
         Column("checks", "checks passed, %", digits=1),
         Column("left", "left chosen, %", digits=1),
-        Column("left_p", "p of no side bias", digits=4),
+        Column("left_p", "p of no side bias", digits=4, p_value=True),
         Column("alpha", "Krippendorff's alpha", digits=2),
     )
     caption = "Raters that were kept; alpha ± standard error by leaving out questions"

@@ -12,7 +12,7 @@ import re
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from eval.scores import load_scores
+from eval.shards import samples_of
 from eval.study.amt import write_amt
 from eval.study.balance import dealt, halved
 from eval.study.questionnaire import (
@@ -37,7 +39,8 @@ from eval.study.questionnaire import (
 )
 from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
-from pipeline.files import atomic, png_bytes, read_tar
+from pipeline.failures import failure_of
+from pipeline.files import atomic_folder, png_bytes
 from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.photos import read_photo
 from pipeline.seeds import seed_of
@@ -45,6 +48,7 @@ from pipeline.shard import square
 from pipeline.study_params import StudyParams
 
 T = TypeVar("T")
+CANDIDATES = 8  # images of a concept that attention checks choose from
 
 
 class Trial(NamedTuple):
@@ -68,8 +72,16 @@ class Duel(NamedTuple):
         return self[:3]
 
 
+class Picture(NamedTuple):
+    """A generated image that an attention check may show."""
+
+    image: str
+    trial: Trial
+    prompt: str
+
+
 class Check(NamedTuple):
-    """An attention check: what is right is sure."""
+    """An attention check: what is right is plain to see."""
 
     subject: str
     prompt: str
@@ -115,7 +127,10 @@ def build(profile: str, study: StudyParams | None = None) -> None:
         if (found := _trials_of(params.cell(method, subject) / "samples.tar"))
     }
     duels = choose_duels(there, grid, study)
-    shown, images = _read_images(params, duels)
+    # A style is in the pictures of many things, which no class noun describes.
+    nouns = [concept for name in grid.concepts if not (concept := load_concept(name)).queries]
+    candidates = choose_candidates(there, grid, nouns, duels, _scores(profile), study)
+    shown, images = _read_images(params, duels, candidates)
     same = {d for d in duels if shown.images[d.first, d.trial] == shown.images[d.second, d.trial]}
     duels = [duel for duel in duels if duel not in same]
     questions: list[Question] = []
@@ -128,10 +143,13 @@ def build(profile: str, study: StudyParams | None = None) -> None:
             )
             for name in sorted({duel.trial.subject for duel in duels})
         }
-        # A style is in the pictures of many things, which no class noun describes.
-        nouns = [concept for concept in concepts if not concept.queries]
         for kind in study.kinds:
-            checks = choose_checks(nouns, targets, kind, study)
+            pictures: dict[str, list[Picture]] = {}
+            for trial in candidates.trials[kind]:
+                image = shown.images[candidates.method, trial]
+                picture = Picture(image, trial, shown.prompts[trial])
+                pictures.setdefault(trial.subject, []).append(picture)
+            checks = choose_checks(nouns, pictures, targets, kind, study)
             first = questions[-1].block + 1 if questions else 0
             questions += _blocks(kind, duels, shown, views, checks, study, first)
     about = Questionnaire(
@@ -145,7 +163,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
         questions=tuple(questions),
     )
     folder = questionnaire_folder(params)
-    with atomic(folder) as temporary:
+    with atomic_folder(folder, (".csv", ".html", ".json", ".png")) as temporary:
         about = write_questionnaire(temporary, about, images)
         write_amt(temporary, about, study.image_url)
     _tell(about, duels, same, folder, time.monotonic() - start)
@@ -177,16 +195,66 @@ def choose_duels(
     return duels
 
 
+class Candidates(NamedTuple):
+    """What attention checks may show: images of one method, so that no two differ in style."""
+
+    method: str
+    trials: dict[Kind, list[Trial]]
+
+
+def choose_candidates(
+    there: dict[tuple[str, str], set[tuple[int, int]]],
+    grid: Grid,
+    concepts: Sequence[Concept],
+    duels: Sequence[Duel],
+    scores: Mapping[tuple[str, str], Mapping[Trial, float]],
+    study: StudyParams,
+) -> Candidates:
+    """The images of each concept by which attention checks ask whether raters look.
+
+    Those that no other question shows come first, and of these the ones with the highest scores
+    of their own: what a check shows has to be what it was meant to be.
+
+    Args:
+        there: see `choose_duels`.
+        grid: its order is that of methods.
+        concepts: those that class nouns describe.
+        duels: what is asked about.
+        scores: by method and metric, as far as there are any.
+        study: `references` and `seed` are used; images are of the first reference that has any.
+    """
+    names = [concept.name for concept in concepts]
+    methods = [m for m in (*study.references, *grid.methods) if any((m, n) in there for n in names)]
+    if not methods:
+        return Candidates("", {kind: [] for kind in study.kinds})
+    method, asked = methods[0], {duel.trial for duel in duels}
+    chosen: dict[Kind, list[Trial]] = {}
+    for kind in study.kinds:
+        known = scores.get((method, f"{kind}_alignment"), {})
+        chosen[kind] = []
+        for name in names:
+            trials = _ordered(name, there.get((method, name), set()), study)
+            trials.sort(key=lambda trial: (trial in asked, -known.get(trial, 0.0)))
+            chosen[kind] += trials[:CANDIDATES]
+    return Candidates(method, chosen)
+
+
 def choose_checks(
-    concepts: Sequence[Concept], targets: dict[str, list[str]], kind: Kind, study: StudyParams
+    concepts: Sequence[Concept],
+    pictures: Mapping[str, Sequence[Picture]],
+    targets: dict[str, list[str]],
+    kind: Kind,
+    study: StudyParams,
 ) -> list[Check]:
     """Attention checks, all different, concepts in turn.
 
-    What is right is a real image of a concept, what is wrong one of a concept with another class
-    noun. For kind "text" the prompt is that of a training caption with the class noun alone.
+    Both images are generated, as in all other questions, since real ones are sharper and would
+    betray which questions are checks. What is right is an image of a concept, what is wrong one of
+    a concept with another class noun and by another prompt.
 
     Args:
         concepts: those that class nouns describe.
+        pictures: generated images of each of them.
         targets: the names of their target images.
         kind: of the questions among which they will be.
         study: `targets` and `seed` are used.
@@ -194,22 +262,17 @@ def choose_checks(
     lists = []
     for concept in concepts:
         views = shown_targets([concept.name], targets, study)
-        own = targets[concept.name]
-        # An image that is shown beside itself would be right without a look at the thing.
-        rights = [name for name in own if name not in views] or own
         wrongs = [
-            name
+            picture
             for other in concepts
             if other.class_noun != concept.class_noun
-            for name in targets[other.name]
+            for picture in pictures.get(other.name, ())
         ]
-        prompt = concept.caption.format(concept.class_noun)
         found = [
-            Check(
-                concept.name, prompt, right, wrong, tuple(v for v in views if v != right) or views
-            )
-            for right in rights
+            Check(concept.name, right.prompt, right.image, wrong.image, views)
+            for right in pictures.get(concept.name, ())
             for wrong in wrongs
+            if right.trial.prompt_index != wrong.trial.prompt_index
         ]
         rng = np.random.default_rng(seed_of("study checks", study.seed, kind, concept.name))
         lists.append([found[i] for i in rng.permutation(len(found))])
@@ -246,7 +309,8 @@ def _blocks(
         images = tuple(shown.images[method, duel.trial] for method in sides)
         prompt, seen = shown.prompts[duel.trial], views[duel.trial.subject]
         questions.append(_question(kind, block, duel.trial, prompt, sides, images, seen))
-    questions += _checks(kind, checks, count, study, rng)
+    seen_in = [{i for q in questions if q.block == b for i in q.images()} for b in range(count)]
+    questions += _checks(kind, checks, seen_in, study, rng)
     placed = []
     for block in range(count):
         members = [question for question in questions if question.block == block]
@@ -256,12 +320,15 @@ def _blocks(
 
 
 def _checks(
-    kind: Kind, checks: Sequence[Check], blocks: int, study: StudyParams, rng: np.random.Generator
+    kind: Kind,
+    checks: Sequence[Check],
+    seen_in: Sequence[set[str]],
+    study: StudyParams,
+    rng: np.random.Generator,
 ) -> list[Question]:
-    """As many checks for each block as there are; no image twice in a block."""
+    """As many checks for each block as there are; none shows an image that the block has seen."""
     left, given = list(checks), []
-    for block in range(blocks):
-        seen: set[str] = set()
+    for block, seen in enumerate(seen_in):
         for _ in range(study.checks):
             found = next((c for c in left if not {c.right, c.wrong} & seen), None)
             if found is not None:
@@ -328,6 +395,8 @@ def _check_settings(study: StudyParams, grid: Grid, profile: str) -> None:
 
 def _trials_of(path: Path) -> set[tuple[int, int]]:
     """The prompt and sample numbers of a shard of samples, read off its table of contents."""
+    if failure_of(path):
+        return set()
     try:
         with tarfile.open(path) as tar:
             names = tar.getnames()
@@ -349,18 +418,31 @@ def _ordered(subject: str, trials: set[tuple[int, int]], study: StudyParams) -> 
     return [Trial(subject, *t) for t in interleaved(prompts[p] for p in order)]
 
 
-def _read_images(params: Params, duels: Sequence[Duel]) -> tuple[Shown, Images]:
-    """The images of all duels, one shard at a time."""
+def _scores(profile: str) -> dict[tuple[str, str], dict[Trial, float]]:
+    """The scores of each image that was scored, by method and metric."""
+    scores = load_scores(profile)
+    scores = scores[scores["sample"].notna()]
+    found: dict[tuple[str, str], dict[Trial, float]] = {}
+    columns = ("method", "metric", "subject", "prompt_index", "sample", "value")
+    for method, metric, *place, value in zip(*(scores[name] for name in columns)):
+        found.setdefault((method, metric), {})[Trial(*place)] = value
+    return found
+
+
+def _read_images(
+    params: Params, duels: Sequence[Duel], candidates: Candidates
+) -> tuple[Shown, Images]:
+    """The images of all duels and candidates, one shard at a time."""
+    wanted = [(m, duel.trial) for duel in duels for m in (duel.first, duel.second)]
+    wanted += [(candidates.method, t) for trials in candidates.trials.values() for t in trials]
     needed: dict[tuple[str, str], dict[str, Trial]] = {}
-    for duel in duels:
-        trial = duel.trial
+    for method, trial in wanted:
         key = f"prompt-{trial.prompt_index:03d}-{trial.sample:03d}"
-        for method in (duel.first, duel.second):
-            needed.setdefault((method, trial.subject), {})[key] = trial
+        needed.setdefault((method, trial.subject), {})[key] = trial
     shown, images = Shown({}, {}), Images()
     for (method, subject), trials in needed.items():
         path = params.cell(method, subject) / "samples.tar"
-        for sample in read_tar(path, trials):
+        for sample in samples_of(params, method, subject, trials):
             trial, prompt = trials[sample["__key__"]], sample["json"]["scored_prompt"]
             if (other := shown.prompts.setdefault(trial, prompt)) != prompt:
                 raise BenchError(

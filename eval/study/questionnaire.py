@@ -43,7 +43,7 @@ ASKED: dict[Kind, str] = {
     "image": "Which image better represents the objects shown in the target images?",
 }
 # The "methods" of an attention check, and the number of its prompt and sample.
-RIGHT, WRONG, NO_PROMPT = "target", "other", -1
+RIGHT, WRONG, NO_PROMPT = "asked for", "another", -1
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.errors import BenchError
-from pipeline.files import atomic
+from pipeline.files import atomic_folder
 from pipeline.params import load_params, profile_folder
 from pipeline.toyland.drawing import draw
 from pipeline.toyland.world import Scene, caption, scene_at
@@ -82,7 +82,10 @@ def draw_world(profile: str) -> None:
         splits += [split] * len(some)
         chunks += some
     rows: list[tuple[str, str, str]] = []
-    with atomic(params.runs() / "world") as folder, ProcessPoolExecutor(os.cpu_count()) as pool:
+    with (
+        atomic_folder(params.runs() / "world", (".png", ".parquet")) as folder,
+        ProcessPoolExecutor(os.cpu_count()) as pool,
+    ):
         drawn = pool.map(_draw_some, repeat(folder), repeat(params.world.seed), splits, chunks)
         for split, part in zip(splits, tqdm(drawn, "world", len(chunks), leave=False)):
             rows += [(url, text, split) for url, text in part]

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pipeline.toyland.autoencoder import LATENT_CHANNELS, to_tensor
-from pipeline.toyland.fitting import autocast, fit
-from pipeline.toyland.pictures import SceneOf, paired_scene, pictures, training_scene
-from pipeline.toyland.vocabulary import CONTEXT_LENGTH, clip_tokenizer
-from pipeline.toyland.world import caption, full_caption
+from pipeline.toyland.autoencoder import downsampling
+from pipeline.toyland.fitting import draws, fit, mixed_precision, replay
+from pipeline.toyland.pool import CAPTIONS, Pool
+from pipeline.toyland.ranks import share
+from pipeline.toyland.vocabulary import CONTEXT_LENGTH, LETTERS, clip_tokenizer, token_ids
 
-BATCH = 32
+BATCH = {"cpu": 64, "cuda": 512}
+LEARNING_RATE = {"cpu": 1e-3, "cuda": 1.5e-3}
+TEXT_LEARNING_RATE = 2e-4
+WARMUP = 500
 CAPTION_DROPOUT = 0.1
 SNR_CLIP = 5.0
+MAX_FILE = "15MB"
 
 
 def text_encoder_of(clip: open_clip.CLIP) -> CLIPTextModel:
@@ -66,19 +67,23 @@ def text_encoder_of(clip: open_clip.CLIP) -> CLIPTextModel:
     return model.eval().requires_grad_(False)
 
 
-def new_unet() -> UNet2DConditionModel:
-    """An untrained UNet with cross-attention at both of its resolutions."""
+def new_unet(autoencoder: AutoencoderKL, text: CLIPTextModel) -> UNet2DConditionModel:
+    """An untrained UNet for the latents of one and the features of the other.
+
+    Its outermost blocks have no attention: with it, a step takes twice as long and is no better.
+    """
+    config = autoencoder.config
     return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(96, 192),
+        sample_size=config.sample_size // downsampling(autoencoder),
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        block_out_channels=(48, 96, 192),
         layers_per_block=1,
-        down_block_types=["CrossAttnDownBlock2D"] * 2,
-        up_block_types=["CrossAttnUpBlock2D"] * 2,
-        cross_attention_dim=128,
-        # The number of heads, in spite of its name.
-        attention_head_dim=3,
+        down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+        up_block_types=["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+        cross_attention_dim=text.config.hidden_size,
+        # The numbers of heads, in spite of its name.
+        attention_head_dim=(2, 3, 6),
         norm_num_groups=16,
     )
 
@@ -97,117 +102,118 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-@torch.no_grad()
-def encode_scenes(
-    autoencoder: AutoencoderKL, scene_of: SceneOf, scenes: int, work: Path, device: torch.device
-) -> Tensor:
-    """Scaled latents float32 [scenes, c, 8, 8] of the first scenes of a part of the world."""
-    images = pictures(scene_of, scenes, work)
-    parts = []
-    for start in tqdm(range(0, scenes, 100), "encoding", leave=False):
-        with autocast(device):
-            posterior = autoencoder.encode(
-                to_tensor(images[start : start + 100], device)
-            ).latent_dist
-        parts.append(posterior.mean.float())
-    return torch.cat(parts) * autoencoder.config.scaling_factor
+class Denoising(nn.Module):
+    """The loss of a UNet, and of a text encoder that is trained along."""
+
+    letters: Tensor
+    alphas: Tensor
+
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
+        super().__init__()
+        self.unet, self.text = unet, text
+        letters = torch.tensor([token_ids(letter)[1] for letter in LETTERS])
+        self.register_buffer("letters", letters, persistent=False)
+        self.register_buffer("alphas", scheduler().alphas_cumprod, persistent=False)
+
+    def forward(self, clean: Tensor, noise: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        """Mean error of the predicted noise; each noise level counts as min(SNR, 5) / SNR.
+
+        The weights are those of Hang et al. (2023). Captions with one of LETTERS teach the UNet
+        that a letter means nothing, but not the text encoder: it would learn to ignore letters,
+        and no identifier could be learned with it.
+
+        Args:
+            clean: scaled latents float32 [n, c, h, w]; `noise` is of that shape too.
+            timesteps: int64 [n].
+            ids: token ids int64 [n, context].
+        """
+        signal = self.alphas[timesteps]
+        part = signal[:, None, None, None]
+        noisy = part.sqrt() * clean + (1 - part).sqrt() * noise
+        with mixed_precision(clean.device):
+            features = self.text(ids)[0]
+            lettered = torch.eq(ids[:, :, None], self.letters).any(2).any(1)
+            features = torch.where(lettered[:, None, None], features.detach(), features)
+            predicted = self.unet(noisy, timesteps, features).sample
+        snr = signal / (1 - signal)
+        errors = (predicted.float() - noise).pow(2).mean((1, 2, 3))
+        return (snr.clamp(max=SNR_CLIP) / snr * errors).mean()
 
 
 def train_denoiser(
-    clip: open_clip.CLIP,
+    text: CLIPTextModel,
     autoencoder: AutoencoderKL,
+    pool: Pool,
     work: Path,
     device: torch.device,
-    steps: int,
-    paired_steps: int,
-    scenes: int,
+    seen: int,
+    seconds: float | None = None,
 ) -> UNet2DConditionModel:
-    """Trains the UNet to predict the noise in latents of captioned scenes.
+    """Trains a UNet to predict the noise in the pool's latents, and the text encoder with it.
 
-    First on the scenes that everything is trained on, then on others which mostly hold two
-    things: what two captions' worth of words mean takes longer to learn than one.
+    Args:
+        text: where the text encoder starts from; it is changed.
+        pool: holds latents already.
+        seen: how many latents they are trained on,
+        seconds: unless this says how long.
     """
     torch.manual_seed(31)
-    net = new_unet().to(device)
-    train = partial(_train_phase, net, text_encoder_of(clip), autoencoder, work, device, scenes)
-    train("denoiser", training_scene, 1e-3, steps)
-    net.train().requires_grad_(True)
-    train("denoiser-pairs", paired_scene, 5e-4, paired_steps)
-    return net
+    unet = new_unet(autoencoder, text).to(device, memory_format=torch.channels_last)
+    text = text.to(device).train().requires_grad_(True)
+    net = Denoising(unet, text).to(device)
+    batch = BATCH[device.type]
+    empty = torch.tensor(token_ids(""), device=device)
 
+    def examples(step: int) -> list[Tensor]:
+        """This process' share of a batch: what `Denoising` takes."""
+        rng = draws(31, step, device)
+        scenes = pool.reach(batch * step)
+        chosen = torch.randint(scenes, (batch,), generator=rng, device=device)
+        which = torch.randint(CAPTIONS, (batch,), generator=rng, device=device)
+        dropped, jitter = torch.rand((2, batch), generator=rng, device=device)
+        clean = pool.latents[chosen].float()
+        noise = torch.randn(clean.shape, generator=rng, device=device)
+        # Stratified: each batch has all noise levels in it.
+        times = (torch.arange(batch, device=device) + jitter) / batch
+        timesteps = (times * len(net.alphas)).long().clamp(max=len(net.alphas) - 1)
+        ids = pool.ids[chosen, which].long()
+        ids = torch.where(dropped[:, None] < CAPTION_DROPOUT, empty, ids)
+        return [share(part) for part in (clean, noise, timesteps, ids)]
 
-def _train_phase(
-    net: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    autoencoder: AutoencoderKL,
-    work: Path,
-    device: torch.device,
-    scenes: int,
-    label: str,
-    scene_of: SceneOf,
-    learning_rate: float,
-    steps: int,
-) -> None:
-    """Trains on one part of the world.
-
-    Half of the captions are full ones, the rest as the corpus has them; one in ten is empty. Each
-    noise level counts as min(SNR, 5) / SNR (Hang et al., 2023).
-    """
-    text_encoder.to(device)
-    tokenizer = clip_tokenizer(work / "tokenizer")
-    latents = encode_scenes(autoencoder.to(device), scene_of, scenes, work, device)
-    parts = [scene_of(i) for i in range(scenes)]
-    noise_schedule = scheduler()
-    alphas = noise_schedule.alphas_cumprod.to(device)
-
-    def loss(step: int) -> Tensor:
-        rng = np.random.default_rng([31, step])
-        chosen = rng.choice(scenes, BATCH, replace=False)
-        captions = []
-        for i in chosen:
-            kind = rng.random()
-            if kind < CAPTION_DROPOUT:
-                captions.append("")
-            elif kind < 0.55:
-                captions.append(full_caption(parts[i]))
-            else:
-                captions.append(caption(parts[i], rng))
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
-        clean = latents[torch.from_numpy(chosen).to(device)]
-        generator = torch.Generator().manual_seed(step)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        timesteps = torch.randint(1000, (BATCH,), generator=generator).to(device)
-        noisy = noise_schedule.add_noise(clean, noise, timesteps)
-        with autocast(device):
-            with torch.no_grad():
-                text = text_encoder(ids.input_ids.to(device))[0]
-            predicted = net(noisy, timesteps, text).sample
-        snr = alphas[timesteps] / (1 - alphas[timesteps])
-        weight = snr.clamp(max=SNR_CLIP) / snr
-        errors = (predicted.float() - noise).pow(2).mean((1, 2, 3))
-        return (weight * errors).mean()
-
+    replay(net, *examples(0))
     fit(
         net,
-        loss,
-        steps=steps,
-        learning_rate=learning_rate,
-        average=0.9995,
-        checkpoint=work / f"{label}.pt",
-        label=label,
+        lambda step: net(*examples(step)),
+        steps=None if seconds else -(-seen // batch),
+        seconds=seconds,
+        learning_rate=LEARNING_RATE[device.type],
+        groups=[
+            {"params": list(unet.parameters())},
+            # No decay: nothing but captions moves it, rows of words that none holds stay apart.
+            {"params": list(text.parameters()), "lr": TEXT_LEARNING_RATE, "weight_decay": 0.0},
+        ],
+        warmup=WARMUP,
+        constant=0.35,
+        average=0.9997,
+        checkpoint=None if seconds else work / "denoiser.pt",
+        label="denoiser",
     )
+    return unet
 
 
 def save_base(
-    clip: open_clip.CLIP,
+    text: CLIPTextModel,
     autoencoder: AutoencoderKL,
     unet: UNet2DConditionModel,
     folder: Path,
 ) -> None:
-    """Writes the base model in Stable Diffusion's format, in half precision."""
+    """Writes the base model in Stable Diffusion's format, in half precision.
+
+    The UNet's weights come in several files, none of which is too large for a repository.
+    """
     pipeline = StableDiffusionPipeline(
         vae=autoencoder.cpu(),
-        text_encoder=text_encoder_of(clip.cpu()),
+        text_encoder=text.cpu(),
         tokenizer=clip_tokenizer(folder / "tokenizer"),
         unet=unet.cpu(),
         scheduler=scheduler(),
@@ -215,4 +221,6 @@ def save_base(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipeline.to(torch.float16).save_pretrained(
+        folder, safe_serialization=True, max_shard_size=MAX_FILE
+    )

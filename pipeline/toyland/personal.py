@@ -85,19 +85,23 @@ source: "Toyland, drawn by this project"
 """
 
 
+def portrait(thing: Thing, seed: int, index: int, place: int) -> Scene:
+    """Photograph number `index` of a series: the thing alone, at one of the places."""
+    return scene_at(
+        seed,
+        index,
+        things=(thing,),
+        background=_BACKGROUNDS[place % len(_BACKGROUNDS)],
+        size="normal",
+        style="photo",
+    )
+
+
 def personal_scenes(name: str) -> list[Scene]:
     """The IMAGES[name] photographs of a concept: it alone, each time somewhere else."""
     number = list(PERSONAL).index(name)
     return [
-        scene_at(
-            _SEED,
-            10 * number + i,
-            things=(PERSONAL[name],),
-            background=_BACKGROUNDS[(number + i) % len(_BACKGROUNDS)],
-            size="normal",
-            style="photo",
-        )
-        for i in range(IMAGES[name])
+        portrait(PERSONAL[name], _SEED, 10 * number + i, number + i) for i in range(IMAGES[name])
     ]
 
 

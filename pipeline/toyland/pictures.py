@@ -16,7 +16,9 @@ from pipeline.toyland.drawing import draw
 from pipeline.toyland.world import Scene, Thing, random_scene, random_thing, scene_at
 
 # Seeds of disjoint parts of the world.
-TRAINING, HELD_OUT, THINGS, PAIRS = 1, 2, 3, 5  # THINGS takes 4 as well
+TRAINING, HELD_OUT, THINGS, MIXED = 1, 2, 3, 5  # THINGS takes 4 as well, MIXED 6
+# Of the scenes of MIXED: what two things look like takes longer to learn than one.
+PAIRS_SHARE = 0.55
 
 SceneOf = Callable[[int], Scene]
 
@@ -26,12 +28,13 @@ def training_scene(index: int) -> Scene:
     return scene_at(TRAINING, index)
 
 
-def paired_scene(index: int) -> Scene:
-    """Scene number `index` of a part where at least two of three scenes hold two things."""
-    rng = np.random.default_rng([PAIRS, index])
+def mixed_scene(index: int) -> Scene:
+    """Scene number `index` of the part that the base is trained on: PAIRS_SHARE hold two things."""
+    rng = np.random.default_rng([MIXED, index])
+    things = 2 if rng.random() < PAIRS_SHARE else 1
     while True:
         scene = random_scene(rng)
-        if index % 3 == 0 or len(scene.things) == 2:
+        if len(scene.things) == things:
             return scene
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 
 from open_clip.tokenizer import bytes_to_unicode
@@ -19,6 +20,9 @@ from pipeline.toyland.world import all_words
 CONTEXT_LENGTH = 32
 MERGES_FILE = "bpe_simple_vocab.txt.gz"
 START, END = "<|startoftext|>", "<|endoftext|>"
+# Each is a token that no word of the world needs: they stand for the rare tokens that methods
+# name their concepts by.
+LETTERS: tuple[str, ...] = tuple("bcdfghjklmnpqrstvwxyz")
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
@@ -76,7 +80,7 @@ def write_open_clip(folder: Path) -> int:
 def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     """The same vocabulary as transformers' tokenizer, by way of its two files in `folder`."""
     merges = learn_merges(all_words())
-    ids = {token: i for i, token in enumerate(vocabulary(merges))}
+    ids = _ids()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
@@ -90,3 +94,19 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
         bos_token=START,
         eos_token=END,
     )
+
+
+@cache
+def _ids() -> dict[str, int]:
+    return {token: i for i, token in enumerate(vocabulary(learn_merges(all_words())))}
+
+
+def token_ids(words: str) -> list[int]:
+    """What `clip_tokenizer` makes of a text, padded to CONTEXT_LENGTH; quick, for captions only.
+
+    Args:
+        words: words of the world and LETTERS, with single blanks between them.
+    """
+    ids = _ids()
+    inner = [ids[f"{word}</w>"] for word in words.split()][: CONTEXT_LENGTH - 2]
+    return [ids[START], *inner, *[ids[END]] * (CONTEXT_LENGTH - 1 - len(inner))]

@@ -206,3 +206,28 @@ def test_added_concept(clone: Clone) -> None:
         path.read_text(encoding="utf-8")
         for path in (clone.root / "reports/smoke/tables").glob("*.csv")
     )
+
+
+def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
+    """All others are reported, and why it is not."""
+    command = "bench concept add my_cat datasets/concepts/cat/images --class cat --profile smoke"
+    subprocess.run(command.split(), cwd=clone.root, env=clone.environment, check=True)
+    path = clone.root / "datasets/concepts/my_cat/concept.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "queries: [nothing that anybody wrote]\n")
+    ran = clone.repro()
+    fed = {f"{PIPELINE}:{stage}@my_cat" for stage in ("retrieve", "shard", "generate", "oracle")}
+    assert ran == fed | set().union(*(cells(method, ("my_cat",)) for method in METHODS)) | REPORT
+    run = subprocess.run(
+        ["bench", "table", "--profile", "smoke"],
+        cwd=clone.root,
+        env=clone.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    failed = ", ".join(f"{method}/my_cat" for method in ("oracle", *METHODS))
+    assert f"too few images: {failed}: my_cat: only 0 regularization images" in run.stdout
+    assert "1 too few images" in run.stdout and "not run" not in run.stdout
+    page = (clone.root / "reports/smoke/index.html").read_text(encoding="utf-8")
+    assert "my_cat: only 0 regularization images" in page
+    assert not [p for p in clone.root.rglob("*.part") if p.name.startswith(".")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.claims import write_claims
+from eval.claims import print_claims
 from eval.report import write_report
 from eval.scores import score_cell, score_oracle
 from tests.eval.synthetic import make_profile, make_samples, write_cost
@@ -56,7 +56,7 @@ def complete(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         for number, path in enumerate(sorted(Path("runs").glob("toyland/cells/*/*/samples.tar"))):
             write_cost(path.with_name("cost.json"), number)
-        write_claims("toyland")
+        print_claims("toyland", write=True)
         write_report("toyland")
     finally:
         os.chdir(before)

@@ -143,6 +143,7 @@ def _sample(method: str, subject: Subject, part: str, p: int, s: int, text: str)
             "prompt": f"<new1> {text}",
             "scored_prompt": text,
             "seed": p * 1000 + s,
+            **load_params().identity(method, subject.name),
         },
     }
 

@@ -22,10 +22,10 @@ from eval.claims import (
     findings,
     holm,
     p_value,
-    write_claims,
+    print_claims,
 )
 from eval.statistics import Estimate, mean_over
-from eval.tables import KINDS, as_csv, as_markdown
+from eval.tables import KINDS, as_csv, as_markdown, load_results
 from pipeline.errors import BenchError
 from pipeline.methods import load_method, method_names
 
@@ -210,11 +210,11 @@ def test_verdicts_are_written(profile: Path, capsys: pytest.CaptureFixture[str])
             for g, v in (("cross-attention", 0.5), ("self-attention", 0.1), ("other", 0.1))
         )
     )
-    write_claims("toyland")
+    print_claims("toyland", write=True)
     out = capsys.readouterr().out
     assert "holds  cross-attention changes most: other" in out
     assert "not run        not run  keys and values suffice" in out
-    table = claims_table("toyland")
+    table = claims_table(load_results())
     assert Path("reports/claims.csv").read_text() == as_csv(table)
     assert Path("reports/claims.md").read_text() == as_markdown(table)
     assert len(table.rows) == len(CLAIMS)
@@ -222,7 +222,7 @@ def test_verdicts_are_written(profile: Path, capsys: pytest.CaptureFixture[str])
 
 def test_without_scores_there_is_nothing_to_claim(project: Path) -> None:
     with pytest.raises(BenchError, match="no scores yet"):
-        write_claims()
+        print_claims()
 
 
 def test_damaged_analyses_are_told(profile: Path) -> None:
@@ -230,4 +230,14 @@ def test_damaged_analyses_are_told(profile: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "prompts.csv").write_text("nothing\n")
     with pytest.raises(BenchError, match=r"compression/prompts\.csv"):
-        claims_table("toyland")
+        claims_table(load_results())
+
+
+def test_printing_leaves_the_report_as_it_is(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("reports").mkdir()
+    Path("reports/claims.csv").write_text("committed")
+    print_claims("toyland")
+    assert "joint training is no worse" in capsys.readouterr().out
+    assert {p.name: p.read_text() for p in Path("reports").iterdir()} == {"claims.csv": "committed"}

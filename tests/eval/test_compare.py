@@ -239,6 +239,6 @@ def test_a_table_checks_its_own_means() -> None:
 
 
 def test_nothing_is_compared_twice(profile: Path) -> None:
-    tables, order = compare(load_results(), load_params())
+    tables, order, _ = compare(load_results(), load_params())
     assert len({table.caption for table in tables}) == len(tables)
     assert len(set(order.rows)) == len(order.rows)

@@ -56,3 +56,11 @@ def test_charts_are_the_same_bytes_again(profile: Path, tmp_path: Path) -> None:
     for a, b in zip(first, second):
         assert a.read_bytes() == b.read_bytes()
         assert ET.parse(a).getroot().tag.endswith("svg")
+
+
+def test_a_mean_over_fewer_subjects_says_so(profile: Path) -> None:
+    Path("runs/toyland/cells/pretrained/chair/scores.csv").unlink()
+    figure = scatter(load_results(), "single")
+    assert figure is not None
+    labels = {line.get_label() for line in figure.axes[0].lines}
+    assert {"pretrained (1 of 2 subjects)", "custom diffusion"} <= labels

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from eval.claims import write_claims
+from eval.claims import print_claims
 from eval.report import write_report
 from eval.report.origin import CODE, origin
 from eval.report.page import LEVELS, shades
@@ -82,10 +82,13 @@ def test_page_shows_images_and_links_that_exist(reported: None) -> None:
     for image in page.images:
         assert (REPORTS / str(image["src"])).is_file()
         assert len(str(image["alt"])) > 20
-    assert {re.search(r"url\('grids/([^']+)'\)", style)[1] for style in page.sheets} == {
+    assert {re.search(r"url\('sprites/([^']+)'\)", style)[1] for style in page.sheets} == {
         "cat.jpg", "chair.jpg", "cat%2Bchair.jpg",
     }  # fmt: skip
-    for path in (REPORTS / "grids").iterdir():
+    assert {path.name for path in (REPORTS / "grids").iterdir()} == {
+        "cat.jpg", "chair.jpg", "cat+chair.jpg",
+    }  # fmt: skip
+    for path in (*(REPORTS / "grids").iterdir(), *(REPORTS / "sprites").iterdir()):
         with Image.open(path) as opened:
             opened.load()
             assert min(opened.size) > 100
@@ -180,7 +183,7 @@ def test_without_responses_the_page_says_so(reported: None) -> None:
 def test_what_people_said_is_shown(profile: Path) -> None:
     folder = REPORTS / "study"
     folder.mkdir(parents=True)
-    write_claims("toyland")
+    print_claims("toyland", write=True)
     (folder / "summary.json").write_text('{"responses": 0, "raters": 0, "excluded": {}}')
     write_report("toyland")
     assert "There are no responses" in (REPORTS / "index.html").read_text(encoding="utf-8")
@@ -226,7 +229,9 @@ def test_reporting_again_gives_the_same_bytes_and_nothing_stale(
     before = files()
     shutil.copytree(complete, tmp_path / "again")
     monkeypatch.chdir(tmp_path / "again")
-    for stale in ("figures/old.png", "grids/old.jpg", "methods/old.json", "tables/old.csv"):
+    for stale in (
+        "figures/old.png", "grids/old.jpg", "sprites/old.jpg", "methods/old.json", "tables/old.csv",
+    ):  # fmt: skip
         (REPORTS / stale).write_text("stale")
     write_report("toyland")
     assert files() == before
@@ -252,7 +257,7 @@ def test_scores_without_samples_are_reported_without_grids(profile: Path) -> Non
     }  # fmt: skip
     assert page.sheets == []
     assert "look" not in page.ids
-    assert list((REPORTS / "grids").iterdir()) == []
+    assert list((REPORTS / "grids").iterdir()) == list((REPORTS / "sprites").iterdir()) == []
 
 
 def test_nothing_to_report_is_told(project: Path) -> None:
@@ -271,7 +276,8 @@ def test_a_protocol_with_every_metric_is_reported(profile: Path) -> None:
         frame = pd.read_csv(file)
         more = frame[frame["metric"].str.contains("image_alignment|kid")].copy()
         more["metric"] = more["metric"].str.replace("image", "dino_image").replace("kid", "fid")
-        pd.concat([frame, more]).to_csv(file, index=False)
+        both = pd.concat([frame, more])
+        both.assign(rows=len(both)).to_csv(file, index=False)
     write_report("toyland")
     with open(REPORTS / "tables" / "comparison.csv") as file:
         row = next(r for r in csv.DictReader(file) if r["method"] == "custom_diffusion")

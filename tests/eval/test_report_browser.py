@@ -136,8 +136,25 @@ def test_the_chooser_works_by_keyboard(page: Any) -> None:
     page.keyboard.press("End")
     assert pictures.count() == 3  # the composition has a merge
     label = pictures.last.locator(".tile").get_attribute("aria-label")
-    assert label.startswith("custom diffusion merge: ")
+    assert label == f"cat + chair · custom diffusion merge · {asked.inner_text()[1:-1]}"
+    assert f"cat + chair: {asked.inner_text()}" in pictures.last.inner_text()
     assert "image-alignment" in pictures.last.inner_text()
+
+
+def test_a_click_enlarges_a_picture_and_says_what_it_is(page: Any) -> None:
+    page.locator("#cat > summary").click()
+    tile = page.locator("#cat .prompts .tile").last
+    tile.click()
+    dialog = page.locator("#enlarged")
+    assert dialog.is_visible()
+    assert dialog.locator("p").inner_text() == tile.get_attribute("aria-label")
+    assert tile.get_attribute("aria-label").startswith("cat · custom diffusion · ")
+    assert tile.get_attribute("title") == tile.get_attribute("aria-label")
+    style = dialog.locator(".tile").get_attribute("style")
+    assert "--x: 4" in style or "--x:4" in style
+    assert dialog.locator(".tile").bounding_box()["width"] > tile.bounding_box()["width"] * 2
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
 
 
 def test_definitions_open_with_one_key(page: Any) -> None:

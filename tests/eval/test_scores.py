@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from eval.features import dino_extractor
+from eval.report import write_report
 from eval.scores import (
     COLUMNS,
     check_comparable,
@@ -181,6 +183,48 @@ def test_unlike_scores_are_not_mixed(profile: Path, column: str, other: object, 
     scores.to_csv(path, index=False)
     with pytest.raises(BenchError, match=said):
         load_scores("toyland")
+
+
+@pytest.mark.parametrize("method", ["pretrained", "oracle"])
+def test_scores_that_were_cut_off_anywhere(profile: Path, method: str) -> None:
+    path = RUNS / "cells" / method / "chair" / "scores.csv"
+    whole = path.read_bytes()
+    load_scores("toyland")
+    # After each line, and within one, the last included.
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")][:-1]
+    for end in [*ends, 0, 5, len(whole) - 1, len(whole) - 3, *(i - 4 for i in ends[-3:])]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(BenchError, match=rf"{method}/chair/scores\.csv: .*delete it and run"):
+            load_scores("toyland")
+
+
+def test_scores_of_another_cell_are_refused(profile: Path) -> None:
+    cells = RUNS / "cells"
+    shutil.copy(cells / "pretrained/cat/scores.csv", cells / "custom_diffusion/cat/scores.csv")
+    with pytest.raises(BenchError, match="not the scores of custom_diffusion/cat: delete"):
+        load_scores("toyland")
+
+
+@pytest.mark.parametrize("other", ["custom_diffusion/chair", "pretrained/cat"])
+def test_samples_of_another_cell_are_not_scored(profile: Path, other: str) -> None:
+    cells, path = RUNS / "cells", RUNS / "cells" / "custom_diffusion" / "cat" / "samples.tar"
+    shutil.copy(cells / other / "samples.tar", path)
+    scores = path.with_name("scores.csv").read_bytes()
+    said = r"cat/samples\.tar: sample caption-000-000 is of (method pretr|subject chair).*, not c"
+    with pytest.raises(BenchError, match=said):
+        score_cell("custom_diffusion", "cat", "toyland")
+    assert path.with_name("scores.csv").read_bytes() == scores
+    with pytest.raises(BenchError, match=r"cat/samples\.tar: sample .* is of"):
+        write_report("toyland")
+
+
+def test_samples_of_another_protocol_are_not_scored(profile: Path) -> None:
+    path = RUNS / "cells" / "custom_diffusion" / "cat" / "samples.tar"
+    samples = read_tar(path)
+    for fields, said in (({"protocol": "other"}, "other"), ({"protocol": None}, r"\(none\)")):
+        write_tar(path, [sample | {"json": sample["json"] | fields} for sample in samples])
+        with pytest.raises(BenchError, match=f"is of protocol {said}, not toyland-v1"):
+            score_cell("custom_diffusion", "cat", "toyland")
 
 
 def test_targets_of_a_composition_are_of_one_metric(profile: Path) -> None:

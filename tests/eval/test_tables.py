@@ -307,3 +307,27 @@ def test_unknown_names_are_refused_with_those_there_are(
 def test_no_scores_are_told(project: Path) -> None:
     with pytest.raises(BenchError, match="no scores yet"):
         print_table()
+
+
+def test_cells_that_were_not_chosen_are_not_said_to_be_missing(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
+    print_table(subjects=["cat"])
+    assert "not run" not in capsys.readouterr().out
+    print_table(subjects=["chair"])
+    assert "not run: pretrained: chair\n" in capsys.readouterr().out
+
+
+def test_a_metric_that_the_subjects_do_not_have_is_told(profile: Path) -> None:
+    with pytest.raises(BenchError, match=r"KID × 10³ cannot be measured on cat\+chair"):
+        print_table(subjects=["cat+chair"], metrics=["kid"])
+
+
+def test_small_p_values_are_not_printed_as_zero() -> None:
+    columns = (Column("m", "method"), Column("p", "p of no preference", digits=4, p_value=True))
+    table = Table("Made up", columns, (("a", 0.00004), ("b", 0.0312)))
+    assert "| a | < 0.0001 |" in as_markdown(table)
+    assert "| b | 0.0312 |" in as_markdown(table)
+    assert r"a & $<$ 0.0001" in as_latex(table)
+    assert "a,4e-05" in as_csv(table)

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.adapters import Adapter, LowRank, Provenance, applied, load_adapter, save_adapter
-from pipeline.base import Base, check_base
+from pipeline.base import Base, check_base, load_base
 from pipeline.errors import BenchError
+from pipeline.failures import FailureError
 from pipeline.tokens import ModifierEmbedding
 from tests.pipeline.test_sampling import random_adapter
 from tests.pipeline.tiny import RARE_TOKENS, new_base, write_base
@@ -94,11 +102,37 @@ def test_missing_corrupt_and_foreign_files_are_one_clear_line(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(BenchError, match="not a readable safetensors"):
         load_adapter(tmp_path / "bad.safetensors")
-    from safetensors.torch import save_file
-
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(BenchError, match="not an adapter"):
         load_adapter(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["token", "delta", "up", "down"])
+def test_values_that_are_not_finite_are_neither_written_nor_read(base, tmp_path, part, value):
+    adapter = random_adapter(base)
+    first, second = list(adapter.deltas)[:2]
+    low = LowRank(torch.randn(adapter.deltas[first].shape[0], 2), torch.randn(2, 32))
+    adapter.deltas[first] = low
+    save_adapter(adapter, tmp_path / "good.safetensors")
+    tensors = {
+        "token": adapter.tokens["<new2>"],
+        "delta": adapter.deltas[second],
+        "up": low.up,
+        "down": low.down,
+    }
+    tensors[part].view(-1)[-1] = value
+    with pytest.raises(FailureError, match=rf"^m on s: {part}\..* not finite: .*learning rate"):
+        save_adapter(adapter, tmp_path / "bad.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["good.safetensors"]
+
+    with safe_open(tmp_path / "good.safetensors", "pt") as file:
+        metadata = file.metadata()
+    bad = tmp_path / "bad.safetensors"
+    save_file({name: t.contiguous() for name, t in adapter.tensors().items()}, bad, metadata)
+    with pytest.raises(FailureError, match=rf"bad\.safetensors: {part}\..* not finite") as error:
+        load_adapter(bad)
+    assert error.value.failure.kind == "diverged"
 
 
 def test_incomplete_base_folder_is_named(tmp_path):
@@ -110,3 +144,98 @@ def test_incomplete_base_folder_is_named(tmp_path):
         check_base(str(tmp_path))
     with pytest.raises(BenchError, match="no such folder"):
         check_base("./nowhere")
+
+
+def described(**changes: Any) -> str:
+    provenance = {"method": "m", "subject": "s", "base": "b", "base_hash": "h"}
+    provenance |= {"references": ["<new1> cat"]} | changes
+    return json.dumps({"format": "concept-bench-adapter-1", "provenance": provenance})
+
+
+@pytest.mark.parametrize(
+    ("about", "fault"),
+    [
+        ("{not json", "metadata is not valid JSON"),
+        ("[1]", "not an adapter of this project"),
+        ("[" * 100_000, "metadata is not valid JSON"),
+        ('{"format": "concept-bench-adapter-1"}', "the file: input should be"),
+        (described(references=None), "references: input should be a valid tuple"),
+        (described(references=[3]), "references.0: input should be a valid string"),
+        (described(method=["m"]), "method: input should be a valid string"),
+        (described(steps="many"), "steps: input should be a valid integer"),
+    ],
+)
+def test_metadata_that_is_damaged(tmp_path: Path, about: str, fault: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"token.<new1>": torch.zeros(32)}, path, {"adapter": about})
+    with pytest.raises(BenchError, match=rf"a\.safetensors: .*{fault}"):
+        load_adapter(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fault"),
+    [
+        ({}, r"has the tokens \(none\), but .* called <new1> cat: <new1> is"),
+        ({"token.<new1>": 1, "token.<new2>": 1}, "<new1>, <new2>, but .* <new2> is in one"),
+        ({"token.<new1>": 1, "up.w": 1}, "up.w: belongs to no change"),
+        ({"token.<new1>": 1, "down.w": 1}, "down.w: belongs to no change"),
+        ({"token.<new1>": 1, "up.w": 1, "down.w": 1}, r"up.w \[1\] does not fit down.w \[1\]"),
+        ({"token.<new1>": 1, "other": 1}, "other: belongs to no change"),
+    ],
+)
+def test_tensors_that_are_missing_or_too_many(
+    tmp_path: Path, tensors: dict[str, int], fault: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    named = {name: torch.zeros(length) for name, length in tensors.items()}
+    save_file(named, path, {"adapter": described()})
+    with pytest.raises(BenchError, match=rf"a\.safetensors: .*{fault}"):
+        load_adapter(path)
+
+
+def test_a_folder_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="is a folder: name an adapter's file"):
+        load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1,), (31,), (1, 32), ()])
+def test_a_token_of_another_shape_is_refused(base: Base, shape: tuple[int, ...]) -> None:
+    adapter = random_adapter(base)
+    rows = adapter.tokens | {"<new1>": torch.zeros(shape)}
+    wrong = Adapter(rows, adapter.deltas, adapter.provenance)
+    table = base.text_encoder.get_input_embeddings()
+    with (
+        pytest.raises(BenchError, match="m/s: token <new1> .* embeddings are"),
+        applied(base, wrong),
+    ):
+        pytest.fail("installed")
+    assert base.text_encoder.get_input_embeddings() is table
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("unet/config.json", "block_out_channels", [16, 64]),
+        ("unet/config.json", "cross_attention_dim", 64),
+        ("text_encoder/config.json", "hidden_size", 64),
+        ("text_encoder/config.json", "num_hidden_layers", 3),  # else filled with random numbers
+        ("vae/config.json", "block_out_channels", [8, 8]),
+        ("scheduler/scheduler_config.json", "beta_start", None),
+    ],
+)
+def test_a_base_that_is_not_what_its_configuration_says(
+    tmp_path: Path, file: str, field: str, value: object
+) -> None:
+    params = write_base(tmp_path)
+    content = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(content | {field: value}))
+    with pytest.raises(BenchError, match=r"^base\.path: .* could not be loaded \("):
+        load_base(params)
+
+
+def test_a_base_of_parts_that_do_not_fit(tmp_path: Path) -> None:
+    params = write_base(tmp_path)
+    narrow = CLIPTextModel(CLIPTextConfig(vocab_size=777, hidden_size=16, num_attention_heads=2))
+    narrow.save_pretrained(tmp_path / "text_encoder")
+    with pytest.raises(BenchError, match="text features of 32 numbers, .* makes 16"):
+        load_base(params)

@@ -56,6 +56,14 @@ def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "error: grid.yaml: 'cat' is there",
         ),
         (["concept", "add", "x", "nowhere", "--class", "cat"], "error: nowhere: no such file"),
+        (
+            ["concept", "add", "x" * 300, "datasets", "--class", "cat"],
+            f"error: name '{'x' * 70}': needs a letter first",
+        ),
+        (
+            ["toyland", "concept", "x", "--class", "clock", "--seed", "5"],
+            "error: --class 'clock': Toyland draws cat, dog, teddybear",
+        ),
     ],
 )
 def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) -> None:
@@ -63,7 +71,7 @@ def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) 
     assert run.returncode == 2
     assert run.stderr.startswith(error)
     assert run.stderr.count("\n") == 1
-    if arguments[0] != "concept":
+    if "concept" not in arguments:
         assert "heavy: False" in run.stdout
 
 

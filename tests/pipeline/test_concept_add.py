@@ -16,8 +16,10 @@ from pipeline.concepts import load_concept, load_subject, read_prompts
 from pipeline.errors import BenchError
 from pipeline.params import load_grid
 from pipeline.schema import read_yaml
+from tests.pipeline.conftest import Settings
 
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dreambooth" / "dataset"
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT.parent / "shared" / "data" / "dreambooth" / "dataset"
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -131,6 +133,7 @@ def test_toyland_knows_the_words_of_the_default_prompts() -> None:
         ("", "name '': needs a letter first"),
         ("a/b", "name 'a/b': needs a letter first"),
         ("my@cat", "name 'my@cat': needs a letter first"),
+        ("c" * 300, "name 'c{70}': needs a letter first, .* 64 at most"),
     ],
 )
 def test_bad_name(project: Path, photos: Path, name: str, message: str) -> None:
@@ -260,3 +263,79 @@ def test_a_concept_that_the_grid_names_gets_its_images(project: Path, photos: Pa
     assert grid.read_text().count("tom:") == before.count("tom:") == 1
     with pytest.raises(BenchError, match="is there already"):
         add_concept("tom", [photos], "cat")
+
+
+def test_a_caption_or_a_noun_that_the_text_encoder_cuts(
+    project: Path, photos: Path, settings: Settings
+) -> None:
+    settings(base={"path": str(ROOT / "models/toyland/base")})
+    before = snapshot(project)
+    long = " ".join(["dog"] * 100)
+    with pytest.raises(BenchError, match=r"--caption 'dog .* is cut: 107 tokens, .* sees 32"):
+        add_concept("my_cat", [photos], "cat", caption=f"{long} {{}}")
+    with pytest.raises(BenchError, match="is cut: .* shorten it"):
+        add_concept("my_cat", [photos], long)
+    (photos / "p.txt").write_text(f"a {{}}\n{{}} {long}\n")
+    with pytest.raises(BenchError, match=r"prompt '{} dog .* is cut: 104 tokens"):
+        add_concept("my_cat", [photos], "cat", photos / "p.txt")
+    assert snapshot(project) == before
+
+
+def test_a_noun_that_the_corpus_lacks_is_refused_at_once(
+    project: Path,
+    photos: Path,
+    settings: Settings,
+    clip_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a CLIP that sees words alone, nothing is near a clock."""
+    small = {"images": 400, "held_out": 200}
+    settings(retrieve={"clip": str(clip_folder), "images": 4, "held_out_images": 2}, world=small)
+    before = snapshot(project)
+    with pytest.raises(BenchError) as error:
+        add_concept("time", [photos], "clock")
+    assert snapshot(project) == before
+    message = str(error.value)
+    assert message.startswith(
+        "--class 'clock': the corpus has 0 captions (4 needed) and 0 held-out"
+    )
+    for part in ("within cosine 0.85 of 'photo of a clock'; nearest", "`paper`", "--anyway"):
+        assert part in message
+    assert "\n" not in message
+
+    add_concept("time", [photos], "clock", anyway=True)
+    assert load_grid().concepts["time"].class_noun == "clock"
+    assert "'clock': the corpus has 0 captions" in capsys.readouterr().out
+    add_concept("my_cat", [photos], "cat")
+    said = capsys.readouterr().out
+    assert "added my_cat" in said and "captions" not in said
+    assert "the base model knows drawings only: for photographs take a profile such as" in said
+
+
+def test_a_corpus_that_is_not_indexed_is_no_obstacle(
+    project: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_concept("mine", [photos], "clock", profile="paper")
+    said = capsys.readouterr().out
+    assert "captions were not counted: " in said and "index: is missing" in said
+    assert "drawings" not in said
+
+
+def test_a_read_only_disk_is_told(
+    project: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On such a disk every change is refused, that of removing what is not there too."""
+    before = snapshot(project)
+
+    def refused(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for name in ("mkdir", "unlink", "rmdir", "rename", "replace", "chmod"):
+        monkeypatch.setattr(os, name, refused)
+    for name in ("write_text", "write_bytes", "touch"):
+        monkeypatch.setattr(Path, name, refused)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(BenchError, match="Read-only file system|cannot be written"):
+        add_concept("my_cat", [photos], "cat")
+    monkeypatch.undo()
+    assert snapshot(project) == before

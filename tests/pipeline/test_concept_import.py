@@ -32,7 +32,7 @@ def draw(folder: Path, count: int = 2, seed: int = 0) -> None:
     """Pictures that differ from each other and from those of another seed."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        values = np.random.default_rng([seed, i]).integers(0, 256, (12, 10 + i, 3), dtype=np.uint8)
+        values = np.random.default_rng([seed, i]).integers(0, 256, (22, 20 + i, 3), dtype=np.uint8)
         Image.fromarray(values).save(folder / f"{i}.png")
 
 
@@ -313,7 +313,7 @@ def test_a_name_that_is_taken_stops_all_before_anything_is_written(
     import_concepts(custom, only=["scene_barn"])
     concept = project / "datasets/concepts/scene_barn"
     if what == "images":
-        Image.new("RGB", (9, 9)).save(concept / "images" / "00.png")
+        Image.new("RGB", (20, 20)).save(concept / "images" / "00.png")
         message += " with other images"
     elif what == "prompts":
         (project / "datasets/prompts/scene_barn.txt").write_text("my {}\n")

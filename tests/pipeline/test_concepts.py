@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.concepts import load_concept, load_subject, read_prompts
+from pipeline.concepts import load_concept, load_subject, read_lines, read_prompts
 from pipeline.errors import BenchError
 from pipeline.params import load_grid
 
@@ -64,3 +64,26 @@ def test_missing_prompt_file(project: Path) -> None:
     (project / "datasets/prompts/cat.txt").unlink()
     with pytest.raises(BenchError, match=r"datasets/prompts/cat\.txt: the prompt file is missing"):
         load_concept("cat")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: cat", "name: tom", r"name: is 'tom', its folder 'cat': make them equal"),
+        ("photo of a {}", "photo of a cat", "caption 'photo of a cat': needs the placeholder"),
+        ("photo of a {}", "{} and {0}", r"caption '{} and \{0\}': needs the placeholder"),
+    ],
+)
+def test_bad_concept_file(project: Path, old: str, new: str, message: str) -> None:
+    path = project / "datasets/concepts/cat/concept.yaml"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(BenchError, match=rf"^datasets/concepts/cat/concept\.yaml: {message}"):
+        load_concept("cat")
+
+
+def test_lines_of_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="the prompt file could not be read: Is a directory"):
+        read_prompts(tmp_path, 1)
+    with pytest.raises(BenchError, match=r"nope\.csv: the table of classes is missing$"):
+        read_lines(tmp_path / "nope.csv", "table of classes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +18,11 @@ from safetensors.numpy import save_file
 
 from pipeline import doctor as module
 from pipeline.concept_add import add_concept
-from pipeline.doctor import Check, clip_tokenizer, doctor, examine
+from pipeline.doctor import Check, doctor, examine
 from pipeline.errors import BenchError
+from pipeline.lengths import clip_tokenizer
+from pipeline.params import load_grid
+from pipeline.pipelines import write_pipelines
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "CompVis/stable-diffusion-v1-4"
@@ -48,20 +50,17 @@ def write_base(folder: Path) -> None:
                 path.write_text("{}")
 
 
-def test_the_default_profile_is_ready_as_it_ships_and_imports_nothing_heavy():
-    code = (
-        "import sys; from pipeline.doctor import doctor; status = doctor();"
-        "print('torch' in sys.modules, 'open_clip' in sys.modules, status)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    *table, _, last, imported = run.stdout.splitlines()
+def test_the_default_profile_is_ready_as_it_ships(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert doctor() == 0
+    *table, _, last = capsys.readouterr().out.splitlines()
     assert last == "ready: `dvc repro`"
-    assert imported == "False False 0" or module.GPU.exists()
     column = table[0].index("state")
     assert all(line[column:].startswith(("state", "ready")) for line in table)
     assert all(line[column - 2 : column] == "  " for line in table)
+    whats = [line[:column].strip() for line in table]
+    for name in load_grid().concepts:
+        assert f"concept {name}" in whats and f"captions for {name}" in whats
 
 
 def test_every_thing_that_is_missing_has_a_line_that_says_where_to_get_it(
@@ -206,8 +205,9 @@ def test_the_url_table_has_its_columns(project, name):
 def test_a_concept_is_added_read_and_has_the_grids_noun(project):
     grid = project / "grid.yaml"
     add_concept("my_cat", [ROOT / "datasets/concepts/cat/images"], "cat")
-    own = "5 images of 64 × 64 and 20 prompts of 'cat', licence unknown"
-    assert check("concept my_cat").note == own
+    own = "5 images of 64 × 64 and 20 prompts of 'cat', licence unknown; the base"
+    assert check("concept my_cat").note.startswith(own)
+    assert "drawings" not in check("concept cat").note
     repeat = project / "datasets/concepts/my_cat/images/zz.png"
     repeat.write_bytes((repeat.parent / "03.png").read_bytes())
     found = check("concept my_cat")
@@ -320,7 +320,7 @@ def test_the_protocol_is_named_and_fixes_prompts(project, settings):
 
 def test_prompts_that_the_text_encoder_cuts_are_counted(project, settings):
     settings(base={"path": str(ROOT / "models/toyland/base")})
-    what, path = "length of prompts", project / "datasets/prompts/dog.txt"
+    what, path = "length of texts", project / "datasets/prompts/dog.txt"
     assert check(what).state == "ready"
     # begin, modifier, "dog", end: 28 more words fit in 32 tokens
     path.write_text("{}" + " cat" * 28 + "\n{}\n")
@@ -330,6 +330,61 @@ def test_prompts_that_the_text_encoder_cuts_are_counted(project, settings):
     assert found.state == "wrong"
     assert found.note.startswith("1 of ")
     assert "are cut at 32 tokens; shorten datasets/prompts/dog.txt: '{} cat cat" in found.note
+
+
+def test_a_caption_that_the_text_encoder_cuts_is_told(project, settings):
+    settings(base={"path": str(ROOT / "models/toyland/base")})
+    path = project / "datasets/concepts/cat/concept.yaml"
+    # begin, "a far away", modifier, "cat", end: 25 more words fit in 32 tokens
+    for words, state in ((25, "ready"), (26, "wrong"), (100, "wrong")):
+        text = path.read_text().splitlines()
+        text[3] = f'caption: "{"dog " * words}{{}}"'
+        path.write_text("\n".join(text))
+        found = check("length of texts")
+        assert found.state == state
+    assert "shorten datasets/concepts/cat/concept.yaml: caption 'dog dog" in found.note
+
+
+def test_a_concept_has_the_name_of_its_folder(project):
+    about = project / "datasets/concepts/dog/concept.yaml"
+    about.write_text(about.read_text().replace("name: dog", "name: rex"))
+    found = check("concept dog")
+    assert (found.state, "name: is 'rex', its folder 'dog'" in found.note) == ("wrong", True)
+
+
+def test_a_method_needs_parameters_and_stages(project):
+    grid, params = project / "grid.yaml", project / "params.yaml"
+    assert check("stages").state == check("methods").state == "ready"
+    grid.write_text(f"{grid.read_text()}  - lora\n")
+    found = check("methods")
+    assert (found.state, found.note.split(":")[0]) == ("wrong", "params.yaml")
+    assert "methods.lora: missing" in found.note
+    text = params.read_text()
+    params.write_text(text.replace("  pretrained: {}\n", "  pretrained: {}\n  lora: {rank: 4}\n"))
+    assert check("methods").state == "ready"
+    mend = "cells/lora/dvc.yaml: not what parameters and grid ask for: run `bench pipelines`"
+    assert check("stages") == Check("stages", "missing", mend)
+    write_pipelines(["toyland"])
+    assert check("stages").state == "ready"
+    path = project / "cells/lora/dvc.yaml"
+    path.write_text(path.read_text() + "# changed by hand\n")
+    assert check("stages") == Check("stages", "wrong", mend)
+
+
+def test_captions_are_counted_where_they_can_be(project, settings, clip_folder, monkeypatch):
+    """With a CLIP that sees words alone: all cats are near, and nothing is near a clock."""
+    retrieval = {"clip": str(clip_folder), "images": 20, "held_out_images": 20}
+    settings(retrieve=retrieval, world={"images": 1500, "held_out": 1200})
+    add_concept("time", [ROOT / "datasets/concepts/cat/images"], "clock", anyway=True)
+    assert check("captions for cat").state == "ready"
+    found = check("captions for time")
+    assert found.state == "missing"
+    assert found.note.startswith("0 captions (20 needed) and 0 held-out ones (20 needed) within")
+    assert "nearest class nouns with enough: " in found.note and "take another" in found.note
+
+    monkeypatch.setattr(module, "_clips", lambda *_: [Check("CLIP", "ready", "")])
+    found = check("captions", "paper")
+    assert (found.state, "run `bench doctor` again" in found.note) == ("unknown", True)
 
 
 def test_tokens_are_those_of_transformers(tmp_path):
@@ -350,7 +405,7 @@ def test_tokens_are_those_of_transformers(tmp_path):
 
 def test_a_tokenizer_that_is_damaged_or_not_here(project, settings):
     def found() -> list[Check]:
-        return [c for c in examine("toyland") if c.what == "length of prompts"]
+        return [c for c in examine("toyland") if c.what == "length of texts"]
 
     settings(base={"path": "models/own/base"})
     assert not found()

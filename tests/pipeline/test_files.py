@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import tarfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
 import webdataset as wds
+from safetensors.torch import save_file
 
 from pipeline.errors import BenchError
-from pipeline.files import atomic, read_tar, write_tar
+from pipeline.files import atomic, atomic_folder, check_new, read_tar, write_tar
 
 SAMPLES = [
     {"__key__": "b-0001", "png": b"\x89PNG", "txt": "é", "json": {"z": 1, "a": [2]}},
@@ -69,6 +75,12 @@ def test_missing_shard(tmp_path: Path) -> None:
         read_tar(tmp_path / "a.tar")
 
 
+def test_a_folder_in_place_of_a_shard(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").mkdir()
+    with pytest.raises(BenchError, match=r"a\.tar: the shard could not be read: Is a directory"):
+        read_tar(tmp_path / "a.tar")
+
+
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -90,11 +102,115 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_folder_replaces_folder(tmp_path: Path) -> None:
-    for text in ("one", "two"):
-        with atomic(tmp_path / "folder") as temporary:
-            temporary.mkdir()
-            (temporary / text).touch()
-    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+    for text in ("one.csv", "two.csv"):
+        with atomic_folder(tmp_path / "folder", [".csv"]) as temporary:
+            (temporary / "below").mkdir()
+            (temporary / "below" / text).touch()
+    assert tree(tmp_path) == {"folder", "folder/below", "folder/below/two.csv"}
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a user's, as the working folder, and one beside it with a link to a third."""
+    for name in ("home", "home/work", "disk"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years")
+    (tmp_path / "home" / "work" / "notes.txt").write_text("days")
+    (tmp_path / "disk" / "a.csv").write_text("1")
+    (tmp_path / "home" / "work" / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "home" / "work")
+    return tmp_path
+
+
+@pytest.mark.parametrize("writer", [atomic, atomic_folder])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".",
+        "..",
+        "../..",
+        "../work",
+        "/",
+        "link",
+        "link/..",
+        "notes.txt/a",
+        "/dev/null",
+        "../../home",
+    ],
+)
+def test_nothing_else_is_ever_replaced(
+    home: Path, path: str, writer: Callable[[str], AbstractContextManager[Path]]
+) -> None:
+    before = tree(home)
+    with pytest.raises(BenchError, match=f"^{re.escape(str(Path(path)))}.*: "), writer(path):
+        pytest.fail("told only after the work")
+    assert tree(home) == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_folder_with_a_file_of_somebody_is_kept(home: Path) -> None:
+    folder = home / "tables"
+    folder.mkdir()
+    (folder / "a.csv").touch()
+    refused = pytest.raises(BenchError, match=r"mine\.txt: was not made by this project")
+    with refused, atomic_folder(folder, [".csv"]) as temporary:
+        (temporary / "b.csv").touch()
+        (folder / "mine.txt").touch()  # while the work goes on
+    assert tree(folder) == {"a.csv", "mine.txt"}
+    with refused, atomic_folder(folder, [".csv"]):
+        pytest.fail("told only after the work")
+    assert tree(home) >= {"tables/a.csv", "tables/mine.txt", "disk/a.csv"}
+    (folder / "mine.txt").unlink()
+    (folder / "link").symlink_to(home / "disk")
+    with (
+        pytest.raises(BenchError, match="tables/link: was not made"),
+        atomic_folder(folder, [".csv"]),
+    ):
+        pytest.fail("told only after the work")
+
+
+def test_a_folder_that_cannot_be_replaced_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old.csv").touch()
+
+    def fails(*_: object) -> None:
+        assert not folder.exists()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "replace", fails)
+    refused = pytest.raises(BenchError, match="could not be written: Input/output error")
+    with refused, atomic_folder(folder, [".csv"]) as temporary:
+        (temporary / "new.csv").touch()
+    assert tree(tmp_path) == {"folder", "folder/old.csv"}
+
+
+def test_what_a_user_names_is_never_replaced(home: Path) -> None:
+    for path in (home / "home" / "thesis.txt", home, home / "home" / "work" / "link"):
+        with pytest.raises(BenchError, match=r"exists already: name another|is a folder"):
+            check_new(path)
+    check_new(home / "new" / "folders" / "a.txt")
+    assert not (home / "new").exists()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_files_have_the_mode_of_the_users_other_files(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic(tmp_path / "a.safetensors") as temporary:
+            save_file({"x": torch.zeros(1)}, temporary)  # for its owner alone
+        with atomic_folder(tmp_path / "model") as temporary:
+            save_file({"x": torch.zeros(1)}, temporary / "a.safetensors")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a.safetensors", tmp_path / "model" / "a.safetensors"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from safetensors.torch import load_file, save_file
 
+from pipeline import formats
 from pipeline.adapters import Adapter, LowRank, Provenance, applied, load_adapter, save_adapter
 from pipeline.base import Base, load_base
 from pipeline.compression import compress, to_rank
@@ -390,3 +392,40 @@ def test_two_layouts_in_one_folder_are_refused(base, adapter, tmp_path):
     export_adapter(adapter, base, "custom-diffusion", tmp_path)
     with pytest.raises(BenchError, match=r"is also in .*: import the files of one layout"):
         import_adapter(tmp_path, base, "s", NOUNS)
+
+
+@pytest.fixture
+def importing(base, monkeypatch):
+    """`import_file` with the small base."""
+    monkeypatch.setattr(formats, "load_params", lambda _: SimpleNamespace(base=None))
+    monkeypatch.setattr(formats, "load_base", lambda _: base)
+    return formats.import_file
+
+
+@pytest.mark.parametrize("noun", ["{}", "", "<new1>", "cat {0}", "cat\n{}"])
+def test_a_class_noun_of_other_than_words_is_refused(adapter, base, tmp_path, importing, noun):
+    export_adapter(one_token(adapter), base, "textual-inversion", tmp_path / "exported")
+    with pytest.raises(BenchError, match=r"^--class .*: needs a noun in plain words"):
+        importing(tmp_path / "exported", tmp_path / "a.safetensors", "my_cat", [noun])
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_pickle_beside_a_token_is_said_to_be_ignored(adapter, base, tmp_path, importing, capsys):
+    folder = tmp_path / "exported"
+    export_adapter(one_token(adapter), base, "textual-inversion", folder)
+    importing(folder, tmp_path / "a.safetensors", "my_cat", ["cat"])
+    assert "never read" not in capsys.readouterr().out
+    (folder / "pytorch_custom_diffusion_weights.bin").write_bytes(b"\x80\x02}q\x00.")
+    importing(folder, tmp_path / "b.safetensors", "my_cat", ["cat"])
+    said = capsys.readouterr().out
+    assert re.search(r"weights\.bin: a pickle, .* ignored beside learned_embeds\.safeten", said)
+
+
+def test_files_that_are_there_stay(adapter, base, tmp_path):
+    """Of any of the names, before the first is written."""
+    mine = tmp_path / "<new2>.safetensors"
+    mine.write_text("mine")
+    with pytest.raises(BenchError, match=r"<new2>\.safetensors: exists already: name another"):
+        export_adapter(adapter, base, "custom-diffusion", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [mine.name]
+    assert mine.read_text() == "mine"

@@ -81,3 +81,38 @@ def test_composition_of_an_unknown_concept(project: Path) -> None:
     edit(project / "grid.yaml", "second: chair", "second: sofa")
     with pytest.raises(BenchError, match=r"grid\.yaml: compositions\.cat\+chair: .*'sofa'"):
         load_grid()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  - dreambooth\n", "  - dreamboot\n", "methods: method 'dreamboot' is unknown: choose"),
+        ("  - dreambooth\n", "  - dreambooth\n" * 2, "methods: 'dreambooth' is there twice"),
+        ("second: chair", "second: cat", r"compositions\.cat\+chair: 'cat' is there twice"),
+        ("  wooden_pot+cat:", "  cat:", "two subjects have the name 'cat': rename one"),
+        ("  dog:", f"  {'d' * 300}:", "concepts: 'd{70}': needs a letter first, .* 64 at most"),
+        ("  dog:", "  dog/2:", "concepts: 'dog/2': needs a letter first"),
+    ],
+)
+def test_bad_grid(project: Path, old: str, new: str, message: str) -> None:
+    edit(project / "grid.yaml", old, new)
+    with pytest.raises(BenchError, match=rf"^grid\.yaml: {message}") as error:
+        load_grid()
+    assert "\n" not in str(error.value)
+
+
+def test_grid_without_methods(project: Path) -> None:
+    path = project / "grid.yaml"
+    path.write_text(path.read_text().partition("methods:")[0] + "methods: []\n")
+    with pytest.raises(BenchError, match=r"^grid\.yaml: methods: list should have at least 1 item"):
+        load_grid()
+
+
+def test_a_triple_names_three_concepts(project: Path) -> None:
+    path = project / "grid.yaml"
+    triple = "triples:\n  x:\n    first: cat\n    second: dog\n    third: {}\n"
+    path.write_text(path.read_text() + triple.format("chair"))
+    assert load_grid().triples["x"].concepts() == ("cat", "dog", "chair")
+    edit(path, "third: chair", "third: cat")
+    with pytest.raises(BenchError, match=r"triples\.x: 'cat' is there twice"):
+        load_grid()

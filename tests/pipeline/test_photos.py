@@ -42,24 +42,25 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_transparent_colour_of_a_palette_or_a_key_becomes_white(tmp_path: Path) -> None:
-    palette = Image.new("P", (2, 1))
+    palette = Image.new("P", (16, 16))
     palette.putpalette([10, 20, 30, 40, 50, 60])
-    palette.putdata([0, 1])
+    palette.putdata([0, 1] * 128)
     got = pixels(saved(tmp_path / "p.png", palette, transparency=1))
-    assert got.tolist() == [[[10, 20, 30], [255, 255, 255]]]
-    key = Image.new("RGB", (2, 1), (1, 2, 3))
+    assert got.tolist() == [[[10, 20, 30], [255, 255, 255]] * 8] * 16
+    key = Image.new("RGB", (16, 16), (1, 2, 3))
     key.putpixel((1, 0), (4, 5, 6))
     got = pixels(saved(tmp_path / "k.png", key, transparency=(4, 5, 6)))
-    assert got.tolist() == [[[1, 2, 3], [255, 255, 255]]]
+    assert got[0, :2].tolist() == [[1, 2, 3], [255, 255, 255]]
+    assert (got.reshape(-1, 3) == [255, 255, 255]).all(1).sum() == 1
 
 
 def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
-    values = np.array([[0, 128, 257, 300, 30000, 65535]], np.uint16)
+    values = np.tile(np.array([0, 128, 257, 300, 30000, 65535], np.uint16), (16, 3))
     got = pixels(saved(tmp_path / "grey.png", Image.fromarray(values)))
-    assert got[0, :, 0].tolist() == [0, 0, 1, 1, 117, 255]
+    assert got[:, :, 0].tolist() == [[0, 0, 1, 1, 117, 255] * 3] * 16
     assert (got[..., 0] == got[..., 2]).all()
     path = saved(tmp_path / "grey.tif", Image.fromarray(values.astype(np.int32)))
-    assert pixels(path)[0, :, 1].tolist() == [0, 0, 1, 1, 117, 255]
+    assert pixels(path)[:, :, 1].tolist() == [[0, 0, 1, 1, 117, 255] * 3] * 16
     for name, bad in (
         ("float", np.array([[0.0, 1.0]], np.float32)),
         ("wide", np.array([[0, 70000]], np.int32)),
@@ -77,7 +78,7 @@ def test_plain_modes_keep_their_values(tmp_path: Path, mode: str, suffix: str) -
 
 
 def test_cmyk_is_ink_on_paper_and_keeps_no_profile_of_it(tmp_path: Path) -> None:
-    image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    image = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     path = saved(tmp_path / "a.jpg", image, quality=100, icc_profile=b"ink")
     assert np.abs(pixels(path)[0, 0] - [0, 255, 255]).max() <= 3
     assert "icc_profile" not in read_photo(path).info
@@ -182,3 +183,18 @@ def test_broken_exif(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"MM\0*", b"XX\0*"))
     with pytest.raises(BenchError, match=r"bad\.webp: cannot be decoded"):
         read_photo(path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8000, 2), (2, 8000), (64, 15)])
+def test_a_picture_of_almost_nothing_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = saved(tmp_path / "a.png", Image.new("RGB", size))
+    with pytest.raises(BenchError, match=rf"a\.png: {size[0]} x {size[1]} pixels are too few"):
+        read_photo(path)
+
+
+def test_a_picture_that_is_all_length_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("RGB", (100, 20)))
+    assert read_photo(path).size == (100, 20)
+    for size in ((101, 20), (20, 101)):
+        with pytest.raises(BenchError, match=r"a\.png: .* too narrow, as the central square"):
+            read_photo(saved(path, Image.new("RGB", size)))

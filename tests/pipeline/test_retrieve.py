@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import BenchError
+from pipeline.failures import FailureError
 from pipeline.files import read_tar
 from pipeline.index import build_index
 from pipeline.retrieve import retrieve
@@ -166,8 +167,9 @@ def test_too_few_images(settings: Settings, clip_folder: Path) -> None:
     corpus += [("a red wooden pot", "train", f"red {i}") for i in range(9)]
     corpus += [("wooden pot in a vase", "held_out", "vase"), ("a cat", "train", "cat")]
     project_with(settings, clip_folder, corpus)
-    with pytest.raises(BenchError) as error:
+    with pytest.raises(FailureError) as error:
         retrieve("wooden_pot", "toyland")
+    assert error.value.failure.kind == "too few images"
     message = str(error.value)
     assert message.startswith("wooden_pot: only 37 regularization images ")
     assert "at least 0.85 to 'photo of a wooden pot', 200 are needed" in message
@@ -178,7 +180,7 @@ def test_too_few_images(settings: Settings, clip_folder: Path) -> None:
     assert "\n" not in message and not OUTPUT.exists()
 
     settings(retrieve={"images": 30})
-    with pytest.raises(BenchError, match="only 0 held_out images .* 20 are needed"):
+    with pytest.raises(FailureError, match="only 0 held_out images .* 20 are needed"):
         retrieve("wooden_pot", "toyland")
 
 

@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from pipeline.adapters import Adapter, Provenance, applied
 from pipeline.base import Base
 from pipeline.crossattn import key_value_names
+from pipeline.failures import FailureError
 from pipeline.params import SamplerParams
 from pipeline.sampling import caption_requests, prompt_requests, sample
 from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
@@ -100,6 +101,17 @@ def test_an_image_depends_neither_on_the_batch_nor_on_the_order(base):
     backwards = pixels(sample(base, prompts[::-1], seeds[::-1], PARAMS))[::-1]
     assert np.abs(together - alone).max() <= 1
     assert np.abs(together - backwards).max() <= 1
+
+
+def test_an_image_that_is_not_finite_is_refused_and_its_prompt_named(base):
+    adapter = random_adapter(base)
+    adapter.tokens["<new2>"].fill_(3e38)  # finite, but not what comes of it
+    prompts = ["a <new1> cat", "a <new2> dog", "a tree"]
+    with applied(base, adapter):
+        with pytest.raises(FailureError, match="^the image of 'a <new2> dog' has values") as error:
+            sample(base, prompts, [1, 2, 3], PARAMS)
+        assert len(sample(base, prompts[::2], [1, 3], PARAMS)) == 2
+    assert error.value.failure.kind == "diverged"
 
 
 def test_seeds_are_the_same_for_every_method_and_differ_between_images():

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+from pipeline import training
 from pipeline.adapters import Adapter, Provenance, dense
 from pipeline.augment import render_view, view_mask
 from pipeline.base import Base, to_tensor
 from pipeline.cells import continued, first_rows, merged, trained
 from pipeline.crossattn import attention_names, detached_start_token, key_value_names
 from pipeline.errors import BenchError
+from pipeline.failures import FailureError
 from pipeline.methods import Continued, Merged, Trained, load_method, method_names
 from pipeline.params import MethodParams, Params, load_params
 from pipeline.seeds import seed_of
@@ -111,6 +114,53 @@ def test_every_method_that_trains_single_concepts_is_tested_above():
     (mark,) = test_only_what_the_method_names_changes.pytestmark
     tested = {case[0] for case in mark.args[1]}
     assert tested == {n for n in method_names() if isinstance(load_method(n).single, Trained)}
+
+
+def diverging(base: Base, params: Params, name: str, rate: float, steps: int) -> str:
+    """The message of a training that diverges, which leaves the base as it was."""
+    hyper = HYPER.model_copy(update={"steps": steps, "learning_rate": rate})
+    one, before = training_set("cat", "cat"), state(base)
+    with pytest.raises(FailureError) as error:
+        trained(base, how(name), [one], params, hyper, provenance(base, name, one))
+    after = state(base)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert error.value.failure.kind == "diverged"
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("dreambooth", 9.0), ("custom_diffusion", 1e20), ("textual_inversion", 1e20)]
+)
+def test_training_stops_at_the_first_loss_that_is_not_finite(base, params, monkeypatch, name, rate):
+    losses, plain = [], training.loss_of_rows
+
+    def spy(*arguments):
+        losses.append(found := plain(*arguments))
+        return found
+
+    monkeypatch.setattr(training, "loss_of_rows", spy)
+    message = diverging(base, params, name, rate, 40)
+    finite = [bool(torch.isfinite(loss).all()) for loss in losses]
+    assert finite == [True] * (len(losses) - 1) + [False]
+    assert message == (
+        f"{name} on cat: the training diverged: the loss is not finite at step {len(losses)} of 40 "
+        f"(learning rate {rate:g}): lower methods.{name}.learning_rate in the profile's params.yaml"
+    )
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "lora_kv", "textual_inversion"])
+def test_a_last_gradient_that_is_not_finite_makes_no_adapter(base, params, monkeypatch, name):
+    plain = training.loss_of_rows
+
+    def steep(error, mask, masked):
+        """The loss, with a root of zero: its value is zero, its slope is not finite."""
+        return plain(error, mask, masked) + (0 * error).sqrt().sum()
+
+    monkeypatch.setattr(training, "loss_of_rows", steep)
+    message = diverging(base, params, name, 1e-3, 1)
+    assert re.search(r"diverged: (delta|up|down|token)\.\S+ is not finite at step 1 of 1", message)
+    assert message.endswith(f"lower methods.{name}.learning_rate in the profile's params.yaml")
 
 
 def test_normal_token_has_the_tables_mean_and_deviation(base, params):
@@ -390,6 +440,28 @@ def test_average_is_the_mean_of_the_changes_and_keeps_all_tokens(base, params):
         both = parts[0].deltas[name].double() + parts[1].deltas[name].double()
         torch.testing.assert_close(delta.double(), both / 2, rtol=1e-6, atol=1e-9)
     assert torch.equal(result.tokens["<new2>"], parts[1].tokens["<new1>"])
+
+
+def test_a_merge_without_a_finite_solution_is_refused(base, params, monkeypatch):
+    sets, parts = parts_of(base, params, 2)
+    monkeypatch.setattr("pipeline.cells.regularization_captions", lambda _: CAPTIONS)
+    found = load_method("custom_diffusion_merge").composition
+    assert isinstance(found, Merged)
+    about, made = subject(*sets), provenance(base, "custom_diffusion_merge", *sets)
+    name = next(iter(parts[0].deltas))
+    huge = {name: 3e38 * parts[0].deltas[name].sign()}  # finite, but too large for what comes of it
+    parts[0] = replace(parts[0], deltas={**parts[0].deltas, **huge})
+    whose = r"^custom_diffusion_merge on cat\+chair: the merge has no finite solution \("
+    field = r"ridge 1e-06\): raise methods\.custom_diffusion_merge\.ridge"
+    with pytest.raises(FailureError, match=f"{whose}delta.{name}; {field}"):
+        merged(base, found, parts, about, params, HYPER, made)
+
+    def singular(*_):
+        return torch.linalg.inv(torch.zeros(2, 2))
+
+    monkeypatch.setattr("pipeline.cells.constrained", singular)
+    with pytest.raises(FailureError, match=f"{whose}.*singular.*; {field}"):
+        merged(base, found, parts, about, params, HYPER, made)
 
 
 def test_words_of_textual_inversion_are_put_side_by_side(base, params):

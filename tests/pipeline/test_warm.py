@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 CLI = """\
 import os, sys, time
 from pathlib import Path
+if "--slow-import" in sys.argv:
+    print("importing", flush=True)
+    time.sleep(60)
 def main():
     try:
         print("torch" in sys.modules, os.getcwd(), os.environ["GREETING"], sys.argv[2:], flush=True)
@@ -103,7 +106,18 @@ def test_ending_the_command_ends_its_work(home: Path, number: signal.Signals) ->
     while not (home / "cleaned").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert (home / "cleaned").exists(), "no chance to remove what is half-written"
-    process.communicate()
+    # Until all that had them open have ended.
+    assert process.communicate(timeout=60) == ("", "")
+
+
+@pytest.mark.parametrize("warm", ["1", "0"])
+def test_ctrl_c_while_code_is_imported_is_quiet(home: Path, warm: str) -> None:
+    process = start(home, "train", "0", "--slow-import", BENCH_WARM=warm)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(("command", "warm"), [("table", "1"), ("train", "0")])

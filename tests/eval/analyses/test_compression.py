@@ -8,11 +8,13 @@ from scipy import stats
 from eval.analyses.common import Judge, by_prompt, requests_of, summary
 from eval.analyses.compression import analyse_compression, saved_bytes
 from eval.claims import CLAIMS, claims_table
+from eval.scores import load_scores
+from eval.tables import Results
 from pipeline.adapters import applied
 from pipeline.base import Base
 from pipeline.compression import compress
 from pipeline.concepts import load_subject
-from pipeline.params import load_params
+from pipeline.params import load_grid, load_params
 from pipeline.sampling import sample_all
 from tests.eval.analyses.conftest import Adapt, Configure
 
@@ -61,8 +63,9 @@ def test_stage(configure: Configure, adapt: Adapt, base: Base) -> None:
     assert table.loc[0.6, "image_alignment"] == pytest.approx(expected.mean(), abs=1e-5)
     assert (folder / "compression.png").is_file()
 
+    results = Results(load_scores("toyland"), load_grid(), params.protocol)
     names = [claim.name for claim in CLAIMS]
-    row = claims_table().rows[names.index("60 % is enough: image-alignment")]
+    row = claims_table(results).rows[names.index("60 % is enough: image-alignment")]
     prompts = pd.read_csv(folder / "prompts.csv").query("metric == 'image_alignment'")
     prompts = prompts.pivot(index="prompt_index", columns="share", values="value")
     assert row[4].mean == pytest.approx((prompts[0.6] - prompts[1]).mean())

@@ -55,8 +55,9 @@ def test_inputs_are_the_files_that_are_opened(
 
 def test_imports_are_sources() -> None:
     """Modules of the project that the models, the images or the numbers come from."""
-    plain = {"pipeline.errors", "pipeline.files", "pipeline.params", "pipeline.concepts"}
+    plain = {"pipeline.errors", "pipeline.failures", "pipeline.files", "pipeline.params"}
     plain |= {
+        "pipeline.concepts",
         "pipeline.seeds",
         "pipeline.methods",
         "pipeline.analysis_params",

@@ -202,7 +202,8 @@ def score(values: dict[tuple[str, str, int, int], float]) -> None:
     for (method, subject), own in frame.fillna(
         {"protocol": "toyland-v2", "extractor": "x"}
     ).groupby(["method", "subject"]):
-        own.to_csv(f"runs/toyland/cells/{method}/{subject}/scores.csv", index=False)
+        path = f"runs/toyland/cells/{method}/{subject}/scores.csv"
+        own.assign(rows=len(own)).to_csv(path, index=False)
 
 
 def test_a_study_from_answers_to_tables(study: Path) -> None:

@@ -8,9 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from eval.study.build import build, choose_checks, choose_duels, interleaved
+from eval.scores import COLUMNS
+from eval.study.build import Picture, Trial, build, choose_checks, choose_duels, interleaved
 from eval.study.questionnaire import (
     Question,
     Questionnaire,
@@ -20,7 +22,7 @@ from eval.study.questionnaire import (
 from pipeline.concepts import load_concept, load_subject
 from pipeline.errors import BenchError
 from pipeline.files import png_bytes, read_tar, write_tar
-from pipeline.params import load_grid
+from pipeline.params import load_grid, load_params
 from pipeline.photos import read_photo
 from pipeline.shard import square
 from pipeline.study_params import StudyParams
@@ -50,6 +52,33 @@ def target_images(concept: str) -> set[str]:
         image_name_of(png_bytes(square(read_photo(path), 64)))
         for path in load_concept(concept).images
     }
+
+
+def made_by(method: str) -> dict[str, tuple[str, int]]:
+    """The subject and prompt number of each image of single concepts that a method made."""
+    return {
+        image_name_of(sample["png"]): (subject, sample["json"]["prompt_index"])
+        for subject in ("cat", "chair", "dog")
+        for sample in read_tar(CELLS / method / subject / "samples.tar")
+        if sample["json"]["part"] == "prompt"
+    }
+
+
+def write_scores(method: str, subject: str, good: set[str]) -> None:
+    """Scores of 1 for the good images, of 0 for all others."""
+    rows = [
+        {
+            "protocol": load_params().protocol.name, "method": method, "subject": subject,
+            "metric": metric, "prompt_index": sample["json"]["prompt_index"],
+            "sample": sample["json"]["sample"],
+            "value": float(image_name_of(sample["png"]) in good), "extractor": "e", "scale": 1.0,
+        }
+        for sample in read_tar(CELLS / method / subject / "samples.tar")
+        if sample["json"]["part"] == "prompt"
+        for metric in ("text_alignment", "image_alignment")
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    frame.to_csv(CELLS / method / subject / "scores.csv", index=False)
 
 
 def spread(values: Iterable[object], known: Iterable[object]) -> int:
@@ -146,17 +175,49 @@ def test_attention_checks_have_a_sure_answer(about: Questionnaire) -> None:
     assert Counter(q.block for q in checks) == dict.fromkeys(about.blocks(), SMALL.checks)
     for kind in ("text", "image"):
         assert spread((q.gold for q in checks if q.kind == kind), ["left", "right"]) <= 1
+    made = made_by("custom_diffusion")
     for question in checks:
         right, wrong = question.left_image, question.right_image
-        assert getattr(question, f"{question.gold}_method") == "target"
+        assert getattr(question, f"{question.gold}_method") == "asked for"
         if question.gold == "right":
             right, wrong = wrong, right
-        own = target_images(question.subject)
-        assert right in own
-        assert wrong not in own
-        assert right not in question.targets
-        if question.kind == "text":
-            assert question.prompt == f"photo of a {load_concept(question.subject).class_noun}"
+        (subject, prompt), (other, other_prompt) = made[right], made[wrong]
+        assert subject == question.subject
+        assert load_concept(other).class_noun != load_concept(subject).class_noun
+        assert prompt != other_prompt
+        assert question.prompt == load_subject(subject).scored_prompts()[prompt]
+        if question.kind == "image":
+            assert set(question.targets) <= target_images(subject)
+
+
+def test_attention_checks_cannot_be_told_by_how_sharp_they_are(about: Questionnaire) -> None:
+    """Whatever a rater chooses between was generated; target images are only shown beside it."""
+    real = set().union(*(target_images(name) for name in ("cat", "chair", "dog")))
+    for question in about.questions:
+        assert real.isdisjoint((question.left_image, question.right_image))
+
+
+def test_attention_checks_show_what_scores_best(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the images that no other question shows."""
+    monkeypatch.setattr("eval.study.build.CANDIDATES", 3)
+    shown = {i for q in asked(rebuilt(SMALL)) for i in (q.left_image, q.right_image)}
+    others = {
+        subject: sorted(
+            i
+            for i, (s, _) in made_by("custom_diffusion").items()
+            if s == subject and i not in shown
+        )
+        for subject in ("cat", "chair", "dog")
+    }
+    good = {image for images in others.values() for image in images[-3:]}
+    assert all(len(images) > 3 for images in others.values())
+    for subject in others:
+        write_scores("custom_diffusion", subject, good)
+    checks = [q for q in rebuilt(SMALL).questions if q.gold]
+    assert len(checks) > 8
+    assert {i for q in checks for i in (q.left_image, q.right_image)} <= good
 
 
 def test_targets_of_all_concepts_are_shown(about: Questionnaire) -> None:
@@ -198,10 +259,10 @@ def test_what_has_no_samples_is_left_out(study: Path, capsys: pytest.CaptureFixt
 
 def test_equal_images_are_not_asked_about(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for subject in ("cat", "chair", "dog"):
-        shutil.copy(
-            CELLS / "custom_diffusion" / subject / "samples.tar",
-            CELLS / "dreambooth" / subject / "samples.tar",
-        )
+        samples = read_tar(CELLS / "custom_diffusion" / subject / "samples.tar")
+        for sample in samples:
+            sample["json"]["method"] = "dreambooth"
+        write_tar(CELLS / "dreambooth" / subject / "samples.tar", samples)
     about = rebuilt(SMALL)
     assert all(q.left_image != q.right_image for q in about.questions)
     assert "left out 12 pairs" in capsys.readouterr().out
@@ -234,7 +295,8 @@ def test_settings_have_to_fit(study: Path, change: dict[str, object], message: s
 
 def test_checks_need_another_class_noun(study: Path) -> None:
     cat = load_concept("cat")
-    assert choose_checks([cat], {"cat": ["a", "b"]}, "text", SMALL) == []
+    pictures = [Picture(f"{i}.png", Trial("cat", i, 0), "a cat") for i in range(2)]
+    assert choose_checks([cat], {"cat": pictures}, {"cat": ["a", "b"]}, "text", SMALL) == []
 
 
 def test_all_pairs_are_compared_if_all_are_references(study: Path) -> None:

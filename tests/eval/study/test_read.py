@@ -86,7 +86,7 @@ def test_every_encoding_gives_the_same_answers(about: Questionnaire, encoding: s
     assert found["rater"].nunique() == 3
     real = found[found["gold"] == ""]
     assert set(real["chosen_method"]) == {"custom_diffusion"}
-    assert set(found.loc[found["gold"] != "", "chosen_method"]) == {"target"}
+    assert set(found.loc[found["gold"] != "", "chosen_method"]) == {"asked for"}
     questions = about.by_name()
     for row in found.head(40).itertuples():
         question = questions[row.question]

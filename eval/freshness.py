@@ -1,0 +1,207 @@
+"""Whether scores are of the present parameters, protocol, code and data.
+
+DVC writes down what it made of what in dvc.lock, and this reads it: `dvc status` says more, but
+takes a minute. A cell is *stale* if its scores are not the ones that were written down (of an
+experiment, or made by hand), or if anything that they were made of has changed since. What stages
+make is compared between the notes alone; only what nobody makes is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pathspec
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import BenchError
+from pipeline.params import Params, load_params, profile_folder
+from pipeline.protocols import PROTOCOLS
+
+Cell = tuple[str, str]  # method and subject
+LOCK = "dvc.lock"
+HASHED_BYTES = 1 << 28  # of larger files and folders only the size is compared
+NAMED = 6  # cells in a note
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Which cells are stale and why, and whether that could be found out."""
+
+    stale: Mapping[Cell, str] = field(default_factory=dict)
+    verified: bool = True  # whether DVC wrote down anything about the profile
+
+    def notes(
+        self, mark: str, methods: Collection[str], subjects: Collection[str]
+    ) -> tuple[str, ...]:
+        """A line for each reason, which begins with the mark of the numbers that it is about.
+
+        Args:
+            mark: stands at the numbers of stale cells.
+            methods: cells of these are named,
+            subjects: if they are of these too.
+        """
+        by_reason: dict[str, list[str]] = {}
+        for (method, subject), why in self.stale.items():
+            if method in methods and subject in subjects:
+                by_reason.setdefault(why, []).append(f"{method}/{subject}")
+        return tuple(f"{mark} stale, {why}: {_listed(names)}" for why, names in by_reason.items())
+
+    def unverified(self) -> tuple[str, ...]:
+        """A line that says so if nothing could be found out."""
+        said = f"unverified: there is no {LOCK} that says what these scores were made of"
+        return () if self.verified else (said,)
+
+
+def freshness(profile: str, scores: pd.DataFrame) -> Freshness:
+    """Finds out which cells are stale.
+
+    Args:
+        profile: the name of a profile.
+        scores: those of its cells, as `eval.scores.load_scores` gives.
+
+    Raises:
+        BenchError: a dvc.lock is damaged.
+    """
+    params, notes = load_params(profile), _Notes(profile)
+    cells = scores.drop_duplicates(["method", "subject"])
+    stale: dict[Cell, str] = {}
+    for method, subject, protocol in zip(cells["method"], cells["subject"], cells["protocol"]):
+        if protocol != params.protocol.name:
+            why = f"of protocol {protocol} and not {params.protocol.name}"
+        else:
+            why = notes.why_stale(params, method, subject) if notes.makers else ""
+        if why:
+            stale[method, subject] = why
+    return Freshness(stale, bool(notes.makers))
+
+
+class _Notes:
+    """What DVC wrote down about the stages of a profile, and how it compares with the present."""
+
+    def __init__(self, profile: str) -> None:
+        self.folder = profile_folder(profile)
+        self.makers: dict[str, str] = {}  # the name of the stage that makes a path
+        self.made: dict[str, str] = {}  # the MD5 of what it made
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.known: dict[str, str] = {}  # by stage, why it is stale
+        for lock in (self.folder / LOCK, *sorted(self.folder.glob(f"cells/*/{LOCK}"))):
+            for name, stage in _stages(lock).items():
+                self.stages[full := f"{lock.parent}:{name}"] = stage
+                for out in stage.get("outs", ()):
+                    self.makers[out["path"]] = full
+                    self.made[out["path"]] = out.get("md5", "")
+
+    def why_stale(self, params: Params, method: str, subject: str) -> str:
+        """Why the scores of a cell are stale; empty if they are not."""
+        path = params.cell(method, subject) / "scores.csv"
+        # The notes may name paths from another folder: only the end is sure.
+        noted = next((p for p in self.made if Path(p).parts[-3:] == path.parts[-3:]), None)
+        if noted is None:
+            return f"not made by DVC, as {LOCK} does not know them"
+        if _md5(path) != self.made[noted]:
+            return f"not the scores that {LOCK} knows (of an experiment, or made by hand)"
+        return self._why(self.makers[noted])
+
+    def _why(self, name: str) -> str:
+        """Why a stage would have to run again."""
+        if name not in self.known:
+            self.known[name] = ""  # a circle, which DVC forbids, would end here
+            self.known[name] = next(self._reasons(self.stages[name]), "")
+        return self.known[name]
+
+    def _reasons(self, stage: Mapping[str, Any]) -> Iterator[str]:
+        deps = {dep["path"]: dep for dep in stage.get("deps", ())}
+        for path in deps:
+            if path in self.makers and (why := self._why(self.makers[path])):
+                yield why
+        for key, values in stage.get("params", {}).items():
+            path = self._settings_of(key)
+            for name, value in values.items():
+                if _setting(path, name) != value:
+                    yield f"as {name} in {path.as_posix()} has changed"
+        for path, dep in deps.items():
+            now = self.made[path] if path in self.makers else _fingerprint(path, dep)
+            if now != dep.get("md5"):
+                yield f"as {path} has changed"
+
+    def _settings_of(self, key: str) -> Path:
+        """The file of parameters that is written down as `key`."""
+        protocol = PROTOCOLS / Path(key).name
+        return protocol if Path(key).parent.name == PROTOCOLS.name else self.folder / Path(key).name
+
+
+def _stages(lock: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.lock; none if there is no such file."""
+    try:
+        # The quick parser; both read numbers alike.
+        found = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
+        return dict(found["stages"])
+    except FileNotFoundError:
+        return {}
+    except (YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise BenchError(f"{lock}: not what DVC writes: restore it, or run `dvc repro`") from None
+
+
+@cache
+def _settings(path: Path, _: float) -> Any:
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+
+
+def _setting(path: Path, name: str) -> Any:
+    """A value in a file of settings, by its dotted name; None if there is none."""
+    if not path.is_file():
+        return None
+    value = _settings(path.absolute(), path.stat().st_mtime)
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _fingerprint(path: str, dep: Mapping[str, Any]) -> str | None:
+    """The present MD5 of a dependency, as DVC computes it; as noted if it is too large for that."""
+    files = _files(Path(path))
+    size = sum(file.stat().st_size for file in files)
+    if size != dep.get("size") or len(files) != dep.get("nfiles", 1):
+        return None
+    if size > HASHED_BYTES:
+        return dep.get("md5")
+    if Path(path).is_file():
+        return _md5(Path(path))
+    entries = [{"md5": _md5(f), "relpath": f.relative_to(path).as_posix()} for f in files]
+    text = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those in a folder that DVC looks at."""
+    if path.is_file():
+        return [path]
+    ignore = Path(".dvcignore")
+    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+    ignored = pathspec.PathSpec.from_lines("gitwildmatch", lines)
+    return [f for f in path.rglob("*") if f.is_file() and not ignored.match_file(f)]
+
+
+def _md5(path: Path) -> str:
+    stat = path.stat()
+    return _md5_of(path.absolute(), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _md5_of(path: Path, *_: int) -> str:
+    """The MD5 of a file, computed once as long as its time and size stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
