@@ -35,7 +35,7 @@ from eval.tables import (
 )
 from pipeline.errors import BenchError
 from pipeline.files import atomic
-from pipeline.params import DEFAULT_PROFILE, load_params
+from pipeline.params import DEFAULT_PROFILE, load_params, repro_command_for
 
 LEVEL = 0.95
 # What "on a par" allows: a little more than the paper's own differences between rows that it calls
@@ -383,7 +383,9 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         return pd.read_csv(path, usecols=list(columns))
     except (ValueError, OSError):
-        raise BenchError(f"{path}: not the file of an analysis: run `dvc repro`") from None
+        raise BenchError(
+            f"{path}: not the file of an analysis: run `{repro_command_for(path)}`"
+        ) from None
 
 
 def claims_table(results: Results) -> Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BenchError
-from pipeline.params import Params, load_params, profile_folder
+from pipeline.params import Params, load_params, profile_folder, repro_command_for
 from pipeline.protocols import PROTOCOLS
 
 Cell = tuple[str, str]  # method and subject
@@ -128,9 +129,11 @@ class _Notes:
                 if _setting(path, name) != value:
                     yield f"as {name} in {path.as_posix()} has changed"
         for path, dep in deps.items():
-            now = self.made[path] if path in self.makers else _fingerprint(path, dep)
+            # Paths are noted from the profile's folder, and read from the root.
+            here = os.path.normpath(self.folder / path)
+            now = self.made[path] if path in self.makers else _fingerprint(here, dep)
             if now != dep.get("md5"):
-                yield f"as {path} has changed"
+                yield f"as {here} has changed"
 
     def _settings_of(self, key: str) -> Path:
         """The file of parameters that is written down as `key`."""
@@ -147,7 +150,9 @@ def _stages(lock: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
-        raise BenchError(f"{lock}: not what DVC writes: restore it, or run `dvc repro`") from None
+        raise BenchError(
+            f"{lock}: not what DVC writes: restore it, or run `{repro_command_for(lock)}`"
+        ) from None
 
 
 @cache

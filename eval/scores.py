@@ -31,7 +31,7 @@ from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.failures import Failure, failure_of
 from pipeline.files import atomic
-from pipeline.params import Params, load_grid, load_params
+from pipeline.params import Params, load_grid, load_params, repro_command_for
 
 if TYPE_CHECKING:
     from eval.features import Extractor
@@ -209,7 +209,7 @@ def check_comparable(scores: pd.DataFrame) -> None:
                 what = column.replace("_", " ")
                 raise BenchError(
                     f"{str(name).replace('_', '-')} of different {what}s cannot be compared, as "
-                    f"{why}: {said}: run `dvc repro` so that all cells are scored alike"
+                    f"{why}: {said}: run the profile's pipeline so that all are scored alike"
                 )
 
 
@@ -375,10 +375,10 @@ def _read(path: Path, method: str, subject: str) -> pd.DataFrame:
         frame = pd.DataFrame()
     if list(frame) != list(COLUMNS):
         fault = "not a file of scores"
-    elif not text.endswith("\n") or frame["rows"].tolist() != [len(frame)] * len(frame):
+    elif not text.endswith("\n") or not frame["rows"].eq(len(frame)).fillna(False).all():
         fault = "the file was cut off"
     elif frame[["method", "subject"]].drop_duplicates().to_numpy().tolist() != [[method, subject]]:
         fault = f"not the scores of {method}/{subject}"
     else:
         return frame
-    raise BenchError(f"{path}: {fault}: delete it and run `dvc repro`")
+    raise BenchError(f"{path}: {fault}: delete it and run `{repro_command_for(path)}`")

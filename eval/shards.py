@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import BenchError
 from pipeline.files import read_tar
-from pipeline.params import Params
+from pipeline.params import Params, repro_command_for
 
 Sample = dict[str, Any]  # of a shard: "__key__", "png" or "jpg", "txt", "json"
 
@@ -21,7 +21,9 @@ def targets_of(params: Params, concept: str) -> list[Sample]:
     path = params.runs() / "shards" / f"{concept}.tar"
     targets = [s for s in read_tar(path) if s["__key__"].startswith("target-")]
     if not targets:
-        raise BenchError(f"{path}: holds no target images: delete it and run `dvc repro`")
+        raise BenchError(
+            f"{path}: holds no target images: delete it and run `{repro_command_for(path)}`"
+        )
     return targets
 
 
@@ -55,7 +57,7 @@ def samples_of(
             if said != name:
                 raise BenchError(
                     f"{path}: sample {sample['__key__']} is of {field} {said or '(none)'}, not "
-                    f"{name}: delete the file and run `dvc repro`"
+                    f"{name}: delete the file and run `{repro_command_for(path)}`"
                 )
     return samples
 

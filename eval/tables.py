@@ -35,7 +35,7 @@ from eval.statistics import (
 )
 from pipeline.errors import BenchError
 from pipeline.failures import Failure
-from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params
+from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
 from pipeline.protocols import Protocol
 
 SIGNIFICANT = 0.05
@@ -220,7 +220,7 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
     """
     scores, failed = load_scores(profile), failed_cells(profile)
     if scores.empty and not failed:
-        raise BenchError(f"profile {profile!r} has no scores yet: run `dvc repro`")
+        raise BenchError(f"profile {profile!r} has no scores yet: run `{repro_command(profile)}`")
     return Results(
         scores,
         load_grid(profile),

@@ -23,6 +23,7 @@ from pipeline.base import Base
 from pipeline.errors import BenchError
 from pipeline.failures import DIVERGED, FailureError, refuse_failed
 from pipeline.files import atomic
+from pipeline.params import repro_command_for
 from pipeline.schema import parse
 
 FORMAT = "concept-bench-adapter-1"
@@ -135,7 +136,9 @@ def load_adapter(path: str | Path) -> Adapter:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise BenchError(f"{path}: the adapter is missing: run `dvc repro` to train it") from None
+        raise BenchError(
+            f"{path}: the adapter is missing: run `{repro_command_for(path)}` to train it"
+        ) from None
     except SafetensorError as error:
         raise BenchError(f"{path}: not a readable safetensors file ({error})") from error
     except OSError as error:

@@ -116,6 +116,9 @@ class TuningParams(_Section):
     tolerance: Share = Field(
         default=0.03, description="of the best product; of what comes within it the cheapest wins"
     )
+    quick_steps: int | None = Field(
+        default=None, ge=1, description="at most so many on single concepts, for quick profiles"
+    )
 
     def reads(self, grid: Grid) -> list[str]:
         """See `_Section`."""

@@ -31,7 +31,7 @@ from pipeline.failures import DIVERGED, FailureError
 from pipeline.files import write_json
 from pipeline.merging import average, constrained
 from pipeline.methods import Continued, How, Merged, Trained, load_method, training_of
-from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
+from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params, repro_command
 from pipeline.seeds import seed_of
 from pipeline.training import TrainingSet, load_training_set, train_through
 
@@ -320,7 +320,9 @@ def regularization_captions(params: Params) -> list[str]:
     """
     path = params.runs() / "index" / "metadata.parquet"
     if not path.is_file():
-        raise BenchError(f"{path}: the corpus index is missing: run `dvc repro` to make it")
+        raise BenchError(
+            f"{path}: the corpus index is missing: run `{repro_command(params.profile)}` to make it"
+        )
     table = pq.read_table(str(path), columns=["caption", "split"]).to_pydict()
     captions = sorted(c for c, split in zip(table["caption"], table["split"]) if split == "train")
     rng = np.random.default_rng(seed_of(params.train.seed, "regularization captions"))

@@ -76,9 +76,10 @@ def toyland_pretrain(
     ] = None,
 ) -> None:
     """Train Toyland's models from nothing; continues where it stopped."""
+    from eval.metrics.kid import kid_by_caption
     from pipeline.toyland.pretrain import pretrain
 
-    pretrain(only=only, minutes=minutes)
+    pretrain(only=only, minutes=minutes, distance=kid_by_caption)
 
 
 @toyland.command("scorecard")
@@ -540,8 +541,8 @@ def _check(
     Raises:
         BenchError: an unknown profile, concept, method or subject, or a bad parameter.
     """
-    if not Path("params.yaml").is_file():
-        raise BenchError("no params.yaml here: run `bench` in the root of the project")
+    if not (Path("params.yaml").is_file() and Path("datasets").is_dir()):
+        raise BenchError("no params.yaml and datasets/ here: run `bench` in the project's root")
     params, grid = load_params(profile), load_grid(profile)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))

@@ -23,6 +23,7 @@ from pipeline.params import (
     load_grid,
     load_params,
     profile_folder,
+    repro_command,
 )
 from pipeline.photos import distinct_photos, find_photos, read_photo
 from pipeline.schema import read_yaml
@@ -311,11 +312,8 @@ def new_stages(name: str, profile: str) -> dict[str, list[str]]:
 
 def _tell_stages(name: str, profile: str) -> None:
     stages = new_stages(name, profile)
-    command = (
-        "dvc repro" if profile == DEFAULT_PROFILE else f"dvc repro profiles/{profile}/dvc.yaml"
-    )
     count = sum(len(names) for names in stages.values())
-    print(f"`{command}` will run these {count} stages, and then the report:")
+    print(f"`{repro_command(profile)}` will run these {count} stages, and then the report:")
     for path, names in stages.items():
         print(f"  {path}: {' '.join(names)}")
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pipeline.corpus import HELD_OUT, TRAIN
 from pipeline.errors import BenchError
 from pipeline.openclip import Clip, load_clip
-from pipeline.params import Params, WorldParams
+from pipeline.params import Params, WorldParams, repro_command
 from pipeline.retrieve import Captions, has_index, least, load_index, queries_of, search
 from pipeline.toyland.corpus import captioned_scene
 from pipeline.toyland.world import CATEGORIES
@@ -81,7 +81,9 @@ def coverage(
         BenchError: the CLIP or the index is missing or damaged, or they are not of each other.
     """
     if not can_be_known(params):
-        raise BenchError(f"{params.runs() / 'index'}: is missing: `dvc repro` makes it")
+        raise BenchError(
+            f"{params.runs() / 'index'}: is missing: `{repro_command(params.profile)}` makes it"
+        )
     clip = load_clip(params.retrieve.clip)
     needed, threshold = least(params.retrieve), params.retrieve.threshold
 
@@ -116,7 +118,7 @@ def _captions(params: Params, clip: Clip) -> Iterator[Captions]:
     else:
         raise BenchError(
             f"{params.runs() / 'index'}: was made with another CLIP than {params.retrieve.clip}: "
-            "run `dvc repro` to make it again"
+            f"run `{repro_command(params.profile)}` to make it again"
         )
 
 

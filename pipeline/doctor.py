@@ -33,6 +33,7 @@ from pipeline.params import (
     load_grid,
     load_params,
     profile_folder,
+    repro_command,
 )
 from pipeline.photos import distinct_photos
 from pipeline.protocols import Protocol
@@ -89,11 +90,10 @@ def doctor(profile: str = DEFAULT_PROFILE) -> int:
     for row in aligned([("what", "state", "note"), *((c.what, c.state, c.note) for c in checks)]):
         print(row)
     bad = sum(check.state not in GOOD for check in checks)
-    pipeline = "" if profile == DEFAULT_PROFILE else f" {profile_folder(profile) / 'dvc.yaml'}"
     print(
         f"\n{bad} of {len(checks)} are missing or wrong"
         if bad
-        else f"\nready: `dvc repro{pipeline}`"
+        else f"\nready: `{repro_command(profile)}`"
     )
     return 1 if bad else 0
 
@@ -225,7 +225,7 @@ def _gpu(resolution: int) -> Check:
 def _url_table(params: Params, settings: Path) -> Check:
     what, path = "URL table", Path(params.corpus.url_table)
     if params.world is not None:
-        return Check(what, "ready", f"{path}, drawn by stage `world`")
+        return Check(what, "ready", f"{path}, drawn by stage `corpus`")
     wanted = (params.corpus.url_column, params.corpus.caption_column)
     if not path.is_file():
         return Check(

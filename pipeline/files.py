@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline.errors import BenchError
 from pipeline.failures import INSIDE, Failure, refuse_failed
+from pipeline.params import repro_command_for
 
 RESULTS = (".csv", ".png", ".json")  # kinds of files of an analysis; JSON says that it failed
 
@@ -248,11 +249,14 @@ def read_tar(path: str | Path, keys: Container[str] | None = None) -> list[dict[
                 if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("its end is missing")
     except FileNotFoundError:
-        raise BenchError(f"{path}: the shard is missing: run `dvc repro` to make it") from None
+        raise BenchError(
+            f"{path}: the shard is missing: run `{repro_command_for(path)}` to make it"
+        ) from None
     except OSError as error:
         raise BenchError(f"{path}: the shard could not be read: {error.strerror}") from error
     except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise BenchError(
-            f"{path}: the shard is truncated or not a tar ({error}): delete it and run `dvc repro`"
+            f"{path}: the shard is truncated or not a tar ({error}): delete it and run "
+            f"`{repro_command_for(path)}`"
         ) from error
     return list(samples.values())

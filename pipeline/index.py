@@ -26,7 +26,7 @@ from pipeline.corpus import MANIFEST, shard_of
 from pipeline.errors import BenchError
 from pipeline.files import atomic_folder
 from pipeline.openclip import Clip, load_clip
-from pipeline.params import load_params
+from pipeline.params import load_params, repro_command_for
 
 INDEX, METADATA = "text.index", "metadata.parquet"
 INDEX_FILES = (".index", ".parquet")
@@ -67,12 +67,13 @@ def _shards(manifest: Path) -> dict[str, int]:
         return {str(name): int(count) for name, count in shards.items()}
     except FileNotFoundError:
         raise BenchError(
-            f"{manifest.parent}: the corpus is missing: run `dvc repro` to make it"
+            f"{manifest.parent}: the corpus is missing: "
+            f"run `{repro_command_for(manifest)}` to make it"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(
             f"{manifest}: not the manifest of a corpus ({error}): delete the corpus and run "
-            "`dvc repro`"
+            f"`{repro_command_for(manifest)}`"
         ) from error
 
 
@@ -135,7 +136,7 @@ def _check(keys: list[str], shards: dict[str, int], corpus: Path) -> None:
         if counts[name] != count:
             raise BenchError(
                 f"{corpus / name}: only {counts[name]} of {count} samples could be read: the shard "
-                "is missing or truncated: delete it and run `dvc repro`"
+                f"is missing or truncated: delete it and run `{repro_command_for(corpus)}`"
             )
 
 

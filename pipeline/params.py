@@ -1,6 +1,7 @@
 """The parameters of a profile: `params.yaml` and `grid.yaml`, read, checked and typed.
 
-Profile `toyland` lies in the root of the project, every other one in `profiles/<name>/`.
+Profile `toyland` lies in the root of the project, every other one in `profiles/<name>/`, as a DVC
+project of its own.
 """
 
 from __future__ import annotations
@@ -136,11 +137,12 @@ class Params(Section):
 
     def runs(self) -> Path:
         """The folder of everything that this profile makes."""
-        return Path("runs") / self.profile
+        default = self.profile == DEFAULT_PROFILE
+        return Path("runs", DEFAULT_PROFILE) if default else _folder(self.profile) / "runs"
 
     def reports(self) -> Path:
         """The folder of the profile's report."""
-        return Path("reports") / ("" if self.profile == DEFAULT_PROFILE else self.profile)
+        return _folder(self.profile) / "reports"
 
     def cell(self, method: str, subject: str) -> Path:
         """The folder of a cell: its adapter, cost, samples and scores."""
@@ -207,11 +209,28 @@ def profile_folder(profile: str) -> Path:
     Raises:
         BenchError: there is no such profile.
     """
-    folder = Path() if profile == DEFAULT_PROFILE else Path("profiles") / profile
+    folder = _folder(profile)
     if not (folder / "params.yaml").is_file():
         known = ", ".join(profile_names())
         raise BenchError(f"profile {profile!r} is unknown: choose one of {known}")
     return folder
+
+
+def _folder(profile: str) -> Path:
+    return Path() if profile == DEFAULT_PROFILE else Path("profiles", profile)
+
+
+def repro_command(profile: str) -> str:
+    """What runs the profile's pipeline, typed in the root of the project."""
+    if profile == DEFAULT_PROFILE:
+        return "dvc repro"
+    return f"dvc --cd {_folder(profile).as_posix()} repro"
+
+
+def repro_command_for(path: Path) -> str:
+    """What makes a file of `runs/` or `reports/` again: the command of its profile."""
+    in_profile = path.parts[:1] == ("profiles",) and len(path.parts) > 1
+    return repro_command(path.parts[1] if in_profile else DEFAULT_PROFILE)
 
 
 def profile_names() -> list[str]:
@@ -232,13 +251,19 @@ def load_params(profile: str = DEFAULT_PROFILE) -> Params:
 
     Raises:
         BenchError: unknown profile, or a value that is missing, unknown, of the wrong type or out
-            of range; names the file and the field.
+            of range, or the name of another profile; names the file and the field.
     """
     path = profile_folder(profile) / "params.yaml"
     content = read_yaml(path)
     if isinstance(content, dict) and isinstance(content.get("protocol"), str):
         content["protocol"] = load_protocol(content["protocol"])
-    return parse(path, Params, content)
+    params = parse(path, Params, content)
+    if params.profile != profile:
+        raise BenchError(
+            f"{path}: profile: {params.profile!r} is the name of another profile, whose results "
+            f"this one would overwrite: write {profile!r}"
+        )
+    return params
 
 
 def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:

@@ -1,11 +1,14 @@
 """`bench pipelines`: the dvc.yaml files of all profiles, from their parameters and grids.
 
 DVC's templates can neither choose a profile nor take a list of dependencies, so each profile has
-files of its own, which differ in their paths and in what their methods need.
+files of its own, which differ in their paths and in what their methods need. The default profile
+is the DVC project in the root; every other one is a project in its own folder, so that DVC sees
+one profile at a time.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,22 @@ from pipeline.params import (
 from pipeline.protocols import protocol_path
 
 TEMPLATES = Path(__file__).parent
+MARK = "by `bench pipelines`"  # in the first lines of each file that is written here
+# What makes a folder a DVC project, beside its pipeline. Users add remotes to the first.
+PROJECT = {
+    ".dvc/config": """\
+[core]
+    analytics = false
+    check_update = false
+[cache]
+    type = "reflink,hardlink,copy"
+""",
+    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    ".dvcignore": """\
+# What a killed stage may leave behind: files under their temporary names.
+*.part
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,10 @@ class Kind:
 
 
 def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
-    """Writes the dvc.yaml files of the profiles, all if not given, and removes stale ones.
+    """Writes the dvc.yaml files of the profiles, all if not given, and makes each a DVC project.
+
+    The dvc.yaml of a method that is no longer in the grid is removed, unless somebody else wrote
+    it. Its dvc.lock stays: if the method comes back, DVC knows what was made.
 
     Returns:
         The files that changed.
@@ -55,59 +77,90 @@ def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
     changed = []
     for profile in profiles or profile_names():
         folder = profile_folder(profile)
-        wanted = pipelines(profile)
-        for path in {*wanted, *folder.glob("cells/*/dvc.yaml")}:
-            text = wanted.get(path)
-            if text is None:
-                path.unlink()
-                path.with_name("dvc.lock").unlink(missing_ok=True)
-            elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-                with atomic(path) as part:
-                    part.write_text(text, encoding="utf-8")
-            else:
-                continue
-            changed.append(path)
+        changed += [path for path, text in pipelines(profile).items() if _write(path, text)]
+        for name, text in PROJECT.items() if profile != DEFAULT_PROFILE else ():
+            if not (folder / name).exists():
+                changed += [folder / name] if _write(folder / name, text) else []
+        methods = load_grid(profile).methods
+        for path in sorted(folder.glob("cells/*/dvc.yaml")):
+            if path.parent.name not in methods:
+                changed += [path] if _remove(path) else []
     print(f"pipelines: {len(changed)} files changed{''.join(f'{chr(10)}  {p}' for p in changed)}")
     return sorted(changed)
+
+
+def _write(path: Path, text: str) -> bool:
+    """Whether the file had to be written."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return True
+
+
+def _remove(path: Path) -> bool:
+    """Removes the dvc.yaml of a method that is not in the grid; whether it could."""
+    method = path.parent.name
+    if MARK not in path.read_text(encoding="utf-8"):
+        print(
+            f"{path}: stays, as `bench pipelines` did not write it; {method!r} is not in the grid"
+        )
+        return False
+    path.unlink()
+    lock = path.with_name("dvc.lock")
+    kept = f"; {lock} stays, so that its cells are known if it comes back" if lock.exists() else ""
+    print(f"{path}: removed, as {method!r} is not in the grid{kept}")
+    return True
 
 
 def pipelines(profile: str) -> dict[Path, str]:
     """The text of each dvc.yaml of a profile."""
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     default = profile == DEFAULT_PROFILE
+
+    def here(path: str | Path) -> str:
+        """A path that is relative to the root, as the profile's DVC project sees it."""
+        return Path(path).as_posix() if Path(path).is_absolute() else os.path.relpath(path, folder)
+
+    def local(path: str | None) -> str | None:
+        """The path if it is one that DVC can watch, None for the name of a download."""
+        return None if path is None or is_hub_id(path) else here(path)
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    methods = {name: load_method(name) for name in grid.methods}
-    shared = {
-        "params": (folder / "params.yaml").as_posix(),
-        "base": _local(params.base.path),
-        "scorer": _local(params.protocol.score.clip),
-        "protocol": protocol_path(params.protocol.name).as_posix(),
-        "inception": params.score.inception if _needs_inception(params) else None,
-        "dino": params.score.dino
-        if "dino_image_alignment" in params.protocol.score.metrics
-        else None,
+    scoring = params.protocol.score
+    environment.globals |= {
+        "bench": "bench" if default else f"cd {here('.')} && bench",  # it runs in the root
+        "up": "" if default else f"{here('.')}/",
+        "runs": here(params.runs()),
+        "files": lambda folder: [here(file) for file in source_files(folder)],
+        "base": local(params.base.path),
+        "scorer": local(scoring.clip),
+        "protocol": here(protocol_path(params.protocol.name)),
+        "inception": local(params.score.inception) if _needs_inception(params) else None,
+        "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
+    methods = {name: load_method(name) for name in grid.methods}
     hows = [how for m in methods.values() for how in (m.single, m.composition)]
     texts = {
         folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
-            **shared,
-            clip=_local(params.retrieve.clip),
-            grid=(folder / "grid.yaml").as_posix(),
-            root="." if default else "../..",
-            reports="reports" if default else f"reports/{profile}",
+            clip=local(params.retrieve.clip),
             world=params.world is not None,
-            url_table=params.corpus.url_table,
+            url_table=here(params.corpus.url_table),
             triples=bool(grid.triples),
             composed=bool(grid.composed()),
-            kid="kid" in params.protocol.score.metrics,
+            kid="kid" in scoring.metrics,
             concepts=list(grid.concepts),
             analyses=[
                 {
                     "name": name,
                     "desc": STAGES[name].desc,
-                    "deps": deps(name, params, grid),
+                    "deps": [
+                        here(file)
+                        for path in deps(name, params, grid)
+                        for file in source_files(path)
+                    ],
                     "params": settings(name, params),
                     "protocol": STAGES[name].protocol,
                 }
@@ -122,14 +175,24 @@ def pipelines(profile: str) -> dict[Path, str]:
     for name in methods:
         texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
             "cells.yaml.jinja"
-        ).render(
-            **shared,
-            method=name,
-            root="../.." if default else "../../../..",
-            groups=",".join(_groups(grid)),
-            kinds=_kinds(name, grid, params),
-        )
+        ).render(method=name, groups=",".join(_groups(grid)), kinds=_kinds(name, grid, params))
     return texts
+
+
+def source_files(path: str) -> list[str]:
+    """The files of a package of this project, and any other path as it is.
+
+    DVC reads no .dvcignore above a project of its own, so it would take the compiled files in a
+    folder of sources for dependencies.
+    """
+    root = TEMPLATES.parent  # of the project whose code this is
+    if path.split("/", maxsplit=1)[0] not in ("eval", "pipeline") or not (root / path).is_dir():
+        return [path]
+    return sorted(
+        file.relative_to(root).as_posix()
+        for file in (root / path).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    )
 
 
 def _groups(grid: Grid) -> list[str]:
@@ -176,8 +239,3 @@ def _needs_generated(how: How | None) -> bool:
 def _needs_inception(params: Params) -> bool:
     scoring = params.protocol.score
     return scoring.kid_features == "inception" and not {"kid", "fid"}.isdisjoint(scoring.metrics)
-
-
-def _local(path: str) -> str | None:
-    """The path if it is one that DVC can watch, None for the name of a download."""
-    return None if is_hub_id(path) else path

@@ -27,7 +27,13 @@ from pipeline.failures import TOO_FEW_IMAGES, FailureError
 from pipeline.files import read_tar, write_tar
 from pipeline.index import INDEX, METADATA
 from pipeline.openclip import load_clip
-from pipeline.params import Params, RetrieveParams, load_params, profile_folder
+from pipeline.params import (
+    Params,
+    RetrieveParams,
+    load_params,
+    profile_folder,
+    repro_command_for,
+)
 
 LEAST_HELD_OUT = 20  # fewer real images say little about a distribution
 
@@ -121,13 +127,16 @@ def load_index(params: Params) -> Captions:
     """
     folder = params.runs() / "index"
     if not has_index(params):
-        raise BenchError(f"{folder / INDEX}: the index is missing: run `dvc repro` to make it")
+        raise BenchError(
+            f"{folder / INDEX}: the index is missing: run `{repro_command_for(folder)}` to make it"
+        )
     try:
         index = faiss.read_index(str(folder / INDEX))
         metadata = pq.read_table(str(folder / METADATA))
     except (RuntimeError, OSError, pa.ArrowException) as error:
         raise BenchError(
-            f"{folder}: the index is damaged ({error}): delete it and run `dvc repro`"
+            f"{folder}: the index is damaged ({error}): delete it and run "
+            f"`{repro_command_for(folder)}`"
         ) from error
     return Captions(index, metadata)
 
@@ -201,7 +210,7 @@ def _samples(parts: dict[str, list[Match]], corpus: Path) -> list[dict[str, Any]
             if match.key not in images:
                 raise BenchError(
                     f"{corpus / shard_of(match.key)}: sample {match.key} is missing: the corpus is "
-                    "not the one that was indexed: run `dvc repro`"
+                    f"not the one that was indexed: run `{repro_command_for(corpus)}`"
                 )
             record = {
                 "part": part,

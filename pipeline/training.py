@@ -27,7 +27,7 @@ from pipeline.failures import DIVERGED, FailureError
 from pipeline.files import read_tar
 from pipeline.lowrank import low_rank_changes
 from pipeline.methods import Trained
-from pipeline.params import MethodParams, TrainParams
+from pipeline.params import MethodParams, TrainParams, repro_command_for
 from pipeline.seeds import seed_of
 
 
@@ -77,7 +77,9 @@ def load_training_set(concept: Concept, runs: Path, method: Trained) -> Training
     shard = _read_images(path)
     targets = [image for key, image, _ in shard if key.startswith("target-")]
     if not targets:
-        raise BenchError(f"{path}: holds no target images: delete the shard and run `dvc repro`")
+        raise BenchError(
+            f"{path}: holds no target images: delete the shard and run `{repro_command_for(path)}`"
+        )
     if method.regularization == "generated":
         shard = _read_images(runs / "generated" / f"{concept.name}.tar")
     others = [(image, text) for key, image, text in shard if not key.startswith("target-")]
@@ -93,7 +95,7 @@ def _read_images(path: Path) -> list[tuple[str, Image.Image, str]]:
         except (KeyError, OSError) as error:
             raise BenchError(
                 f"{path}: sample {sample['__key__']} has no readable image: delete the shard and "
-                "run `dvc repro`"
+                f"run `{repro_command_for(path)}`"
             ) from error
         found.append((sample["__key__"], image, sample.get("txt", "")))
     return found
@@ -128,7 +130,7 @@ def draw_schedule(
         if method.regularization and not part.regularization:
             raise BenchError(
                 f"shard of {part.concept.name}: holds no regularization images, which this method "
-                "needs: run `dvc repro` to retrieve them"
+                "needs: run the profile's pipeline to retrieve them"
             )
         rng = np.random.default_rng(seed_of(params.seed, "schedule", part.concept.name))
         own = part.concept.caption

@@ -35,7 +35,14 @@ from pipeline.base import Base, load_base
 from pipeline.concepts import load_subject
 from pipeline.errors import BenchError
 from pipeline.failures import FailureError
-from pipeline.params import DEFAULT_PROFILE, Params, SamplerParams, load_grid, load_params
+from pipeline.params import (
+    DEFAULT_PROFILE,
+    Params,
+    SamplerParams,
+    load_grid,
+    load_params,
+    repro_command,
+)
 from pipeline.sampling import sample
 from pipeline.seeds import seed_of
 
@@ -135,7 +142,9 @@ def best_and_worst(profile: str, method: str) -> dict[str, float]:
         if not found and name == method and subject in grid.compositions:
             raise FailureError(*failure)
     if not found:
-        raise BenchError(f"no composition of {method!r} was scored yet: run `dvc repro`")
+        raise BenchError(
+            f"no composition of {method!r} was scored yet: run `{repro_command(profile)}`"
+        )
     chosen = (max(found, key=found.__getitem__), min(found, key=found.__getitem__))
     return {subject: found[subject] for subject in chosen}
 

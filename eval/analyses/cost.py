@@ -23,7 +23,7 @@ from pipeline.adapters import load_adapter
 from pipeline.analysis_params import CostParams
 from pipeline.errors import BenchError
 from pipeline.failures import failure_of
-from pipeline.params import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.params import DEFAULT_PROFILE, load_grid, load_params, repro_command
 from pipeline.schema import parse, read_yaml
 
 COST_FILE = "cost.json"
@@ -96,7 +96,7 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
         kind = "single" if subject in grid.concepts else "compositions"
         rows.append({"method": method, "kind": kind, "subject": subject, **cost})
     if not rows:
-        raise BenchError(f"profile {profile!r} has no adapters yet: run `dvc repro`")
+        raise BenchError(f"profile {profile!r} has no adapters yet: run `{repro_command(profile)}`")
     cells = pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, "float64"))
     means = cells.groupby(["method", "kind"], sort=False)[list(MEASURED)].mean().reset_index()
     for row in means.to_dict("records"):

@@ -22,7 +22,8 @@ from pipeline.base import load_base
 from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.toyland.autoencoder import to_tensor
 from pipeline.toyland.judge import hits, load_judge
-from pipeline.toyland.scorecard import MODELS, generate, pair_prompts, single_prompts
+from pipeline.toyland.prompts import pair_prompts, single_prompts
+from pipeline.toyland.scorecard import MODELS, generate
 
 SHOWN = 8  # pictures of each setting in the sheet, half of them pairs
 
@@ -69,7 +70,7 @@ def analyse_sampler(profile: str = DEFAULT_PROFILE) -> Path:
         sheet[f"{guidance:g}, {steps} steps, eta {eta:g}"] = [
             images[i] for i in shown if i < len(images)
         ]
-    figure = picture_table(sheet, size=0.9)
+    figure = picture_table(sheet, size=0.45)
     return write_results(
         folder_of(params, "sampler"), {"settings": pd.DataFrame(rows)}, {"pictures": figure}
     )

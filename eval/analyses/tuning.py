@@ -6,6 +6,8 @@ product of text-alignment and *gain*, which is image-alignment less that of the 
 among settings within `tolerance` of that product the one with the fewest steps, then the lowest
 rate. Steps and rate are those for single concepts; the steps for compositions are chosen at that
 rate, and a merge's ridge (the largest within `tolerance`) with the adapters of the chosen setting.
+For profiles that have to be done soon the rule is applied once more, to single concepts' settings
+of at most `quick_steps`: the column `quick` beside `chosen`.
 """
 
 from __future__ import annotations
@@ -200,7 +202,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
             rows.append(scores)
             if method in merging:
                 adapters[(method, *setting)] = adapter
-    table = marked(products(pd.concat(rows, ignore_index=True)), about.tolerance)
+    table = marked(products(pd.concat(rows, ignore_index=True)), about)
     for name in about.ridges:
         how = how_of(name, trials.subjects[COMPOSITIONS][0])
         assert isinstance(how, Merged)
@@ -213,7 +215,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
         }
         rows += trials.merges(name, parts, params.methods[name])
     prompts = pd.concat(rows, ignore_index=True)
-    table = marked(products(prompts), about.tolerance)
+    table = marked(products(prompts), about)
     for row in table[table["chosen"]].to_dict("records"):
         words_of = ", ".join(f"{name} {row[name]:g}" for name in SETTING if pd.notna(row[name]))
         print(f"tuning: {row['method']}, {row['kind']}: {words_of}: product {row['product']:.3f}")
@@ -221,21 +223,22 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
     return write_results(folder_of(params, "tuning"), tables, {"tuning": chart(table)})
 
 
-def marked(table: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """The table of `products` with a column `chosen`.
+def marked(table: pd.DataFrame, about: TuningParams) -> pd.DataFrame:
+    """The table of `products` with the columns `chosen` and `quick`: what the rule takes.
 
     Of a method that trains compositions only settings at the rate for single concepts can be.
     """
-    table = table.assign(chosen=False)
+    table = table.assign(chosen=False, quick=False)
     for _, rows in table[table["method"] != PRETRAINED].groupby("method", sort=False):
-        single = rows[rows["kind"] == SINGLE]
-        composed = rows[rows["kind"] == COMPOSITIONS]
-        if len(single):
-            taken = choose(single, tolerance)
-            table.loc[taken, "chosen"] = True
-            composed = composed[composed["learning_rate"] == table.loc[taken, "learning_rate"]]
-        if len(composed):
-            table.loc[choose(composed, tolerance), "chosen"] = True
+        for mark, most in (("chosen", None), ("quick", about.quick_steps)):
+            single = rows[(rows["kind"] == SINGLE) & ~(rows["steps"] > (most or float("inf")))]
+            composed = rows[rows["kind"] == COMPOSITIONS]
+            if len(single):
+                taken = choose(single, about.tolerance)
+                table.loc[taken, mark] = True
+                composed = composed[composed["learning_rate"] == table.loc[taken, "learning_rate"]]
+            if len(composed):
+                table.loc[choose(composed, about.tolerance), mark] = True
     return table
 
 

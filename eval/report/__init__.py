@@ -42,7 +42,7 @@ from eval.tables import (
     subjects_of,
 )
 from pipeline.concepts import load_subject
-from pipeline.files import atomic, atomic_folder
+from pipeline.files import atomic, atomic_folder, write_json
 from pipeline.params import Grid, load_params
 
 SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
@@ -74,6 +74,7 @@ def write_report(profile: str) -> None:
         (temporary / "prompts.csv").write_text(as_csv(_prompts(results)), encoding="utf-8")
     with atomic_folder(folder / "methods", (".json",)) as temporary:
         _write_metrics(results, temporary)
+    write_json(folder / "summary.json", _summary(results))
     rows = {subject: read_rows(params, grid, subject) for subject in grid.subjects()}
     rows = {subject: shown for subject, shown in rows.items() if any(r.images for r in shown)}
     with atomic_folder(folder / "figures", (".svg", ".png")) as temporary:
@@ -121,7 +122,7 @@ def _prompts(results: Results) -> Table:
 
 
 def _write_metrics(results: Results, folder: Path) -> None:
-    """One small JSON file for each method, all with the same keys, for `dvc metrics`."""
+    """One small JSON file for each method, all with the same keys, for `dvc metrics show`."""
     for method in (ORACLE, *results.grid.methods):
         content: dict[str, dict[str, float | int | None]] = {}
         for kind in KINDS:
@@ -134,6 +135,20 @@ def _write_metrics(results: Results, folder: Path) -> None:
             values["subjects"] = len({s for m, s, _ in results.found if m == method} & {*subjects})
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         (folder / f"{method}.json").write_text(text)
+
+
+def _summary(results: Results) -> dict[str, dict[str, float | None]]:
+    """The means of all methods, with names so short that `dvc exp show` fits a screen."""
+    prefixes = {"single": "", "compositions": "composed_"}
+    return {
+        method: {
+            prefixes[kind] + metric.replace("_alignment", ""): _rounded(mean.mean)
+            for kind in KINDS
+            for metric in results.metrics(kind)
+            if (mean := results.mean(method, kind, metric))
+        }
+        for method in results.grid.methods
+    }
 
 
 def _rounded(value: float) -> float | None:

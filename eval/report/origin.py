@@ -10,14 +10,14 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.params import DEFAULT_PROFILE, Params, profile_folder
+from pipeline.params import Params, profile_folder, repro_command
 from pipeline.protocols import protocol_path
 
 # What the numbers depend on. The report itself is committed too, so its own commit cannot be in it,
 # and so are DVC's notes of what was made.
 CODE = (
-    *("pipeline", "eval", "datasets", "models", "params.yaml", "grid.yaml", "profiles"),
-    ":(exclude,glob)**/dvc.lock",
+    *("pipeline", "eval", "datasets", "models", "params.yaml", "grid.yaml"),
+    *(":(glob)profiles/*/params.yaml", ":(glob)profiles/*/grid.yaml"),
 )
 
 
@@ -35,12 +35,10 @@ class Origin(NamedTuple):
 def origin(params: Params) -> Origin:
     """Where the profile's report comes from, if it is written now."""
     folder = profile_folder(params.profile)
-    default = params.profile == DEFAULT_PROFILE
     paths = [folder / "params.yaml", folder / "grid.yaml", protocol_path(params.protocol.name)]
-    target = "" if default else f" {(folder / 'dvc.yaml').as_posix()}"
     changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
     return Origin(
-        (f"dvc repro{target}", f"bench report --profile {params.profile}"),
+        (repro_command(params.profile), f"bench report --profile {params.profile}"),
         _git("log", "-1", "--format=%H", "--", *CODE).strip(),
         tuple(sorted(line[3:] for line in changed.splitlines())),
         {path.as_posix(): path.read_text(encoding="utf-8") for path in paths},

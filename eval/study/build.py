@@ -41,7 +41,15 @@ from pipeline.concepts import Concept, load_concept, load_subject
 from pipeline.errors import BenchError
 from pipeline.failures import failure_of
 from pipeline.files import atomic_folder, png_bytes
-from pipeline.params import Grid, Params, load_grid, load_params, profile_folder
+from pipeline.params import (
+    Grid,
+    Params,
+    load_grid,
+    load_params,
+    profile_folder,
+    repro_command,
+    repro_command_for,
+)
 from pipeline.photos import read_photo
 from pipeline.seeds import seed_of
 from pipeline.shard import square
@@ -404,7 +412,8 @@ def _trials_of(path: Path) -> set[tuple[int, int]]:
         return set()
     except (tarfile.TarError, EOFError) as error:
         raise BenchError(
-            f"{path}: the shard is truncated or not a tar ({error}): delete it and run `dvc repro`"
+            f"{path}: the shard is truncated or not a tar ({error}): delete it and run "
+            f"`{repro_command_for(path)}`"
         ) from error
     keys = [re.fullmatch(r"prompt-(\d+)-(\d+)\.png", name) for name in names]
     return {(int(key[1]), int(key[2])) for key in keys if key}
@@ -447,7 +456,8 @@ def _read_images(
             if (other := shown.prompts.setdefault(trial, prompt)) != prompt:
                 raise BenchError(
                     f"{path}: prompt {trial.prompt_index} is {prompt!r}, and {other!r} with "
-                    "another method: run `dvc repro` so that all are sampled alike"
+                    f"another method: run `{repro_command(params.profile)}` so that all are "
+                    "sampled alike"
                 )
             shown.images[method, trial] = name = image_name_of(sample["png"])
             images[name] = sample["png"]

@@ -92,7 +92,9 @@ def hardware_named(options: Sequence[str]) -> dict[str, str]:
 def write_cards(
     results: dict[str, Any], models: Path, budget: Budget, hardware: Mapping[str, str]
 ) -> None:
-    """Writes `README.md` into the folder of each model.
+    """Writes `<model>.md` beside the folder of each model.
+
+    Not into it: stages depend on the folders, and a word changed in a card makes nothing stale.
 
     Args:
         results: what `scorecard` returned for these models.
@@ -102,14 +104,14 @@ def write_cards(
     for name, parts in _cards(results, budget).items():
         groups = parts.pop("groups").split()
         table = _table(results, groups)
-        with atomic(models / name / "README.md") as part:
+        with atomic(models / f"{name}.md") as part:
             part.write_text(_HEAD.format(table=table, hardware=hardware[name], **parts), "utf-8")
 
 
 def _table(results: dict[str, Any], groups: list[str]) -> str:
     """The measures of these groups as a Markdown table."""
     lines = ["| measure | value | standard error | n |", "|---|---|---|---|"]
-    for group in groups:
+    for group in filter(results.__contains__, groups):  # KID is not always measured
         for key, value in results[group].items():
             error, n = results["std_error"][group][key], results["n"][group][key]
             lines.append(_ROW.format(name=f"{group}.{key}", value=value, error=error, n=n))
@@ -145,12 +147,12 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
                 f"{generated['accessory']:.0%} the accessory that was asked for; of dark things at "
                 f"night {generated['night_category']:.0%} are recognised and "
                 f"{generated['night_colour']:.0%} have their colour. All that is as [a classifier]"
-                "(../judge) sees it: `real` is how much it sees of it in drawn scenes, `mistaken` "
+                "(judge.md) sees it: `real` is how much it sees of it in drawn scenes, `mistaken` "
                 "how often it sees it in drawn scenes that show something else. A letter before a "
                 "noun means nothing, and two letters differ (mean cosine "
                 f"{results['letters']['cosine_letter']:.2f}), so that any of them can become a "
                 "name. KID compares with drawn scenes of the same prompts; `drawn` is that of "
-                "other drawn scenes, its floor. [Pictures](../scorecard.jpg), with those that "
+                "other drawn scenes, its floor. [Pictures](scorecard.jpg), with those that "
                 "miss."
             ),
         },
@@ -158,13 +160,13 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
             "title": "Toyland's retrieval CLIP",
             "what": (
                 "A small CLIP in open_clip's format. Retrieval compares captions with it, and the "
-                "text encoder of [the base model](../base) started from its text tower."
+                "text encoder of [the base model](base.md) started from its text tower."
             ),
             "how": _clip_training(clip.RETRIEVAL, budget.clip, scenes),
             "groups": "clip retrieval",
             "limits": (
                 "It was never taught to tell individuals of one category apart: use "
-                "[the scorer](../scorer) for that. The rule cosine >= 0.85 finds short captions "
+                "[the scorer](scorer.md) for that. The rule cosine >= 0.85 finds short captions "
                 "of a thing; those that also name a colour or a place lie farther away, hence its "
                 "recall."
             ),
@@ -173,7 +175,7 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
             "title": "Toyland's scoring CLIP",
             "what": (
                 "A second small CLIP in open_clip's format, of another width and seed than "
-                "[the one](../clip) that conditions the base model: text- and image-alignment "
+                "[the one](clip.md) that conditions the base model: text- and image-alignment "
                 "are measured with it."
             ),
             "how": (
@@ -198,7 +200,7 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
                 "A small convolutional classifier of what is in a picture: the category and the "
                 "colour of one or two things and how they stand to each other, the background, "
                 "the size, the style, and what an animal wears. The scorecard uses it to tell "
-                "what [the base model](../base) draws; nothing is trained with it."
+                "what [the base model](base.md) draws; nothing is trained with it."
             ),
             "how": (
                 f"On {budget.scenes:,} drawn scenes, six of ten with two things and two with an "
@@ -226,7 +228,7 @@ def _base_training(budget: Budget) -> str:
         f"{PAIRS_SHARE:.0%} of them with two things. Autoencoder: {autoencoder.CROPS:,} crops of "
         f"{autoencoder.CROP} pixels, then {budget.autoencoder:,} pictures; absolute and squared "
         "errors of pixels, edges and areas, and a small KL term. UNet and text encoder, which "
-        f"starts from the text tower of [the retrieval CLIP](../clip): {budget.denoiser:,} noised "
+        f"starts from the text tower of [the retrieval CLIP](clip.md): {budget.denoiser:,} noised "
         f"latents in batches of {denoiser.BATCH['cpu']} (CPU) or {denoiser.BATCH['cuda']} (GPU); "
         "predicting the noise, min-SNR weight 5, one caption in ten empty. Some captions hold a "
         "letter before the noun, which means nothing: the UNet learns that, the text encoder does "

@@ -35,7 +35,7 @@ from pipeline.toyland.denoiser import save_base, text_encoder_of, train_denoiser
 from pipeline.toyland.judge import Judge, held_out_hits, save_judge, train_judge
 from pipeline.toyland.pool import Pool
 from pipeline.toyland.ranks import together
-from pipeline.toyland.scorecard import MODELS, scorecard
+from pipeline.toyland.scorecard import MODELS, Distance, scorecard
 from pipeline.toyland.vocabulary import learn_merges, vocabulary, write_open_clip
 from pipeline.toyland.world import all_words
 
@@ -199,6 +199,7 @@ def pretrain(
     only: str | None = None,
     minutes: float | None = None,
     budget: Budget = BUDGET,
+    distance: Distance | None = None,
 ) -> None:
     """Trains the models one after the other and writes them, a scorecard and their cards to `out`.
 
@@ -209,6 +210,7 @@ def pretrain(
         only: one of PARTS: that model alone, after those it rests on, and no scorecard. The base
             rests on the retrieval CLIP, which is taken from `out` if it is there.
         minutes: trains the base by the clock instead of the budget, without checkpoints.
+        distance: KID for the scorecard; see `scorecard`.
 
     Raises:
         BenchError: `only` is none of PARTS, `minutes` are not more than nothing, or a model does
@@ -226,7 +228,7 @@ def pretrain(
     for part in [only] if only else PARTS:
         getattr(models, part)
     if not only:
-        results = scorecard(out, out / "scorecard.json", out / "scorecard.jpg")
+        results = scorecard(out, out / "scorecard.json", out / "scorecard.jpg", distance=distance)
         write_cards(results, out, budget, hardware_of(device))
     spent = (time.perf_counter() - started) / 60
     print(f"pretrain: {only or 'all models'} in {spent:.1f} min: {out}")

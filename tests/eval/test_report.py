@@ -137,7 +137,7 @@ def test_page_says_how_it_was_made(reported: None) -> None:
     assert "bench report --profile toyland" in text
     assert "not in a git repository" in text
     assert "images_per_prompt: 3" in text  # the protocol's file
-    assert "composition_steps: 300" in text  # params.yaml
+    assert "composition_steps: 500" in text  # params.yaml
     assert re.search(r"torch \d+\.\d+", text)
     assert "a processor, 2 cores (cpu)" in text
 
@@ -220,6 +220,20 @@ def test_metrics_have_the_same_keys_for_every_method(reported: None) -> None:
     assert values["compositions"]["text_alignment_se"] == float(
         row["compositions_text_alignment_se"]
     )
+
+
+def test_summary_has_the_means_of_the_methods_alone(reported: None) -> None:
+    summary = json.loads((REPORTS / "summary.json").read_text())
+    assert list(summary) == ["pretrained", "custom_diffusion", "custom_diffusion_merge"]
+    for method, values in summary.items():
+        whole = json.loads((REPORTS / "methods" / f"{method}.json").read_text())
+        means = {
+            f"{prefix}{metric.removesuffix('_alignment')}": value
+            for kind, prefix in (("single", ""), ("compositions", "composed_"))
+            for metric, value in whole[kind].items()
+            if not metric.endswith("_se") and metric != "subjects" and value is not None
+        }
+        assert values == means
 
 
 def test_reporting_again_gives_the_same_bytes_and_nothing_stale(

@@ -78,16 +78,22 @@ def test_mistakes_are_one_line(project: Path, arguments: list[str], error: str) 
 def test_bad_parameter_is_one_line(project: Path) -> None:
     path = project / "params.yaml"
     text = path.read_text()
-    path.write_text(text.replace("  steps: 20\n", "  steps: many\n", 1))
+    path.write_text(text.replace("  steps: 12\n", "  steps: many\n", 1))
     run = bench("train", "dreambooth", "cat", cwd=project)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
     assert run.stderr.startswith("error: params.yaml: generate.steps: ")
 
 
-def test_outside_of_the_project(tmp_path: Path) -> None:
-    run = bench("corpus", cwd=tmp_path)
+@pytest.mark.parametrize("profile", [None, "smoke"])
+def test_outside_of_the_root(tmp_path: Path, project: Path, profile: str | None) -> None:
+    """The folder of a profile has a params.yaml too, which is not the default's."""
+    elsewhere = project / "profiles" / profile if profile else tmp_path / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    run = bench("corpus", cwd=elsewhere)
     assert run.returncode == 2
-    assert run.stderr == "error: no params.yaml here: run `bench` in the root of the project\n"
+    assert run.stderr == (
+        "error: no params.yaml and datasets/ here: run `bench` in the project's root\n"
+    )
 
 
 def test_help_is_light(tmp_path: Path) -> None:

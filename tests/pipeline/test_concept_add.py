@@ -105,7 +105,7 @@ def test_own_prompts_caption_and_profile(
     assert concept.caption == "a picture of {}"
     assert "my-cat2" in load_grid("smoke").concepts
     assert "my-cat2" not in load_grid().concepts
-    assert "`dvc repro profiles/smoke/dvc.yaml`" in capsys.readouterr().out
+    assert "`dvc --cd profiles/smoke repro`" in capsys.readouterr().out
 
 
 def test_default_prompts_are_valid_and_all_different(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BenchError
-from pipeline.params import load_grid, load_params
+from pipeline.params import load_grid, load_params, repro_command, repro_command_for
 
 PROFILES = ("toyland", "toyland-full", "smoke")
 
@@ -22,9 +22,24 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_shipped_profiles_are_valid(project: Path, profile: str) -> None:
     params, grid = load_params(profile), load_grid(profile)
     assert params.profile == profile
-    assert params.runs() == Path("runs") / profile
-    assert params.corpus.url_table.startswith(f"runs/{profile}/")
+    folder = Path() if profile == "toyland" else Path("profiles", profile)
+    assert params.runs() == folder / "runs" / ("toyland" if profile == "toyland" else "")
+    assert params.reports() == folder / "reports"
+    assert params.corpus.url_table == f"{params.runs()}/world/urls.parquet"
     assert set(grid.methods) == set(params.methods)
+
+
+def test_command_that_runs_a_profile() -> None:
+    assert repro_command("toyland") == repro_command_for(Path("runs/toyland/index")) == "dvc repro"
+    smoke = Path("profiles/smoke/runs/shards/cat.tar")
+    assert repro_command("smoke") == repro_command_for(smoke) == "dvc --cd profiles/smoke repro"
+
+
+def test_copied_profile_with_the_name_of_the_old_one_is_refused(project: Path) -> None:
+    """It would write into the folder of the other."""
+    (project / "profiles/smoke").rename(project / "profiles/mine")
+    with pytest.raises(BenchError, match=r"mine/params.yaml: profile: 'smoke' .* write 'mine'"):
+        load_params("mine")
 
 
 def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
@@ -36,8 +51,11 @@ def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
 
 def test_profiles_differ_in_size_alone(project: Path) -> None:
     default, full = load_params(), load_params("toyland-full")
-    for section in ("base", "train", "methods", "score"):
+    for section in ("base", "train", "score"):
         assert getattr(default, section) == getattr(full, section)
+    assert set(default.methods) == set(full.methods)
+    for name, method in default.methods.items():  # fewer steps may ask for another rate
+        assert (method.steps or 0) <= (full.methods[name].steps or 0)
     assert default.protocol.score == full.protocol.score
 
 

@@ -7,13 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eval.analyses.common import folder_of
 from eval.analyses.tuning import analyse_tuning, choose, marked, products
+from pipeline.analysis_params import TuningParams
 from pipeline.base import Base
 from pipeline.errors import BenchError
 from pipeline.files import png_bytes, write_tar
+from pipeline.params import load_params
 from tests.eval.analyses.conftest import Configure
 from tests.pipeline.tiny import training_set
 
+ROOT = Path(__file__).parents[3]
 NAN = float("nan")
 
 
@@ -75,10 +79,14 @@ def test_compositions_are_chosen_at_the_rate_of_single_concepts() -> None:
     table = products(prompts())
     table.loc[table["learning_rate"] == 2e-3, "product"] = [0.1, 99.0]  # single, compositions
     table.loc[table["learning_rate"] == 1e-3, "product"] = [0.5, 1.0, 0.5, 0.2]
-    taken = marked(table, 0.03)
-    taken = taken[taken["chosen"]]
-    assert list(taken["kind"]) == ["single", "compositions"]
-    assert set(taken["learning_rate"]) == {1e-3}
+    single = (table["kind"] == "single") & (table["learning_rate"] == 1e-3)
+    table.loc[single, "product"] = [0.4, 0.5]  # after 10 and 20 steps
+    found = marked(table, TuningParams(**SECTION, quick_steps=10))
+    for mark, steps in (("chosen", 20), ("quick", 10)):
+        taken = found[found[mark]]
+        assert list(taken["kind"]) == ["single", "compositions"]
+        assert set(taken["learning_rate"]) == {1e-3}
+        assert taken["steps"].iloc[0] == steps
 
 
 def write_shard(concept: str) -> None:
@@ -127,3 +135,22 @@ def test_a_merge_needs_adapters_that_are_tried(configure: Configure, base: Base)
     configure(tuning=SECTION | {"rates": {"nobody": [0.1]}})
     with pytest.raises(BenchError, match=r"methods\.nobody: missing"):
         analyse_tuning()
+
+
+@pytest.mark.parametrize(
+    ("profile", "mark"),
+    [("toyland", "quick"), ("toyland-ablation", "chosen"), ("toyland-full", "chosen")],
+)
+def test_profiles_train_as_the_committed_trials_say(
+    profile: str, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    table = pd.read_csv(folder_of(load_params("toyland-tuning"), "tuning") / "trials.csv")
+    methods = load_params(profile).methods
+    for row in table[table[mark]].to_dict("records"):
+        has = methods[row["method"]]
+        if pd.notna(row["ridge"]):
+            assert has.ridge == row["ridge"]
+        else:
+            steps = has.steps if row["kind"] == "single" else has.composition_steps
+            assert (has.learning_rate, steps) == (row["learning_rate"], row["steps"]), row

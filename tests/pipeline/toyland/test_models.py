@@ -200,4 +200,4 @@ def test_shipped_models_are_small_safe_and_described() -> None:
     assert (folder / "judge" / "judge.safetensors").stat().st_size <= 2.5 * MEBIBYTE
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     for name in ("base", "clip", "scorer", "judge"):
-        assert "Apache-2.0" in (folder / name / "README.md").read_text()
+        assert "Apache-2.0" in (folder / f"{name}.md").read_text()

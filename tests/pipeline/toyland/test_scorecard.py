@@ -566,13 +566,13 @@ def test_scorecard_has_all_it_should_and_cards_show_its_numbers(
     flat = {f"{group}.{name}" for group, names in expected.items() for name in names}
     assert set(scorecard.GOALS) <= flat
 
-    card = (models / "base" / "README.md").read_text()
+    card = (models / "base.md").read_text()
     assert f"| generated.category | {results['generated']['category']:.3f} |" in card
     assert f"| kid.drawn | {results['kid']['drawn']:.3f} |" in card
     assert "Hardware: a test." in card
     budget = replace(BUDGET, clip=1234)
     results["clip"]["category"] = 0.9876
     write_cards(results, models, budget, dict.fromkeys(MODELS, "another machine"))
-    card = (models / "clip" / "README.md").read_text()
+    card = (models / "clip.md").read_text()
     assert "1,234 steps" in card and "0.988" in card and "another machine" in card
     assert card.startswith("---\nlicense: apache-2.0")
