@@ -76,9 +76,10 @@ def toyland_pretrain(
     ] = None,
 ) -> None:
     """Train Toyland's models from nothing; continues where it stopped."""
+    from eval.metrics.kid import kid_by_caption
     from pipeline.toyland.pretrain import pretrain
 
-    pretrain(only=only, minutes=minutes)
+    pretrain(only=only, minutes=minutes, distance=kid_by_caption)
 
 
 @toyland.command("scorecard")
@@ -86,16 +87,23 @@ def toyland_scorecard(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Also write the pictures, as JPEG.")] = None,
     hardware: Annotated[
-        str | None, typer.Option(help="What they were trained on; rewrites the model cards.")
+        list[str] | None,
+        typer.Option(
+            help="What they were trained on, as MODEL=WORDS, or WORDS for all others; may be "
+            "repeated; rewrites the model cards."
+        ),
     ] = None,
 ) -> None:
     """Measure the shipped models."""
     for path in (json, sheet):
         if path is not None:
             check_new(path)
+    from eval.metrics.kid import kid_by_caption
+    from pipeline.toyland.cards import hardware_named
     from pipeline.toyland.scorecard import scorecard
 
-    scorecard(json_path=json, sheet_path=sheet, hardware=hardware)
+    named = hardware_named(hardware) if hardware else None
+    scorecard(json_path=json, sheet_path=sheet, hardware=named, distance=kid_by_caption)
 
 
 @toyland.command("concepts")

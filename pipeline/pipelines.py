@@ -185,11 +185,12 @@ def source_files(path: str) -> list[str]:
     DVC reads no .dvcignore above a project of its own, so it would take the compiled files in a
     folder of sources for dependencies.
     """
-    if path.split("/", maxsplit=1)[0] not in ("eval", "pipeline") or not Path(path).is_dir():
+    root = TEMPLATES.parent  # of the project whose code this is
+    if path.split("/", maxsplit=1)[0] not in ("eval", "pipeline") or not (root / path).is_dir():
         return [path]
     return sorted(
-        file.as_posix()
-        for file in Path(path).rglob("*")
+        file.relative_to(root).as_posix()
+        for file in (root / path).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     )
 

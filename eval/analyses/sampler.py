@@ -22,7 +22,8 @@ from pipeline.base import load_base
 from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.toyland.autoencoder import to_tensor
 from pipeline.toyland.judge import hits, load_judge
-from pipeline.toyland.scorecard import MODELS, generate, pair_prompts, single_prompts
+from pipeline.toyland.prompts import pair_prompts, single_prompts
+from pipeline.toyland.scorecard import MODELS, generate
 
 SHOWN = 8  # pictures of each setting in the sheet, half of them pairs
 

@@ -90,6 +90,7 @@ STAGES: dict[str, Stage] = {
             "pipeline/toyland/autoencoder.py",
             "pipeline/toyland/drawing.py",
             "pipeline/toyland/judge.py",
+            "pipeline/toyland/prompts.py",
             "pipeline/toyland/scorecard.py",
             "pipeline/toyland/world.py",
         ),

@@ -15,7 +15,7 @@ class Budget:
 
     clip: int = 2200
     scorer: int = 1800
-    judge: int = 4000
+    judge: int = 6000
     autoencoder: int = 320_000  # pictures, after the crops
     denoiser: int = 2_560_000  # noised latents
     scenes: int = 40_000  # captioned pictures, for the CLIPs and the judge

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.errors import BenchError
 from pipeline.files import atomic
 from pipeline.toyland import autoencoder, clip, denoiser, judge
 from pipeline.toyland.budget import Budget
 from pipeline.toyland.pictures import PAIRS_SHARE
 
+MODELS = ("base", "clip", "scorer", "judge")
 _HEAD = """\
 ---
 license: apache-2.0
@@ -58,14 +61,37 @@ _HISTORY = {
 _ROW = "| {name} | {value:.3f} | {error:.3f} | {n} |"
 
 
-def hardware_of(device: torch.device) -> str:
-    """The machine in words, as far as it can be asked."""
+def hardware_of(device: torch.device) -> dict[str, str]:
+    """The machine in words, as far as it can be asked, for each of the models."""
     if device.type == "cuda":
-        return f"one {torch.cuda.get_device_name(device)}"
-    return f"{os.cpu_count()} CPU cores, no GPU"
+        return dict.fromkeys(MODELS, f"one {torch.cuda.get_device_name(device)}")
+    return dict.fromkeys(MODELS, f"{os.cpu_count()} CPU cores, no GPU")
 
 
-def write_cards(results: dict[str, Any], models: Path, budget: Budget, hardware: str) -> None:
+def hardware_named(options: Sequence[str]) -> dict[str, str]:
+    """What each model was trained on, from "MODEL=WORDS" and "WORDS" for all others.
+
+    Raises:
+        BenchError: there is no such model, or one is left out.
+    """
+    parts = [option.partition("=") for option in options]
+    named = {name: words for name, equals, words in parts if equals}
+    others = [words for words, equals, _ in parts if not equals]
+    if unknown := set(named) - set(MODELS):
+        raise BenchError(
+            f"--hardware: no model {min(unknown)!r}: write MODEL=WORDS, where MODEL is one of "
+            f"{', '.join(MODELS)}"
+        )
+    if len(others) > 1 or (not others and set(named) < set(MODELS)):
+        raise BenchError(
+            "--hardware: give MODEL=WORDS for each model, or once WORDS for all of the others"
+        )
+    return {name: named[name] if name in named else others[0] for name in MODELS}
+
+
+def write_cards(
+    results: dict[str, Any], models: Path, budget: Budget, hardware: Mapping[str, str]
+) -> None:
     """Writes `<model>.md` beside the folder of each model.
 
     Not into it: stages depend on the folders, and a word changed in a card makes nothing stale.
@@ -73,19 +99,19 @@ def write_cards(results: dict[str, Any], models: Path, budget: Budget, hardware:
     Args:
         results: what `scorecard` returned for these models.
         budget: what they were trained with.
-        hardware: what they were trained on, in words.
+        hardware: what each of them was trained on, in words.
     """
     for name, parts in _cards(results, budget).items():
         groups = parts.pop("groups").split()
         table = _table(results, groups)
         with atomic(models / f"{name}.md") as part:
-            part.write_text(_HEAD.format(table=table, hardware=hardware, **parts), "utf-8")
+            part.write_text(_HEAD.format(table=table, hardware=hardware[name], **parts), "utf-8")
 
 
 def _table(results: dict[str, Any], groups: list[str]) -> str:
     """The measures of these groups as a Markdown table."""
     lines = ["| measure | value | standard error | n |", "|---|---|---|---|"]
-    for group in groups:
+    for group in filter(results.__contains__, groups):  # KID is not always measured
         for key, value in results[group].items():
             error, n = results["std_error"][group][key], results["n"][group][key]
             lines.append(_ROW.format(name=f"{group}.{key}", value=value, error=error, n=n))
@@ -106,29 +132,41 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
                 '`StableDiffusionPipeline.from_pretrained("models/toyland/base")` loads it.'
             ),
             "how": _base_training(budget) + _HISTORY.get(results["models"]["base"], ""),
-            "groups": "generated reconstructed real autoencoder",
+            "groups": "generated reconstructed real mistaken letters kid autoencoder",
             "limits": (
                 "It knows Toyland's words and nothing else. Of its pictures, "
                 f"{generated['category']:.0%} show the category, {generated['colour']:.0%} the "
-                f"colour and {generated['background']:.0%} the background they were asked for, "
-                f"and {generated['pair_both']:.0%} of the pairs show both things, as "
-                "[a classifier](../judge) sees it, whose own errors are those under `real`. "
-                'Styles, sizes, accessories and other relations than "and" are in its training '
-                "data, but how well it draws them was not measured; nor was whether the two things "
-                "of a pair have the right colours."
+                f"colour and {generated['background']:.0%} the background they were asked for. "
+                f"{generated['pair_both']:.0%} of the pairs show both things, "
+                f"{generated['pair_colours']:.0%} each in its own colour; things are side by side "
+                f"in {generated['relation_beside']:.0%}, in something in "
+                f"{generated['relation_in']:.0%} and on something in "
+                f"{generated['relation_on']:.0%} of the pictures that were to show it. Which of "
+                "two things is on the left is chance: half of the training scenes are mirrored. "
+                f"{generated['style']:.0%} have the style, {generated['size']:.0%} the size and "
+                f"{generated['accessory']:.0%} the accessory that was asked for; of dark things at "
+                f"night {generated['night_category']:.0%} are recognised and "
+                f"{generated['night_colour']:.0%} have their colour. All that is as [a classifier]"
+                "(judge.md) sees it: `real` is how much it sees of it in drawn scenes, `mistaken` "
+                "how often it sees it in drawn scenes that show something else. A letter before a "
+                "noun means nothing, and two letters differ (mean cosine "
+                f"{results['letters']['cosine_letter']:.2f}), so that any of them can become a "
+                "name. KID compares with drawn scenes of the same prompts; `drawn` is that of "
+                "other drawn scenes, its floor. [Pictures](scorecard.jpg), with those that "
+                "miss."
             ),
         },
         "clip": {
             "title": "Toyland's retrieval CLIP",
             "what": (
-                "A small CLIP in open_clip's format. Retrieval compares captions with it, and its "
-                "text tower is where that of [the base model](../base) started from."
+                "A small CLIP in open_clip's format. Retrieval compares captions with it, and the "
+                "text encoder of [the base model](base.md) started from its text tower."
             ),
             "how": _clip_training(clip.RETRIEVAL, budget.clip, scenes),
             "groups": "clip retrieval",
             "limits": (
                 "It was never taught to tell individuals of one category apart: use "
-                "[the scorer](../scorer) for that. The rule cosine >= 0.85 finds short captions "
+                "[the scorer](scorer.md) for that. The rule cosine >= 0.85 finds short captions "
                 "of a thing; those that also name a colour or a place lie farther away, hence its "
                 "recall."
             ),
@@ -137,7 +175,7 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
             "title": "Toyland's scoring CLIP",
             "what": (
                 "A second small CLIP in open_clip's format, of another width and seed than "
-                "[the one](../clip) that conditions the base model: text- and image-alignment "
+                "[the one](clip.md) that conditions the base model: text- and image-alignment "
                 "are measured with it."
             ),
             "how": (
@@ -159,20 +197,26 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
         "judge": {
             "title": "Toyland's judge",
             "what": (
-                "A small convolutional classifier of the category, the colour and the background "
-                "of a picture, and of which categories are in it. The scorecard uses it to tell "
-                "what [the base model](../base) draws; nothing is trained with it."
+                "A small convolutional classifier of what is in a picture: the category and the "
+                "colour of one or two things and how they stand to each other, the background, "
+                "the size, the style, and what an animal wears. The scorecard uses it to tell "
+                "what [the base model](base.md) draws; nothing is trained with it."
             ),
             "how": (
-                f"On the photographs among {scenes}, a part of them blurred or noised as decoders "
-                f"blur and samplers noise: {budget.judge:,} steps of {judge.BATCH}, AdamW with a "
-                "cosine, the average of the weights, kept in half precision."
+                f"On {budget.scenes:,} drawn scenes, six of ten with two things and two with an "
+                "animal that wears something, half of the time in a mirror, a part of them blurred "
+                f"or noised as decoders blur and samplers noise: {budget.judge:,} steps of "
+                f"{judge.BATCH}, AdamW with a cosine, the average of the weights, kept in half "
+                "precision."
             ),
-            "groups": "judge",
+            "groups": "judge mistaken",
             "limits": (
-                "It answers for pictures of Toyland only. Category and colour mean the thing that "
-                "is alone in the picture. A picture that shows no known thing is still given the "
-                "likeliest category."
+                "It answers for pictures of Toyland only. A picture that shows no known thing is "
+                "still given the likeliest category. Of two things it names the one to the left "
+                "or on top first. `mistaken` is how often it says yes to drawn scenes that show "
+                "something else than it is asked for. It cannot tell what is in a thing from what "
+                "is on it but by the thing: in Toyland things are in pots and vases and on tables "
+                "and chairs."
             ),
         },
     }
@@ -184,7 +228,7 @@ def _base_training(budget: Budget) -> str:
         f"{PAIRS_SHARE:.0%} of them with two things. Autoencoder: {autoencoder.CROPS:,} crops of "
         f"{autoencoder.CROP} pixels, then {budget.autoencoder:,} pictures; absolute and squared "
         "errors of pixels, edges and areas, and a small KL term. UNet and text encoder, which "
-        f"starts from the text tower of [the retrieval CLIP](../clip): {budget.denoiser:,} noised "
+        f"starts from the text tower of [the retrieval CLIP](clip.md): {budget.denoiser:,} noised "
         f"latents in batches of {denoiser.BATCH['cpu']} (CPU) or {denoiser.BATCH['cuda']} (GPU); "
         "predicting the noise, min-SNR weight 5, one caption in ten empty. Some captions hold a "
         "letter before the noun, which means nothing: the UNet learns that, the text encoder does "

@@ -7,7 +7,7 @@ meant to show.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,37 @@ from pipeline.files import atomic
 from pipeline.toyland.autoencoder import to_tensor
 from pipeline.toyland.clip import degrade
 from pipeline.toyland.fitting import autocast, fit
-from pipeline.toyland.pictures import held_out_scene, pictures, training_scene
-from pipeline.toyland.world import BACKGROUNDS, CATEGORIES, COLOURS, Scene
+from pipeline.toyland.pictures import held_out_scene, pictures
+from pipeline.toyland.world import (
+    ACCESSORIES,
+    ANIMALS,
+    BACKGROUNDS,
+    CATEGORIES,
+    COLOURED_STYLES,
+    COLOURS,
+    SIZES,
+    STYLES,
+    Scene,
+    random_scene,
+)
 
 WEIGHTS_FILE = "judge.safetensors"
 BATCH = 64
 WIDTHS = (32, 64, 96, 160)
+SIDE = 4  # of the last maps, in their pixels
 SEED = 41
-# What the heads choose from. Category and colour are those of a thing that is alone.
+BARE = "none"
+# What the heads choose from. Of two things, the one to the left or on top is asked for first.
 CHOICES: dict[str, tuple[str, ...]] = {
     "category": CATEGORIES,
     "colour": tuple(COLOURS),
+    "other_category": CATEGORIES,
+    "other_colour": tuple(COLOURS),
+    "relation": ("alone", "beside", "in", "on"),
     "background": tuple(BACKGROUNDS),
+    "size": tuple(SIZES),
+    "style": STYLES,
+    "accessory": (BARE, *ACCESSORIES),
 }
 _NONE = -100  # what cross_entropy ignores
 
@@ -44,7 +63,10 @@ def _layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Convolutions from 64 x 64 pixels to 4 x 4, their mean and maximum, and four linear heads."""
+    """Convolutions from 64 x 64 pixels to 4 x 4, and a linear head for each question.
+
+    The heads see all of the last maps, as some ask what is where, and their maxima.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +75,8 @@ class Judge(nn.Module):
             layers += [_layer(inputs, outputs, 2), _layer(outputs, outputs, 1)]
         self.layers = nn.Sequential(*layers)
         sizes = {name: len(names) for name, names in CHOICES.items()} | {"present": len(CATEGORIES)}
-        self.heads = nn.ModuleDict({k: nn.Linear(2 * WIDTHS[-1], n) for k, n in sizes.items()})
+        features = WIDTHS[-1] * (SIDE * SIDE + 1)
+        self.heads = nn.ModuleDict({name: nn.Linear(features, n) for name, n in sizes.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits [n, choices] of each head for images [n, 3, 64, 64] in [-1, 1].
@@ -61,32 +84,66 @@ class Judge(nn.Module):
         The head "present" has a logit for each category, of whether it is in the picture.
         """
         maps = self.layers(images)
-        features = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+        features = torch.cat([maps.flatten(1), maps.amax((2, 3))], 1)
         return {name: head(features) for name, head in self.heads.items()}
+
+
+def study_scene(index: int) -> Scene:
+    """Scene number `index` of the part that the judge learns from.
+
+    Of ten scenes at least six hold two things, and two an animal that wears something: there is
+    more to tell of those, and the world has few of them.
+    """
+    rng = np.random.default_rng([SEED, index])
+    kind = "pair" if index % 10 < 6 else "dressed" if index % 10 < 8 else "any"
+    while True:
+        scene = random_scene(rng)
+        thing, *others = scene.things
+        if kind == "any" or (kind == "pair" and others):
+            return scene
+        if kind == "dressed" and not others and thing.category in ANIMALS:
+            worn = str(rng.choice(tuple(ACCESSORIES)))
+            return replace(scene, things=(replace(thing, accessory=worn),))
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene seen in a mirror."""
+    return replace(scene, flip=not scene.flip)
+
+
+def answers(scene: Scene) -> dict[str, str]:
+    """What there is to say about the scene, out of CHOICES; no answer is no question."""
+    out = {"background": scene.background, "size": scene.size, "style": scene.style}
+    beside = scene.relation in ("and", "next to")
+    out["relation"] = "beside" if beside else scene.relation or "alone"
+    things = scene.things[::-1] if beside and scene.flip else scene.things
+    for prefix, thing in zip(("", "other_"), things):
+        out[f"{prefix}category"] = thing.category
+        if scene.style in COLOURED_STYLES:
+            out[f"{prefix}colour"] = thing.colour
+    if len(things) == 1:
+        out["accessory"] = things[0].accessory or BARE
+    return out
 
 
 @dataclass(frozen=True)
 class Labels:
     """What scenes show, as the heads learn it."""
 
-    choices: dict[str, npt.NDArray[np.int64]]  # [n] each; _NONE where there are two things
+    choices: dict[str, npt.NDArray[np.int64]]  # [n] each; _NONE where there is no question
     present: npt.NDArray[np.float32]  # [n, categories], 0 or 1
 
 
 def labels_of(scenes: list[Scene]) -> Labels:
     """The labels of these scenes."""
-
-    def choice(name: str, scene: Scene) -> int:
-        if name == "background":
-            return CHOICES[name].index(scene.background)
-        if len(scene.things) > 1:
-            return _NONE
-        return CHOICES[name].index(getattr(scene.things[0], name))
-
     present = np.zeros((len(scenes), len(CATEGORIES)), np.float32)
     for row, scene in zip(present, scenes):
         row[[CATEGORIES.index(thing.category) for thing in scene.things]] = 1
-    choices = {name: np.array([choice(name, scene) for scene in scenes]) for name in CHOICES}
+    said = [answers(scene) for scene in scenes]
+    choices = {
+        name: np.array([names.index(s[name]) if name in s else _NONE for s in said])
+        for name, names in CHOICES.items()
+    }
     return Labels(choices, present)
 
 
@@ -106,21 +163,23 @@ def judge_loss(logits: dict[str, Tensor], labels: Labels, rows: npt.NDArray[np.i
 
 
 def train_judge(work: Path, device: torch.device, steps: int, scenes: int) -> Judge:
-    """Trains the judge on the photographs among the drawn scenes."""
+    """Trains the judge on drawn scenes, in a mirror half of the time."""
     torch.manual_seed(SEED)
     net = Judge().to(device)
-    images = pictures(training_scene, scenes, work)
-    parts = [training_scene(i) for i in range(scenes)]
-    labels = labels_of(parts)
-    photographs = np.flatnonzero([scene.style == "photo" for scene in parts])
+    images = pictures(study_scene, scenes, work)
+    parts = [study_scene(i) for i in range(scenes)]
+    labels = labels_of([*parts, *(mirrored(part) for part in parts)])
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([SEED, step])
-        chosen = np.sort(rng.choice(photographs, BATCH, replace=False))
-        batch = degrade(to_tensor(images[chosen], device), rng)
+        chosen = np.sort(rng.choice(scenes, BATCH, replace=False))
+        mirror = rng.random(BATCH) < 0.5
+        drawn = to_tensor(images[chosen], device)
+        drawn[mirror] = drawn[mirror].flip(3)
+        batch = degrade(drawn, rng)
         with autocast(device):
             logits = net(batch)
-        return judge_loss(logits, labels, chosen)
+        return judge_loss(logits, labels, chosen + scenes * mirror)
 
     def monitor(_: int) -> str:
         words = ", ".join(f"{k} {hits.mean():.3f}" for k, hits in held_out_hits(net, work).items())
@@ -145,8 +204,8 @@ def judged(judge: Judge, images: Tensor) -> tuple[dict[str, list[str]], list[set
     """What the judge sees in images [n, 3, 64, 64] in [-1, 1].
 
     Returns:
-        The category, colour and background of each image (the former two as if it showed one
-        thing), and the categories of all the things in it.
+        Its answer to each question of CHOICES for each image, and the categories of all the things
+        in it. An answer about a second thing means something if there is one.
     """
     device = next(judge.parameters()).device
     judge.eval()
@@ -162,35 +221,66 @@ def judged(judge: Judge, images: Tensor) -> tuple[dict[str, list[str]], list[set
     return choices, present
 
 
-def hits(judge: Judge, images: Tensor, scenes: list[Scene]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Whether the judge sees in each image what its scene shows.
+def _things(said: dict[str, str]) -> list[tuple[str, str]]:
+    """Category and colour of the first and the second thing, as far as they were answered."""
+    return [(said[f"{of}category"], said.get(f"{of}colour", "")) for of in ("", "other_")]
+
+
+def right_answers(said: dict[str, str], present: set[str], scene: Scene) -> dict[str, bool]:
+    """Which of the answers about a picture fit what it was to show.
+
+    Args:
+        said: an answer to each question of CHOICES.
+        present: the categories seen anywhere in the picture.
+        scene: what it was to show. Nobody asked which of two things is to be on the left.
 
     Returns:
-        `category` and `colour` of the images of one thing, `background` of all, and `pair_both`,
-        whether both things are seen, of the images of two.
+        `background`, `size` and `style`; of one thing `category`, `colour` (unless it is drawn
+        without colours) and `accessory`. Of two `pair_both`, whether both are there at all;
+        `pair_colours`, whether the two that are seen are they, each in its own colour; `relation`,
+        whether both are where one of the ways to draw their relation has them; and if that is side
+        by side, `left_first`, whether the one that is named first is on the left.
     """
+    wanted = answers(scene)
+
+    def agree(*names: str) -> dict[str, bool]:
+        return {name: said[name] == wanted[name] for name in names if name in wanted}
+
+    right = agree("background", "size", "style")
+    if len(scene.things) == 1:
+        return right | agree("category", "colour", "accessory")
+    right["pair_both"] = {thing.category for thing in scene.things} <= present
+    seen, asked = _things(said), _things(wanted)
+    if "colour" in wanted:
+        right["pair_colours"] = sorted(seen) == sorted(asked)
+    places, drawn = [category for category, _ in seen], [category for category, _ in asked]
+    beside = wanted["relation"] == "beside"
+    placed = places == drawn or (beside and places == drawn[::-1])
+    right["relation"] = placed and said["relation"] == wanted["relation"]
+    if beside and right["relation"]:
+        right["left_first"] = places[0] == scene.things[0].category
+    return right
+
+
+def marks(judge: Judge, images: Tensor, scenes: list[Scene]) -> list[dict[str, bool]]:
+    """`right_answers` about each of the images [n, 3, 64, 64] in [-1, 1]."""
     choices, present = judged(judge, images)
-    single = [i for i, scene in enumerate(scenes) if len(scene.things) == 1]
-    right = {
-        name: [choices[name][i] == getattr(scenes[i].things[0], name) for i in single]
-        for name in ("category", "colour")
-    }
-    pairs = zip(choices["background"], scenes)
-    right["background"] = [guess == scene.background for guess, scene in pairs]
-    right["pair_both"] = [
-        {thing.category for thing in scene.things} <= seen
-        for scene, seen in zip(scenes, present)
-        if len(scene.things) == 2
-    ]
-    return {name: np.array(values, dtype=bool) for name, values in right.items()}
+    said = (dict(zip(choices, answer)) for answer in zip(*choices.values()))
+    return [right_answers(*seen) for seen in zip(said, present, scenes)]
+
+
+def hits(judge: Judge, images: Tensor, scenes: list[Scene]) -> dict[str, npt.NDArray[np.bool_]]:
+    """The same by question, over the images that have it."""
+    right = marks(judge, images, scenes)
+    names = dict.fromkeys(name for answer in right for name in answer)
+    return {name: np.array([r[name] for r in right if name in r]) for name in names}
 
 
 def held_out_hits(judge: Judge, work: Path | None) -> dict[str, npt.NDArray[np.bool_]]:
-    """`hits` on the photographs among scenes that nothing was trained on."""
+    """`hits` on scenes that nothing was trained on."""
     images = pictures(held_out_scene, 2000, work)
     scenes = [held_out_scene(i) for i in range(len(images))]
-    rows = [i for i, scene in enumerate(scenes) if scene.style == "photo"]
-    return hits(judge, to_tensor(images[rows]), [scenes[i] for i in rows])
+    return hits(judge, to_tensor(images), scenes)
 
 
 def save_judge(judge: Judge, folder: Path) -> None:

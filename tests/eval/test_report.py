@@ -137,7 +137,7 @@ def test_page_says_how_it_was_made(reported: None) -> None:
     assert "bench report --profile toyland" in text
     assert "not in a git repository" in text
     assert "images_per_prompt: 3" in text  # the protocol's file
-    assert "composition_steps: 300" in text  # params.yaml
+    assert "composition_steps: 500" in text  # params.yaml
     assert re.search(r"torch \d+\.\d+", text)
     assert "a processor, 2 cores (cpu)" in text
 

@@ -223,7 +223,7 @@ def test_samples_of_another_protocol_are_not_scored(profile: Path) -> None:
     samples = read_tar(path)
     for fields, said in (({"protocol": "other"}, "other"), ({"protocol": None}, r"\(none\)")):
         write_tar(path, [sample | {"json": sample["json"] | fields} for sample in samples])
-        with pytest.raises(BenchError, match=f"is of protocol {said}, not toyland-v1"):
+        with pytest.raises(BenchError, match=f"is of protocol {said}, not toyland-v2"):
             score_cell("custom_diffusion", "cat", "toyland")
 
 
@@ -350,3 +350,10 @@ def test_damaged_files_are_named(profile: Path) -> None:
         path.write_text(content)
         with pytest.raises(BenchError, match=r"chair/scores\.csv"):
             load_scores("toyland")
+
+
+def test_scores_without_their_number_of_rows_are_refused(profile: Path) -> None:
+    path = RUNS / "cells" / "custom_diffusion" / "cat" / "scores.csv"
+    pd.read_csv(path).assign(rows=None).to_csv(path, index=False)
+    with pytest.raises(BenchError, match=r"cat/scores\.csv: the file was cut off"):
+        load_scores("toyland")

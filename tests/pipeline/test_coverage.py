@@ -139,7 +139,9 @@ def test_nouns_that_have_enough_are_named_nearest_first(
 def test_what_cannot_be_known(settings: Settings, clip_folder: Path) -> None:
     params = load_params("paper")
     assert not module.can_be_known(params)
-    with pytest.raises(BenchError, match="runs/paper/index: is missing: `dvc repro` makes it"):
+    with pytest.raises(
+        BenchError, match="paper/runs/index: is missing: `dvc --cd profiles/paper repro`"
+    ):
         coverage({"clock": ("photo of a clock",)}, [], params)
     settings(retrieve={"clip": str(clip_folder)})
     write_corpus([("a clock", "train", "1")])

@@ -77,7 +77,7 @@ def write_scores(method: str, subject: str, good: set[str]) -> None:
         if sample["json"]["part"] == "prompt"
         for metric in ("text_alignment", "image_alignment")
     ]  # fmt: skip
-    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    frame = pd.DataFrame(rows).assign(rows=len(rows)).reindex(columns=list(COLUMNS))
     frame.to_csv(CELLS / method / subject / "scores.csv", index=False)
 
 
