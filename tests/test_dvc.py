@@ -286,7 +286,7 @@ def test_code_of_a_method_reruns_its_cells(project: Project) -> None:
 
 
 def test_parameter_of_another_profile_runs_nothing(project: Project) -> None:
-    edit(project.root / "params.yaml", "steps: 300\n  dreambooth", "steps: 301\n  dreambooth")
+    edit(project.root / "params.yaml", "steps: 250\n  dreambooth", "steps: 251\n  dreambooth")
     assert project.stale() == set()
 
 

@@ -170,6 +170,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100, help="how many kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = parser.parse_args()
+    # In the background of a script SIGINT is ignored, and dvc would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # So that the folder goes and all in it ends.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True) as folder:
