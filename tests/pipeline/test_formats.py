@@ -128,7 +128,8 @@ def test_diffusers_alone_draws_the_same_image(base, adapter, case):
     assert np.abs(expected - ours(base, tokens_alone, other)).max() > 0.02
     got = theirs(place, prompt, case)
     print(case, np.abs(got - expected).max())
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 if case == "lora" else 1e-6)
+    # Two processes may sum float32 in another order: 1.1e-6 was seen, of an effect above 0.02.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 if case == "lora" else 1e-5)
 
 
 def test_diffusers_own_loader_takes_the_file_when_it_is_given_the_pipeline(base, adapter, tmp_path):

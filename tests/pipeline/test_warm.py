@@ -70,9 +70,14 @@ def start(home: Path, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # In the background of a script SIGINT is ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=_heed,  # noqa: PLW1509
     )
+
+
+def _heed() -> None:
+    """In the background of a script SIGINT is ignored, under nohup SIGHUP; children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def test_command_runs_as_by_itself_but_warm(home: Path) -> None:
