@@ -191,13 +191,13 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
     trials = _Trials(params, about, profile)
     rows = list(trials.pretrained())
     adapters: dict[tuple[Any, ...], Adapter] = {}
+    merging = {
+        how.of
+        for name in about.ridges
+        for subject in trials.subjects[COMPOSITIONS]
+        if isinstance(how := how_of(name, subject), Merged)
+    }
     for method in about.rates:
-        merging = {
-            how.of
-            for name in about.ridges
-            for subject in trials.subjects[COMPOSITIONS]
-            if isinstance(how := how_of(name, subject), Merged)
-        }
         for scores, setting, adapter in trials.trained(method):
             rows.append(scores)
             if method in merging:
