@@ -19,13 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.speed import CONCEPT, METHOD, training_set, unet_of_a_step
-from pipeline.adapters import Provenance
-from pipeline.base import Base
 from pipeline.methods import Trained, load_method
-from pipeline.params import MethodParams, SamplerParams, TrainParams, load_params
-from pipeline.sampling import sample
-from pipeline.toyland.denoiser import scheduler
-from pipeline.training import TrainingSet, draw_schedule, train
+from pipeline.models.adapter import Provenance
+from pipeline.models.base import Base
+from pipeline.sample.sampler import sample
+from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams, load_params
+from pipeline.toyland.pretrain.denoiser import scheduler
+from pipeline.train.loop import TrainingSet, draw_schedule, train
 
 # Any words will do; the embedding table has its true size.
 WORDS, CONTEXT, VOCABULARY = "models/toyland/base/tokenizer", 77, 49408

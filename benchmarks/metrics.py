@@ -31,12 +31,12 @@ from eval.features import CACHE
 from eval.metrics.fid import fid
 from eval.metrics.kid import kid
 from eval.scores import SCORES, score_cell
-from pipeline.concepts import load_subject
-from pipeline.files import png_bytes, write_tar
-from pipeline.openclip import Clip, load_clip
-from pipeline.params import DEFAULT_PROFILE, load_params
-from pipeline.toyland.drawing import draw
-from pipeline.toyland.world import random_scene
+from pipeline.common.files import png_bytes, write_tar
+from pipeline.concepts.concept import load_subject
+from pipeline.models.openclip import Clip, load_clip
+from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.scenes import random_scene
 
 GOALS = {"KID": 20.0, "FID": 20.0, "score": 5.0}  # times as fast as the other side, at least
 WIDTH = 2048  # of Inception's features

@@ -11,13 +11,13 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.adapters import Adapter, Provenance
-from pipeline.augment import render_view, view_mask
-from pipeline.base import Base, to_tensor
+from pipeline.common.seeds import seed_of
 from pipeline.methods import Trained
-from pipeline.params import MethodParams, SamplerParams, TrainParams
-from pipeline.seeds import seed_of
-from pipeline.training import TrainingSet, draw_schedule, loss_of_rows
+from pipeline.models.adapter import Adapter, Provenance
+from pipeline.models.base import Base, to_tensor
+from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams
+from pipeline.train.augment import render_view, view_mask
+from pipeline.train.loop import TrainingSet, draw_schedule, loss_of_rows
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
     steps: int,
     provenance: Provenance,
 ) -> Adapter:
-    """As `pipeline.training.train`, for methods that train weights and tokens, one step at a time.
+    """As `pipeline.train.loop.train`, for methods that train weights and tokens, step by step.
 
     In each step every image is augmented and goes through the VAE and every caption through the
     text encoder. The optimizer holds the whole embedding table, with the gradient of all rows but
@@ -102,7 +102,7 @@ def _stop_start_token(_module: nn.Module, _inputs: Any, output: Tensor) -> Tenso
 def sample(
     base: Base, prompts: Sequence[str], seeds: Sequence[int], params: SamplerParams
 ) -> list[Image.Image]:
-    """As `pipeline.sampling.sample`, by diffusers' StableDiffusionPipeline."""
+    """As `pipeline.sample.sampler.sample`, by diffusers' StableDiffusionPipeline."""
     pipeline = StableDiffusionPipeline(
         base.vae,
         base.text_encoder,

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 # Heavy libraries are imported where they are used: the processes whose memory is measured begin
 # with the memory of this one.
 if TYPE_CHECKING:
-    from pipeline.adapters import Adapter
-    from pipeline.base import Base
-    from pipeline.training import TrainingSet
+    from pipeline.models.adapter import Adapter
+    from pipeline.models.base import Base
+    from pipeline.train.loop import TrainingSet
 
 SIDES = ("ours", "official")
 GOALS = {"training run": 1.5, "sampling": 1.2}  # times as fast as the other side, at least
@@ -40,8 +40,8 @@ def load(side: str) -> Base:
     """Toyland's base model, on the other side with its weights laid out as usual."""
     import torch
 
-    from pipeline.base import load_base
-    from pipeline.params import load_params
+    from pipeline.models.base import load_base
+    from pipeline.settings.profile import load_params
 
     base = load_base(load_params().base, torch.device("cpu"))
     if side == "official":
@@ -59,12 +59,12 @@ def training_set(side: int) -> TrainingSet:
     import numpy as np
     from PIL import Image
 
-    from pipeline.concepts import load_concept
-    from pipeline.photos import read_photo
-    from pipeline.shard import square
-    from pipeline.toyland.drawing import draw
-    from pipeline.toyland.world import caption, random_scene, random_thing
-    from pipeline.training import TrainingSet
+    from pipeline.concepts.concept import load_concept
+    from pipeline.concepts.photos import read_photo
+    from pipeline.corpus.shard import square
+    from pipeline.toyland.world.drawing import draw
+    from pipeline.toyland.world.scenes import caption, random_scene, random_thing
+    from pipeline.train.loop import TrainingSet
 
     concept = load_concept(CONCEPT)
     images, captions = [], []
@@ -80,11 +80,11 @@ def training_set(side: int) -> TrainingSet:
 def train(side: str, base: Base, part: TrainingSet, steps: int) -> Adapter:
     """One whole run of Custom Diffusion, on either side."""
     from benchmarks import official
-    from pipeline import training
-    from pipeline.adapters import Provenance
-    from pipeline.cells import first_rows
     from pipeline.methods import Trained, load_method
-    from pipeline.params import load_params
+    from pipeline.models.adapter import Provenance
+    from pipeline.settings.profile import load_params
+    from pipeline.train import loop as training
+    from pipeline.train.stage import first_rows
 
     params, method = load_params(), load_method(METHOD).single
     assert isinstance(method, Trained)
@@ -112,7 +112,7 @@ def compare_training(steps: int, repetitions: int) -> Results:
     """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from pipeline.params import load_params
+    from pipeline.settings.profile import load_params
 
     bases = {side: load(side) for side in SIDES}
     part, batch = training_set(bases["ours"].resolution), load_params().train.batch_size
@@ -144,7 +144,7 @@ def unet_of_a_step(base: Base, batch: int) -> Iterator[Callable[[], object]]:
     """The UNet's part of a training step: its forward and backward pass on so many images."""
     import torch
 
-    from pipeline.crossattn import key_value_names
+    from pipeline.models.crossattn import key_value_names
 
     names = set(key_value_names(base.unet))
     trained = [w.requires_grad_(True) for n, w in base.unet.named_parameters() if n in names]
@@ -196,9 +196,9 @@ def compare_sampling(images: int, repetitions: int) -> Results:
     import numpy as np
 
     from benchmarks import official
-    from pipeline import sampling
-    from pipeline.concepts import load_subject
-    from pipeline.params import load_params
+    from pipeline.concepts.concept import load_subject
+    from pipeline.sample import sampler as sampling
+    from pipeline.settings.profile import load_params
 
     params, bases = load_params().sampler(), {side: load(side) for side in SIDES}
     known = load_subject(CONCEPT).scored_prompts()
@@ -222,7 +222,7 @@ def time_merging(repetitions: int) -> Results:
     """Merging two, three and five concepts at Stable Diffusion v1-4's sizes."""
     import torch
 
-    from pipeline.merging import merger
+    from pipeline.train.merging import merger
 
     generator = torch.Generator().manual_seed(0)
 
@@ -233,7 +233,7 @@ def time_merging(repetitions: int) -> Results:
     matrices = [random(rows, COLUMNS) for rows, count in MATRICES.items() for _ in range(count)]
     found: Results = {}
     for concepts in (2, 3, 5):
-        # Words of the name and of the caption, the template's once; see `pipeline.merging`.
+        # Words of the name and of the caption, the template's once; see `pipeline.train.merging`.
         constraints = random(6 * concepts + 3, COLUMNS)
         values = [random(len(constraints), len(matrix)) for matrix in matrices]
 

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
-from pipeline.errors import BenchError
-from pipeline.files import sha256
-from pipeline.openclip import MICRO_BATCH, Clip
-from pipeline.params import Params
-from pipeline.photos import to_rgb
+from pipeline.common.errors import BenchError
+from pipeline.common.files import sha256
+from pipeline.concepts.photos import to_rgb
+from pipeline.models.openclip import MICRO_BATCH, Clip
+from pipeline.settings.profile import Params
 
 CACHE = Path(".cache") / "features"
 PORTION = 512  # images that are decoded, encoded and stored at a time

@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 
 from eval.scores import ORACLE
 from eval.tables import DISTANCES, KINDS, METRICS, Results, counted, words
-from pipeline.params import Grid
+from pipeline.settings.profile import Grid
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; shapes help too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")

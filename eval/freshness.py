@@ -22,9 +22,9 @@ import pathspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import BenchError
-from pipeline.params import Params, load_params, profile_folder, repro_command_for
-from pipeline.protocols import PROTOCOLS
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import Params, load_params, profile_folder, repro_command_for
+from pipeline.settings.protocol import PROTOCOLS
 
 Cell = tuple[str, str]  # method and subject
 LOCK = "dvc.lock"

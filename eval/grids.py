@@ -16,12 +16,12 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.shards import samples_of
 from eval.tables import words
-from pipeline.concepts import Subject
-from pipeline.failures import Failure, failure_of
-from pipeline.params import Grid, Params
-from pipeline.photos import read_photo
+from pipeline.common.failures import Failure, failure_of
+from pipeline.concepts.concept import Subject
+from pipeline.concepts.photos import read_photo
+from pipeline.concepts.shards import samples_of
+from pipeline.settings.profile import Grid, Params
 
 PROMPTS, SAMPLES, TARGETS = 20, 3, 4  # of a subject's sheet, at most
 # Of all sheets of a page, and of one of them, roughly at most: together they are some 4 MB, and

@@ -26,12 +26,12 @@ from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
-from pipeline.concepts import load_subject
-from pipeline.errors import BenchError
-from pipeline.failures import Failure, failure_of
-from pipeline.files import atomic
-from pipeline.params import Params, load_grid, load_params, repro_command_for
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import Failure, failure_of
+from pipeline.common.files import atomic
+from pipeline.concepts.concept import load_subject
+from pipeline.concepts.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
+from pipeline.settings.profile import Params, load_grid, load_params, repro_command_for
 
 if TYPE_CHECKING:
     from eval.features import Extractor
@@ -219,7 +219,7 @@ class _Measure:
     def __init__(self, params: Params) -> None:
         # Here, as reading scores does not need torch, which takes seconds to import.
         from eval.features import clip_extractor, dino_extractor, distance_extractor
-        from pipeline.openclip import load_clip
+        from pipeline.models.openclip import load_clip
 
         self.how = params.protocol.score
         self.clip = load_clip(self.how.clip)

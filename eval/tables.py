@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from eval.freshness import Freshness, freshness
-from eval.reference import printed_means
+from eval.papers.reference import printed_means
 from eval.scores import ORACLE, failed_cells, load_scores, missing_cells
 from eval.statistics import (
     Estimate,
@@ -33,10 +33,10 @@ from eval.statistics import (
     mean_over_strata,
     p_value,
 )
-from pipeline.errors import BenchError
-from pipeline.failures import Failure
-from pipeline.params import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
-from pipeline.protocols import Protocol
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import Failure
+from pipeline.settings.profile import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
+from pipeline.settings.protocol import Protocol
 
 SIGNIFICANT = 0.05
 # Better and worse: for subjects of the kind, and for the subjects at hand only.
@@ -456,7 +456,7 @@ def differences(results: Results, kind: str) -> Table:
 
 
 def printed(results: Results) -> Table:
-    """What a paper prints for the methods of the grid; see `eval.reference.printed_means`."""
+    """What a paper prints for the methods of the grid; see `papers.reference.printed_means`."""
     source, means = printed_means(results.protocol.name)
     keys = [(kind, metric) for kind in KINDS for metric in results.metrics(kind)]
     columns = [Column("method", "method")]

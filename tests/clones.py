@@ -76,7 +76,7 @@ def make_clone(root: Path) -> Clone:
         lock.unlink()
     (root / "bin").mkdir()
     bench = root / "bin" / "bench"
-    bench.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.warm "$@"\n')
+    bench.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.bench.warm "$@"\n')
     bench.chmod(0o755)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     return Clone(root)

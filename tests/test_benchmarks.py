@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import full_size, official, speed
-from pipeline import sampling, training
-from pipeline.adapters import Adapter, Provenance, dense
-from pipeline.base import Base
-from pipeline.crossattn import key_value_names
 from pipeline.methods import Trained, load_method
-from pipeline.params import MethodParams, SamplerParams, TrainParams
+from pipeline.models.adapter import Adapter, Provenance, dense
+from pipeline.models.base import Base
+from pipeline.models.crossattn import key_value_names
+from pipeline.sample import sampler as sampling
+from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams
+from pipeline.train import loop as training
 from tests.pipeline.tiny import RARE_TOKENS, new_base, training_set
 
 LEARNING_RATE, STEPS = 1e-3, 3

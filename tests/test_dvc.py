@@ -29,10 +29,10 @@ import pytest
 from dvc.cli import main
 from dvc.repo import Repo
 
-from pipeline.concept_add import add_concept, new_stages
+from pipeline.adding.add import add_concept, new_stages
+from pipeline.bench.pipelines import pipelines, write_pipelines
 from pipeline.methods import load_method, method_names
-from pipeline.params import load_grid, load_params, profile_folder, profile_names
-from pipeline.pipelines import pipelines, write_pipelines
+from pipeline.settings.profile import load_grid, load_params, profile_folder, profile_names
 
 ROOT = Path(__file__).parents[1]
 PROFILES = profile_names()

@@ -29,13 +29,15 @@ from eval.analyses.common import (
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
 from eval.scores import failed_cells, load_scores
 from eval.tables import estimates, words
-from pipeline.adapters import Adapter, applied
-from pipeline.analysis_params import AttentionParams
-from pipeline.base import Base, load_base
-from pipeline.concepts import load_subject
-from pipeline.errors import BenchError
-from pipeline.failures import FailureError
-from pipeline.params import (
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import load_subject
+from pipeline.models.adapter import Adapter, applied
+from pipeline.models.base import Base, load_base
+from pipeline.sample.sampler import sample
+from pipeline.settings.analyses import AttentionParams
+from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Params,
     SamplerParams,
@@ -43,8 +45,6 @@ from pipeline.params import (
     load_params,
     repro_command,
 )
-from pipeline.sampling import sample
-from pipeline.seeds import seed_of
 
 Map = npt.NDArray[np.float64]
 THRESHOLD = 0.3

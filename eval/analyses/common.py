@@ -20,17 +20,17 @@ from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.shards import held_out_of, image_of, targets_of
 from eval.statistics import clustered_mean, mean_over
-from pipeline.adapters import Adapter, applied, load_adapter
-from pipeline.base import Base
-from pipeline.concepts import Subject
-from pipeline.errors import BenchError
-from pipeline.failures import FailureError
-from pipeline.files import RESULTS, atomic_folder, png_bytes
-from pipeline.openclip import load_clip
-from pipeline.params import Params, profile_folder
-from pipeline.sampling import Request, prompt_requests, sample_all
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.common.files import RESULTS, atomic_folder, png_bytes
+from pipeline.concepts.concept import Subject
+from pipeline.concepts.shards import held_out_of, image_of, targets_of
+from pipeline.models.adapter import Adapter, applied, load_adapter
+from pipeline.models.base import Base
+from pipeline.models.openclip import load_clip
+from pipeline.sample.sampler import Request, prompt_requests, sample_all
+from pipeline.settings.profile import Params, profile_folder
 
 ALIGNMENTS = ("text_alignment", "image_alignment")
 Values = npt.NDArray[np.float64]

@@ -27,12 +27,12 @@ from eval.analyses.common import (
 )
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS
-from pipeline.adapters import Adapter, save_adapter
-from pipeline.analysis_params import CompressionParams
-from pipeline.base import load_base
-from pipeline.compression import compress
-from pipeline.concepts import load_subject
-from pipeline.params import DEFAULT_PROFILE, load_params
+from pipeline.concepts.concept import load_subject
+from pipeline.exchange.compression import compress
+from pipeline.models.adapter import Adapter, save_adapter
+from pipeline.models.base import load_base
+from pipeline.settings.analyses import CompressionParams
+from pipeline.settings.profile import DEFAULT_PROFILE, load_params
 
 
 def saved_bytes(adapter: Adapter) -> int:

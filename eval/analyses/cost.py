@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from eval.analyses.common import folder_of, made, section, write_results
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
-from pipeline.adapters import load_adapter
-from pipeline.analysis_params import CostParams
-from pipeline.errors import BenchError
-from pipeline.failures import failure_of
-from pipeline.params import DEFAULT_PROFILE, load_grid, load_params, repro_command
-from pipeline.schema import parse, read_yaml
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import failure_of
+from pipeline.common.schema import parse, read_yaml
+from pipeline.models.adapter import load_adapter
+from pipeline.settings.analyses import CostParams
+from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params, repro_command
 
 COST_FILE = "cost.json"
 MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 
-from pipeline.base import Base
+from pipeline.models.base import Base
 
 SELF, CROSS = "attn1", "attn2"
 Word = tuple[str, list[int]]  # and the places of its tokens in the text

@@ -17,13 +17,13 @@ from PIL import Image
 
 from eval.analyses.common import Judge, folder_of, picture_table, section, write_results
 from eval.statistics import mean_over
-from pipeline.analysis_params import SamplerTrialParams
-from pipeline.base import load_base
-from pipeline.params import DEFAULT_PROFILE, SamplerParams, load_params
-from pipeline.toyland.autoencoder import to_tensor
-from pipeline.toyland.judge import hits, load_judge
-from pipeline.toyland.prompts import pair_prompts, single_prompts
-from pipeline.toyland.scorecard import MODELS, generate
+from pipeline.models.base import load_base
+from pipeline.settings.analyses import SamplerTrialParams
+from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_params
+from pipeline.toyland.pretrain.autoencoder import to_tensor
+from pipeline.toyland.pretrain.judge import hits, load_judge
+from pipeline.toyland.pretrain.prompts import pair_prompts, single_prompts
+from pipeline.toyland.pretrain.scorecard import MODELS, generate
 
 SHOWN = 8  # pictures of each setting in the sheet, half of them pairs
 

@@ -9,7 +9,8 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.analysis_params import (
+from pipeline.common.errors import BenchError
+from pipeline.settings.analyses import (
     AttentionParams,
     CompressionParams,
     DriftParams,
@@ -17,12 +18,20 @@ from pipeline.analysis_params import (
     StepsParams,
     TuningParams,
 )
-from pipeline.errors import BenchError
-from pipeline.params import DEFAULT_PROFILE, Grid, Params, is_hub_id
+from pipeline.settings.profile import DEFAULT_PROFILE, Grid, Params, is_hub_id
 
-SAMPLING = ("pipeline/sampling.py", "pipeline/crossattn.py", "pipeline/tokens.py")
-SCORING = ("eval/features.py", "eval/shards.py", "eval/metrics", "pipeline/openclip.py")
-BASE = ("pipeline/base.py", "pipeline/adapters.py")
+SAMPLING = (
+    "pipeline/sample/sampler.py",
+    "pipeline/models/crossattn.py",
+    "pipeline/models/tokens.py",
+)
+SCORING = (
+    "eval/features.py",
+    "pipeline/concepts/shards.py",
+    "eval/metrics",
+    "pipeline/models/openclip.py",
+)
+BASE = ("pipeline/models/base.py", "pipeline/models/adapter.py")
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,12 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "weights": Stage("compare how much layers change", BASE, ("base",), ("base",)),
     "spectra": Stage(
-        "take the singular values of changes", ("pipeline/compression.py", "pipeline/adapters.py")
+        "take the singular values of changes",
+        ("pipeline/exchange/compression.py", "pipeline/models/adapter.py"),
     ),
     "compression": Stage(
         "score adapters that were made smaller",
-        (*BASE, *SAMPLING, *SCORING, "pipeline/compression.py"),
+        (*BASE, *SAMPLING, *SCORING, "pipeline/exchange/compression.py"),
         ("base", "scorer"),
         ("base", "protocol"),
         ("sample", "score"),
@@ -57,7 +67,7 @@ STAGES: dict[str, Stage] = {
     ),
     "steps": Stage(
         "score a method along its training",
-        (*BASE, *SAMPLING, *SCORING, "pipeline/cells.py", "pipeline/training.py"),
+        (*BASE, *SAMPLING, *SCORING, "pipeline/train/stage.py", "pipeline/train/loop.py"),
         ("base", "scorer"),
         ("base", "protocol", "train"),
         ("sample", "score"),
@@ -69,12 +79,12 @@ STAGES: dict[str, Stage] = {
             *SAMPLING,
             *SCORING,
             "eval/analyses/steps.py",
-            "pipeline/augment.py",
-            "pipeline/cells.py",
-            "pipeline/lowrank.py",
-            "pipeline/merging.py",
+            "pipeline/train/augment.py",
+            "pipeline/train/stage.py",
+            "pipeline/train/lowrank.py",
+            "pipeline/train/merging.py",
             "pipeline/methods",
-            "pipeline/training.py",
+            "pipeline/train/loop.py",
         ),
         ("base", "scorer"),
         ("base", "protocol", "train"),
@@ -87,12 +97,12 @@ STAGES: dict[str, Stage] = {
             *SAMPLING,
             *SCORING,
             "models/toyland/judge",
-            "pipeline/toyland/autoencoder.py",
-            "pipeline/toyland/drawing.py",
-            "pipeline/toyland/judge.py",
-            "pipeline/toyland/prompts.py",
-            "pipeline/toyland/scorecard.py",
-            "pipeline/toyland/world.py",
+            "pipeline/toyland/pretrain/autoencoder.py",
+            "pipeline/toyland/world/drawing.py",
+            "pipeline/toyland/pretrain/judge.py",
+            "pipeline/toyland/pretrain/prompts.py",
+            "pipeline/toyland/pretrain/scorecard.py",
+            "pipeline/toyland/world/scenes.py",
         ),
         ("base", "scorer"),
         ("base", "protocol"),
@@ -116,16 +126,17 @@ STAGES: dict[str, Stage] = {
         "see how metrics rank images whose content is known",
         (
             *SCORING,
-            "pipeline/toyland/drawing.py",
-            "pipeline/toyland/personal.py",
-            "pipeline/toyland/world.py",
+            "pipeline/toyland/world/drawing.py",
+            "pipeline/toyland/world/personal.py",
+            "pipeline/toyland/world/scenes.py",
         ),
         ("scorer",),
         ("protocol",),
         ("score",),
     ),
     "cost": Stage(
-        "compare time, memory and storage", ("pipeline/adapters.py", "pipeline/schema.py")
+        "compare time, memory and storage",
+        ("pipeline/models/adapter.py", "pipeline/common/schema.py"),
     ),
 }
 

@@ -25,15 +25,15 @@ from eval.analyses.common import (
 )
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
-from pipeline.adapters import Adapter, Provenance
-from pipeline.analysis_params import StepsParams
-from pipeline.base import Base, load_base
-from pipeline.cells import check_hyper, how_of, trained_through
-from pipeline.concepts import load_subject
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
+from pipeline.concepts.concept import load_subject
 from pipeline.methods import Trained
-from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_params
-from pipeline.training import TrainingSet, load_training_set
+from pipeline.models.adapter import Adapter, Provenance
+from pipeline.models.base import Base, load_base
+from pipeline.settings.analyses import StepsParams
+from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, Params, load_params
+from pipeline.train.loop import TrainingSet, load_training_set
+from pipeline.train.stage import check_hyper, how_of, trained_through
 
 
 def adapters_along(

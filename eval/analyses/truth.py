@@ -38,17 +38,23 @@ from eval.figures import COLOURS, STYLE
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
-from eval.shards import image_of, targets_of
 from eval.statistics import interval, mean_over, rank_correlation
 from eval.tables import METRICS, words
-from pipeline.analysis_params import TruthParams
-from pipeline.errors import BenchError
-from pipeline.files import png_bytes
-from pipeline.params import DEFAULT_PROFILE, Params, load_grid, load_params, profile_folder
-from pipeline.seeds import seed_of
-from pipeline.toyland.drawing import draw
-from pipeline.toyland.personal import PERSONAL
-from pipeline.toyland.world import (
+from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes
+from pipeline.common.seeds import seed_of
+from pipeline.concepts.shards import image_of, targets_of
+from pipeline.settings.analyses import TruthParams
+from pipeline.settings.profile import (
+    DEFAULT_PROFILE,
+    Params,
+    load_grid,
+    load_params,
+    profile_folder,
+)
+from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.personal import PERSONAL
+from pipeline.toyland.world.scenes import (
     BACKGROUNDS,
     CATEGORIES,
     COLOURED_STYLES,
@@ -60,7 +66,7 @@ from pipeline.toyland.world import (
     random_scene,
     random_thing,
 )
-from pipeline.toyland.world import (
+from pipeline.toyland.world.scenes import (
     COLOURS as BODY_COLOURS,
 )
 

@@ -31,15 +31,15 @@ from eval.analyses.common import (
 from eval.analyses.steps import adapters_along
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
-from pipeline.adapters import Adapter, Provenance
-from pipeline.analysis_params import TuningParams
-from pipeline.base import Base, load_base
-from pipeline.cells import how_of, merged
-from pipeline.concepts import Subject, load_subject
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
+from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained
-from pipeline.params import DEFAULT_PROFILE, MethodParams, Params, load_grid, load_params
-from pipeline.training import load_training_set
+from pipeline.models.adapter import Adapter, Provenance
+from pipeline.models.base import Base, load_base
+from pipeline.settings.analyses import TuningParams
+from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, Params, load_grid, load_params
+from pipeline.train.loop import load_training_set
+from pipeline.train.stage import how_of, merged
 
 PRETRAINED = "pretrained"
 SETTING = ["learning_rate", "steps", "ridge"]

@@ -41,9 +41,9 @@ from eval.tables import (
     not_run,
     subjects_of,
 )
-from pipeline.concepts import load_subject
-from pipeline.files import atomic, atomic_folder, write_json
-from pipeline.params import Grid, load_params
+from pipeline.common.files import atomic, atomic_folder, write_json
+from pipeline.concepts.concept import load_subject
+from pipeline.settings.profile import Grid, load_params
 
 SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}
 

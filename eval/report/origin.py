@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.params import Params, profile_folder, repro_command
-from pipeline.protocols import protocol_path
+from pipeline.settings.profile import Params, profile_folder, repro_command
+from pipeline.settings.protocol import protocol_path
 
 # What the numbers depend on. The report itself is committed too, so its own commit cannot be in it,
 # and so are DVC's notes of what was made.

@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.analyses.stages import STAGES, chosen
-from eval.claims import Finding, Verdict, check_claims, comparison_text, interval_text
-from eval.compare import compare
 from eval.grids import Sheet
-from eval.reference import printed_means
+from eval.papers.claims import Finding, Verdict, check_claims, comparison_text, interval_text
+from eval.papers.compare import compare
+from eval.papers.reference import printed_means
 from eval.report.origin import origin
 from eval.scores import ORACLE
 from eval.statistics import Estimate, interval
@@ -42,10 +42,10 @@ from eval.tables import (
     tested,
     words,
 )
-from pipeline.concepts import load_subject
-from pipeline.errors import BenchError
-from pipeline.failures import Failure, failure_of
-from pipeline.params import Grid, Params
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import Failure, failure_of
+from pipeline.concepts.concept import load_subject
+from pipeline.settings.profile import Grid, Params
 
 FOLDER = Path(__file__).parent
 STUDY_TABLES = ("preferences", "ranking", "agreement", "raters", "power")

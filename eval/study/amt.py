@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.study.questionnaire import ASKED, SIDES, Question, Questionnaire, plain
-from pipeline.files import atomic
+from pipeline.common.files import atomic
 
 TEMPLATE = "amt.html.jinja"
 # The columns of each question of a HIT, to which its number is added.

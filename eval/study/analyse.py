@@ -34,10 +34,10 @@ from eval.study.questionnaire import (
 from eval.study.read import REASONS, load_responses
 from eval.tables import FORMATS, Cell, Column, Table, subjects_of
 from eval.tables import KINDS as SUBJECTS
-from pipeline.files import atomic_folder, write_json
-from pipeline.params import Grid, Params, load_grid, load_params
-from pipeline.seeds import seed_of
-from pipeline.study_params import StudyParams
+from pipeline.common.files import atomic_folder, write_json
+from pipeline.common.seeds import seed_of
+from pipeline.settings.profile import Grid, Params, load_grid, load_params
+from pipeline.settings.study import StudyParams
 
 MARGINS = (2, 3, 5, 10)  # percentage points
 ANOTHER_RATER = "another rater"

@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
 
 # Who has been away for longer is not waited for when blocks are given out.
 AWAY_SECONDS = 3600.0

@@ -21,7 +21,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from eval.scores import load_scores
-from eval.shards import samples_of
 from eval.study.amt import write_amt
 from eval.study.balance import dealt, halved
 from eval.study.questionnaire import (
@@ -37,11 +36,15 @@ from eval.study.questionnaire import (
     named,
     write_questionnaire,
 )
-from pipeline.concepts import Concept, load_concept, load_subject
-from pipeline.errors import BenchError
-from pipeline.failures import failure_of
-from pipeline.files import atomic_folder, png_bytes
-from pipeline.params import (
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import failure_of
+from pipeline.common.files import atomic_folder, png_bytes
+from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import Concept, load_concept, load_subject
+from pipeline.concepts.photos import read_photo
+from pipeline.concepts.shards import samples_of
+from pipeline.corpus.shard import square
+from pipeline.settings.profile import (
     Grid,
     Params,
     load_grid,
@@ -50,10 +53,7 @@ from pipeline.params import (
     repro_command,
     repro_command_for,
 )
-from pipeline.photos import read_photo
-from pipeline.seeds import seed_of
-from pipeline.shard import square
-from pipeline.study_params import StudyParams
+from pipeline.settings.study import StudyParams
 
 T = TypeVar("T")
 CANDIDATES = 8  # images of a concept that attention checks choose from

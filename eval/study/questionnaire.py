@@ -26,8 +26,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipeline.errors import BenchError
-from pipeline.files import atomic, sha256, write_json
+from pipeline.common.errors import BenchError
+from pipeline.common.files import atomic, sha256, write_json
 
 Kind = Literal["text", "image"]
 Side = Literal["left", "right"]

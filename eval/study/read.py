@@ -35,11 +35,11 @@ from eval.study.questionnaire import (
     load_questionnaire,
     plain,
 )
-from pipeline.concepts import DATASETS
-from pipeline.errors import BenchError
-from pipeline.files import atomic
-from pipeline.params import load_params
-from pipeline.study_params import StudyParams
+from pipeline.common.errors import BenchError
+from pipeline.common.files import atomic
+from pipeline.concepts.concept import DATASETS
+from pipeline.settings.profile import load_params
+from pipeline.settings.study import StudyParams
 
 COLUMNS: dict[str, str] = {
     "source": "string",  # amt or lab

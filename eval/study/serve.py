@@ -38,8 +38,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from eval.study.answers import CHOICES, Answers, Outcome
 from eval.study.questionnaire import ASKED, Question, load_questionnaire
-from pipeline.errors import BenchError
-from pipeline.params import load_params
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import load_params
 
 # What a browser calls this machine. Any other name for it is another site's that points here.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})

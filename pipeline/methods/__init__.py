@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,8 +3,8 @@
 On a composition the concepts are trained jointly (section 3.2).
 """
 
-from pipeline.crossattn import key_value_names
 from pipeline.methods import Method, Trained
+from pipeline.models.crossattn import key_value_names
 
 TRAINED = Trained(
     weights=key_value_names,

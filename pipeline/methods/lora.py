@@ -6,9 +6,9 @@ diffusers' script. No row of the paper's tables.
 
 from dataclasses import replace
 
-from pipeline.crossattn import attention_names
 from pipeline.methods import Method
 from pipeline.methods.dreambooth import TRAINED
+from pipeline.models.crossattn import attention_names
 
 _LORA = replace(TRAINED, weights=attention_names, low_rank=True)
 METHOD = Method(single=_LORA, composition=_LORA)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.claims import print_claims
+from eval.papers.claims import print_claims
 from eval.report import write_report
 from eval.scores import score_cell, score_oracle
 from tests.eval.synthetic import make_profile, make_samples, write_cost

@@ -16,15 +16,22 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.concepts import Concept, Subject, load_concept, load_subject
-from pipeline.files import png_bytes, write_json, write_tar
-from pipeline.params import load_grid, load_params
-from pipeline.protocols import protocol_path
-from pipeline.toyland.clip import SCORING, new_clip, save_clip
-from pipeline.toyland.drawing import draw
-from pipeline.toyland.personal import PERSONAL
-from pipeline.toyland.vocabulary import write_open_clip
-from pipeline.toyland.world import BACKGROUNDS, STYLES, Thing, caption, random_scene, random_thing
+from pipeline.common.files import png_bytes, write_json, write_tar
+from pipeline.concepts.concept import Concept, Subject, load_concept, load_subject
+from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.protocol import protocol_path
+from pipeline.toyland.pretrain.clip import SCORING, new_clip, save_clip
+from pipeline.toyland.pretrain.vocabulary import write_open_clip
+from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.personal import PERSONAL
+from pipeline.toyland.world.scenes import (
+    BACKGROUNDS,
+    STYLES,
+    Thing,
+    caption,
+    random_scene,
+    random_thing,
+)
 
 PROJECT = Path(__file__).parents[2]
 PROTOCOL_SAMPLES = 2

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.claims import Verdict, check_claims, print_claims
-from eval.compare import print_comparison
 from eval.figures import bars, scatter
 from eval.grids import overview, read_rows, sheet
+from eval.papers.claims import Verdict, check_claims, print_claims
+from eval.papers.compare import print_comparison
 from eval.report import write_report
 from eval.scores import failed_cells, load_scores, missing_cells
 from eval.study.build import build
@@ -28,10 +28,10 @@ from eval.tables import (
     load_results,
     print_table,
 )
-from pipeline.concepts import load_subject
-from pipeline.failures import Failure
-from pipeline.files import write_failure
-from pipeline.params import load_grid, load_params
+from pipeline.common.failures import Failure
+from pipeline.common.files import write_failure
+from pipeline.concepts.concept import load_subject
+from pipeline.settings.profile import load_grid, load_params
 from tests.eval.synthetic import write_cost
 
 CELLS = Path("runs/toyland/cells")

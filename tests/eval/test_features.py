@@ -25,10 +25,10 @@ from eval.features import (
     kernel_features,
     too_long,
 )
-from pipeline import doctor
-from pipeline.errors import BenchError
-from pipeline.files import png_bytes, sha256
-from pipeline.openclip import load_clip
+from pipeline.bench import doctor
+from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes, sha256
+from pipeline.models.openclip import load_clip
 from tests.eval.synthetic import save_scorer
 
 

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from eval.claims import claims_table
-from eval.compare import compare, print_comparison
 from eval.freshness import Freshness
+from eval.papers.claims import claims_table
+from eval.papers.compare import compare, print_comparison
 from eval.report import write_report
 from eval.tables import FEWER, STALE, as_csv, by_subject, comparison, load_results, print_table
-from pipeline.errors import BenchError
-from pipeline.params import load_params
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import load_params
 from tests.eval.conftest import METHODS
 from tests.eval.synthetic import PROJECT
 

@@ -11,10 +11,10 @@ from PIL import Image
 from eval import grids
 from eval.grids import CELL, PIXELS, Row, Sheet, grid_of, overview, read_rows, sheet
 from eval.tables import words
-from pipeline.concepts import load_subject
-from pipeline.files import read_tar
-from pipeline.params import load_grid, load_params
-from pipeline.photos import read_photo
+from pipeline.common.files import read_tar
+from pipeline.concepts.concept import load_subject
+from pipeline.concepts.photos import read_photo
+from pipeline.settings.profile import load_grid, load_params
 
 
 def tile(found: Sheet, column: int, row: int) -> np.ndarray:

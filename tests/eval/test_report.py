@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from eval.claims import print_claims
+from eval.papers.claims import print_claims
 from eval.report import write_report
 from eval.report.origin import CODE, origin
 from eval.report.page import LEVELS, shades
 from eval.statistics import Estimate
 from eval.tables import Column, Table, as_csv, as_markdown
-from pipeline.errors import BenchError
-from pipeline.params import load_params
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import load_params
 
 REPORTS = Path("reports")
 

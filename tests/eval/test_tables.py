@@ -33,9 +33,9 @@ from eval.tables import (
     print_table,
     printed,
 )
-from pipeline.errors import BenchError
-from pipeline.params import load_grid
-from pipeline.protocols import Protocol, load_protocol
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import load_grid
+from pipeline.settings.protocol import Protocol, load_protocol
 
 CELLS = Path("runs/toyland/cells")
 EXAMPLE = Table(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.protocols import protocol_path
+from pipeline.settings.protocol import protocol_path
 
 Settings = Callable[..., None]
 

@@ -10,10 +10,10 @@ import open_clip
 import torch
 from safetensors.torch import load_file
 
-from pipeline.corpus import MANIFEST
-from pipeline.files import write_json, write_tar
-from pipeline.toyland.clip import RETRIEVAL, model_config, new_clip, save_clip, tokenizer
-from pipeline.toyland.vocabulary import write_open_clip
+from pipeline.common.files import write_json, write_tar
+from pipeline.corpus.fetch import MANIFEST
+from pipeline.toyland.pretrain.clip import RETRIEVAL, model_config, new_clip, save_clip, tokenizer
+from pipeline.toyland.pretrain.vocabulary import write_open_clip
 
 CORPUS = Path("runs/toyland/corpus")
 SHARD = 100  # samples

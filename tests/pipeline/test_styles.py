@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-import pipeline.generate
-from pipeline.adapters import Adapter, Provenance
-from pipeline.base import Base
-from pipeline.cells import merged
-from pipeline.concepts import Concept, Subject, load_concept
-from pipeline.crossattn import key_value_names
-from pipeline.files import read_tar
-from pipeline.generate import generate
+import pipeline.sample.generate
+from pipeline.common.files import read_tar
+from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import Concept, Subject, load_concept
 from pipeline.methods import Merged, load_method
-from pipeline.params import MethodParams, load_params
-from pipeline.seeds import seed_of
+from pipeline.models.adapter import Adapter, Provenance
+from pipeline.models.base import Base
+from pipeline.models.crossattn import key_value_names
+from pipeline.sample.generate import generate
+from pipeline.settings.profile import MethodParams, load_params
+from pipeline.train.stage import merged
 from tests.pipeline.conftest import Settings
 from tests.pipeline.tiny import concept, new_base
 
@@ -30,9 +30,11 @@ def test_generated_images_are_of_the_queries_in_turn(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     settings(generate={"images": 20})
-    monkeypatch.setattr(pipeline.generate, "load_base", lambda _: None)
+    monkeypatch.setattr(pipeline.sample.generate, "load_base", lambda _: None)
     monkeypatch.setattr(
-        pipeline.generate, "sample_all", lambda _, rs, __: [Image.new("RGB", (8, 8)) for _ in rs]
+        pipeline.sample.generate,
+        "sample_all",
+        lambda _, rs, __: [Image.new("RGB", (8, 8)) for _ in rs],
     )
     queries = load_concept(name).queries
     assert len(queries) == (16 if name == "neon" else 0)
@@ -62,7 +64,7 @@ def test_style_and_object_are_merged(
     project: Path, monkeypatch: pytest.MonkeyPatch, caption: str, template_words: bool
 ) -> None:
     base, params = new_base(), load_params()
-    monkeypatch.setattr("pipeline.cells.regularization_captions", lambda _: CAPTIONS)
+    monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
     style = Concept("neon", "picture", "<new1>", caption, ("{} of a cat",), ())
     about = Subject("neon+cat", (style, concept("cat", "cat")), ("{0} of a {1}",))
     parts = [adapter(base, 0), adapter(base, 1)]

@@ -30,18 +30,18 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from pipeline.adapters import applied, dense, load_adapter
-from pipeline.base import Base, load_base
-from pipeline.cells import how_of, train_cell
-from pipeline.concepts import load_subject
-from pipeline.crossattn import attention_names, key_value_names
-from pipeline.files import png_bytes, read_tar, write_tar
-from pipeline.generate import generate
+from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.concepts.concept import load_subject
 from pipeline.methods import Merged, Trained, load_method, method_names
-from pipeline.params import load_params
-from pipeline.protocols import PROTOCOLS
-from pipeline.sampling import sample_cell
-from pipeline.toyland.vocabulary import END, START, learn_merges, vocabulary
+from pipeline.models.adapter import applied, dense, load_adapter
+from pipeline.models.base import Base, load_base
+from pipeline.models.crossattn import attention_names, key_value_names
+from pipeline.sample.generate import generate
+from pipeline.sample.sampler import sample_cell
+from pipeline.settings.profile import load_params
+from pipeline.settings.protocol import PROTOCOLS
+from pipeline.toyland.pretrain.vocabulary import END, START, learn_merges, vocabulary
+from pipeline.train.stage import how_of, train_cell
 
 RESOLUTION, WIDTH, CONTEXT = 64, 16, 77
 IMAGES, CAPTIONS = 2, 2

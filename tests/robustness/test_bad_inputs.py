@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline import cli
-from pipeline.adapters import Adapter, Provenance, save_adapter
-from pipeline.failures import Failure
-from pipeline.files import png_bytes, write_failure, write_tar
+from pipeline.bench import cli
+from pipeline.common.failures import Failure
+from pipeline.common.files import png_bytes, write_failure, write_tar
+from pipeline.models.adapter import Adapter, Provenance, save_adapter
 from tests.conftest import ROOT, copy_definitions
 from tests.pipeline.tiny import RESOLUTION, training_set, write_base
 

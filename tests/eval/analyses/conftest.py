@@ -11,13 +11,13 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.adapters import Adapter, Provenance, save_adapter
-from pipeline.base import Base, load_base
-from pipeline.concepts import load_subject
-from pipeline.crossattn import key_value_names
+from pipeline.concepts.concept import load_subject
 from pipeline.methods import all_weights
-from pipeline.params import load_params
-from pipeline.protocols import protocol_path
+from pipeline.models.adapter import Adapter, Provenance, save_adapter
+from pipeline.models.base import Base, load_base
+from pipeline.models.crossattn import key_value_names
+from pipeline.settings.profile import load_params
+from pipeline.settings.protocol import protocol_path
 from tests.pipeline.tiny import RARE_TOKENS, RESOLUTION, write_base
 
 Configure = Callable[..., None]

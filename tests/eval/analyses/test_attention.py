@@ -21,11 +21,11 @@ from eval.analyses.attention import (
     word_map,
 )
 from eval.analyses.probes import CROSS, attention_through, words_of
-from pipeline.adapters import applied
-from pipeline.base import Base
-from pipeline.errors import BenchError
-from pipeline.params import load_params
-from pipeline.sampling import sample
+from pipeline.common.errors import BenchError
+from pipeline.models.adapter import applied
+from pipeline.models.base import Base
+from pipeline.sample.sampler import sample
+from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Adapt, Configure
 
 

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from eval.analyses.common import Judge, picture_table, section, write_results
-from pipeline.analysis_params import AnalysesParams, CostParams
-from pipeline.errors import BenchError
-from pipeline.files import read_tar
-from pipeline.params import load_params
+from pipeline.common.errors import BenchError
+from pipeline.common.files import read_tar
+from pipeline.settings.analyses import AnalysesParams, CostParams
+from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Configure
 
 CELL = Path("runs/toyland/cells/custom_diffusion/cat")

@@ -7,15 +7,15 @@ from scipy import stats
 
 from eval.analyses.common import Judge, by_prompt, requests_of, summary
 from eval.analyses.compression import analyse_compression, saved_bytes
-from eval.claims import CLAIMS, claims_table
+from eval.papers.claims import CLAIMS, claims_table
 from eval.scores import load_scores
 from eval.tables import Results
-from pipeline.adapters import applied
-from pipeline.base import Base
-from pipeline.compression import compress
-from pipeline.concepts import load_subject
-from pipeline.params import load_grid, load_params
-from pipeline.sampling import sample_all
+from pipeline.concepts.concept import load_subject
+from pipeline.exchange.compression import compress
+from pipeline.models.adapter import applied
+from pipeline.models.base import Base
+from pipeline.sample.sampler import sample_all
+from pipeline.settings.profile import load_grid, load_params
 from tests.eval.analyses.conftest import Adapt, Configure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from eval.analyses.cost import analyse_cost, cell_cost, read_cost
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
 from tests.eval.analyses.conftest import Adapt, Configure
 
 CELLS = Path("runs/toyland/cells")

@@ -8,12 +8,12 @@ import pytest
 
 from eval.analyses.common import Judge
 from eval.analyses.drift import analyse_drift, class_requests
-from pipeline.adapters import applied
-from pipeline.base import Base
-from pipeline.concepts import load_concept
-from pipeline.errors import BenchError
-from pipeline.params import load_params
-from pipeline.sampling import sample_all
+from pipeline.common.errors import BenchError
+from pipeline.concepts.concept import load_concept
+from pipeline.models.adapter import applied
+from pipeline.models.base import Base
+from pipeline.sample.sampler import sample_all
+from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Adapt, Configure
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from eval.analyses.editing import Replacement, analyse_editing, edit, token_mapping
-from pipeline.base import Base
-from pipeline.params import SamplerParams, load_params
-from pipeline.sampling import sample
+from pipeline.models.base import Base
+from pipeline.sample.sampler import sample
+from pipeline.settings.profile import SamplerParams, load_params
 from tests.eval.analyses.conftest import Adapt, Configure
 
 CAT, DOG = "a cat in the snow", "a dog in the snow"

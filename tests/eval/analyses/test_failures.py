@@ -12,11 +12,11 @@ from ruamel.yaml import YAML
 
 from eval.analyses.common import made
 from eval.tables import print_table
-from pipeline import cli
-from pipeline.adapters import save_adapter
-from pipeline.base import Base
-from pipeline.failures import Failure, FailureError, failure_of
-from pipeline.files import png_bytes, read_tar, write_failure, write_tar
+from pipeline.bench import cli
+from pipeline.common.failures import Failure, FailureError, failure_of
+from pipeline.common.files import png_bytes, read_tar, write_failure, write_tar
+from pipeline.models.adapter import save_adapter
+from pipeline.models.base import Base
 from tests.eval.analyses.conftest import Adapt, Configure
 from tests.pipeline.tiny import RESOLUTION
 

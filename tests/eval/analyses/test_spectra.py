@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eval.analyses.spectra import analyse_spectra, kind_of, normalised
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
 from tests.eval.analyses.conftest import Adapt, Configure
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from eval.analyses.stages import STAGES, chosen, datasets, deps, inputs, run, settings, sources
-from pipeline.analysis_params import AnalysesParams
-from pipeline.errors import BenchError
-from pipeline.params import load_grid, load_params
+from pipeline.common.errors import BenchError
+from pipeline.settings.analyses import AnalysesParams
+from pipeline.settings.profile import load_grid, load_params
 from tests.eval.analyses.conftest import Adapt, Configure
 
 ROOT = Path(__file__).parents[3]
@@ -55,12 +55,17 @@ def test_inputs_are_the_files_that_are_opened(
 
 def test_imports_are_sources() -> None:
     """Modules of the project that the models, the images or the numbers come from."""
-    plain = {"pipeline.errors", "pipeline.failures", "pipeline.files", "pipeline.params"}
+    plain = {
+        "pipeline.common.errors",
+        "pipeline.common.failures",
+        "pipeline.common.files",
+        "pipeline.settings.profile",
+    }
     plain |= {
-        "pipeline.concepts",
-        "pipeline.seeds",
+        "pipeline.concepts.concept",
+        "pipeline.common.seeds",
         "pipeline.methods",
-        "pipeline.analysis_params",
+        "pipeline.settings.analyses",
         "eval.analyses.common",
     }
     for name in STAGES:
@@ -79,7 +84,7 @@ def test_what_dvc_watches(configure: Configure) -> None:
     found = deps("steps", params, grid)
     assert len(set(found)) == len(found)
     made = {"runs/toyland/shards/cat.tar", "runs/toyland/generated/cat.tar"}
-    assert made | {"models/base", "models/scorer", "pipeline/training.py"} <= set(found)
+    assert made | {"models/base", "models/scorer", "pipeline/train/loop.py"} <= set(found)
 
 
 def test_unknown_names_are_told(configure: Configure) -> None:

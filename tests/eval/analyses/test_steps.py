@@ -9,14 +9,14 @@ import torch
 
 from eval.analyses.common import Judge, adapter_scores
 from eval.analyses.steps import adapters_along, analyse_steps
-from pipeline.adapters import Adapter, dense
-from pipeline.base import Base
-from pipeline.concepts import load_subject
-from pipeline.errors import BenchError
-from pipeline.files import png_bytes, write_tar
+from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes, write_tar
+from pipeline.concepts.concept import load_subject
 from pipeline.methods.custom_diffusion import TRAINED
-from pipeline.params import MethodParams, load_params
-from pipeline.training import TrainingSet, draw_schedule, load_training_set
+from pipeline.models.adapter import Adapter, dense
+from pipeline.models.base import Base
+from pipeline.settings.profile import MethodParams, load_params
+from pipeline.train.loop import TrainingSet, draw_schedule, load_training_set
 from tests.eval.analyses.conftest import Configure
 from tests.pipeline.tiny import training_set
 

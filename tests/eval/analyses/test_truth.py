@@ -25,12 +25,12 @@ from eval.analyses.truth import (
     prompt_series,
     ranks,
 )
-from pipeline.analysis_params import TruthParams
-from pipeline.errors import BenchError
-from pipeline.params import load_params
-from pipeline.toyland.drawing import draw
-from pipeline.toyland.personal import PERSONAL
-from pipeline.toyland.world import BACKGROUNDS, Scene, full_caption, random_thing
+from pipeline.common.errors import BenchError
+from pipeline.settings.analyses import TruthParams
+from pipeline.settings.profile import load_params
+from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.personal import PERSONAL
+from pipeline.toyland.world.scenes import BACKGROUNDS, Scene, full_caption, random_thing
 from tests.eval.analyses.conftest import Configure
 
 PROJECT = Path(__file__).parents[3]

@@ -9,11 +9,11 @@ import pytest
 
 from eval.analyses.common import folder_of
 from eval.analyses.tuning import analyse_tuning, choose, marked, products
-from pipeline.analysis_params import TuningParams
-from pipeline.base import Base
-from pipeline.errors import BenchError
-from pipeline.files import png_bytes, write_tar
-from pipeline.params import load_params
+from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes, write_tar
+from pipeline.models.base import Base
+from pipeline.settings.analyses import TuningParams
+from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Configure
 from tests.pipeline.tiny import training_set
 

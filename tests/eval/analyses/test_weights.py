@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from eval.analyses.weights import analyse_weights, by_group, group_of, relative_changes
-from pipeline.adapters import LowRank
-from pipeline.base import Base
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
+from pipeline.models.adapter import LowRank
+from pipeline.models.base import Base
 from tests.eval.analyses.conftest import Adapt, Configure
 
 BLOCK = "up_blocks.1.attentions.0.transformer_blocks.0"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.study.build import build
-from pipeline.study_params import StudyParams
+from pipeline.settings.study import StudyParams
 from tests.eval.study.simulated import METHODS
 from tests.eval.synthetic import make_profile, make_samples
 

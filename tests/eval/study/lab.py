@@ -23,7 +23,7 @@ from eval.study.questionnaire import (
     named,
     write_questionnaire,
 )
-from pipeline.seeds import seed_of
+from pipeline.common.seeds import seed_of
 
 ROOT = Path(__file__).parents[3]
 METHODS = ("custom_diffusion", "dreambooth")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from eval.study.questionnaire import Question, Questionnaire
 from eval.study.read import COLUMNS
-from pipeline.params import Grid, GridComposition, GridConcept
+from pipeline.settings.profile import Grid, GridComposition, GridConcept
 
 METHODS = ["pretrained", "dreambooth", "custom_diffusion"]
 AMT_HEADER = (

@@ -25,7 +25,7 @@ from eval.study.analyse import (
 from eval.study.questionnaire import Question, load_questionnaire
 from eval.study.read import read, responses_folder
 from eval.tables import Table
-from pipeline.study_params import StudyParams
+from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE
 from tests.eval.study.simulated import GRID, drawn, everybody, plain_form, responses, write_amt
 

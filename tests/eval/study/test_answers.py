@@ -16,7 +16,7 @@ from threading import Barrier
 import pytest
 
 from eval.study.answers import AWAY_SECONDS, Answers, Outcome, Place
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
 
 BLOCKS = {block: tuple(f"{block:x}{number:03x}" for number in range(5)) for block in range(4)}
 

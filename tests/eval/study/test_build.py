@@ -19,13 +19,13 @@ from eval.study.questionnaire import (
     image_name_of,
     load_questionnaire,
 )
-from pipeline.concepts import load_concept, load_subject
-from pipeline.errors import BenchError
-from pipeline.files import png_bytes, read_tar, write_tar
-from pipeline.params import load_grid, load_params
-from pipeline.photos import read_photo
-from pipeline.shard import square
-from pipeline.study_params import StudyParams
+from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.concepts.concept import load_concept, load_subject
+from pipeline.concepts.photos import read_photo
+from pipeline.corpus.shard import square
+from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE, SMALL
 from tests.eval.study.simulated import METHODS
 

@@ -22,8 +22,8 @@ from eval.study.questionnaire import (
     unplain,
     write_questionnaire,
 )
-from pipeline.errors import BenchError
-from pipeline.files import png_bytes
+from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes
 
 IMAGES = {
     image_name_of(png): png

@@ -15,8 +15,8 @@ import pytest
 
 from eval.study.questionnaire import Question, Questionnaire, load_questionnaire
 from eval.study.read import COLUMNS, load_responses, read, read_answers, responses_folder
-from pipeline.errors import BenchError
-from pipeline.study_params import StudyParams
+from pipeline.common.errors import BenchError
+from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE
 from tests.eval.study.simulated import (
     Said,

@@ -24,7 +24,7 @@ from werkzeug.test import TestResponse
 from eval.study.answers import Answers
 from eval.study.questionnaire import Question, Questionnaire, load_questionnaire
 from eval.study.serve import create_app, serve
-from pipeline.errors import BenchError
+from pipeline.common.errors import BenchError
 from tests.eval.study.lab import METHODS, Rater, make_questionnaire, serving, shown
 
 HERE = {"Origin": "http://localhost"}
@@ -514,7 +514,7 @@ def test_a_killed_server_loses_at_most_the_answers_in_flight(
 def test_the_command_is_there() -> None:
     from typer.testing import CliRunner
 
-    from pipeline.cli import app as bench
+    from pipeline.bench.cli import app as bench
 
     text = CliRunner().invoke(bench, ["study", "serve", "--help"]).output
     assert "--port" in text

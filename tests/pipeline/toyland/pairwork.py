@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.toyland.fitting import fit
-from pipeline.toyland.ranks import agreed, rank, share
+from pipeline.toyland.pretrain.fitting import fit
+from pipeline.toyland.pretrain.ranks import agreed, rank, share
 
 
 def train(seconds: float | None = None) -> tuple[dict[str, Tensor], int]:

@@ -13,8 +13,8 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pipeline.toyland.autoencoder import new_autoencoder, psnr, reconstruction_loss
-from pipeline.toyland.clip import (
+from pipeline.toyland.pretrain.autoencoder import new_autoencoder, psnr, reconstruction_loss
+from pipeline.toyland.pretrain.clip import (
     RETRIEVAL,
     SCORING,
     degrade,
@@ -24,14 +24,14 @@ from pipeline.toyland.clip import (
     save_clip,
     tokenizer,
 )
-from pipeline.toyland.denoiser import new_unet, save_base, text_encoder_of
-from pipeline.toyland.judge import (
+from pipeline.toyland.pretrain.denoiser import new_unet, save_base, text_encoder_of
+from pipeline.toyland.pretrain.judge import (
     Judge,
     save_judge,
 )
-from pipeline.toyland.pictures import held_out_scene
-from pipeline.toyland.vocabulary import CONTEXT_LENGTH, clip_tokenizer, write_open_clip
-from pipeline.toyland.world import all_words, caption
+from pipeline.toyland.pretrain.pictures import held_out_scene
+from pipeline.toyland.pretrain.vocabulary import CONTEXT_LENGTH, clip_tokenizer, write_open_clip
+from pipeline.toyland.world.scenes import all_words, caption
 
 MODELS = Path(__file__).parents[3] / "models" / "toyland"
 MEBIBYTE = 2**20
@@ -91,7 +91,7 @@ def test_text_encoder_is_the_text_tower(tmp_path: Path) -> None:
 
 
 def test_shipped_text_encoder_was_trained_along_from_the_text_tower_of_the_shipped_clip() -> None:
-    from pipeline.openclip import load_clip
+    from pipeline.models.openclip import load_clip
 
     base = shipped("base")
     encoder = CLIPTextModel.from_pretrained(base / "text_encoder").float()

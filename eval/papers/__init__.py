@@ -1,0 +1,1 @@
+"""What papers say and print, beside what was measured here."""

@@ -1,0 +1,472 @@
+"""What the paper of Custom Diffusion (arXiv:2212.04488) finds, put to the test on our own scores.
+
+A claim compares two methods by one metric, and is tested twice. For subjects of this kind, by the
+differences of the two paired by subject (by prompt where there is one subject only): would other
+concepts show the same? And for the subjects at hand, by the differences paired by prompt: would
+other prompts? The second is decided far more easily and says far less. A comparison that claims a
+direction counts as decided if it is significant after Holm's correction for all of them; one that
+claims no more than a margin is decided by its interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from eval.statistics import Estimate, Interval, holm, interval, p_value
+from eval.tables import (
+    FORMATS,
+    METRICS,
+    STALE,
+    Cell,
+    Column,
+    Differences,
+    Results,
+    Table,
+    load_results,
+    mean_difference,
+    words,
+)
+from pipeline.common.errors import BenchError
+from pipeline.common.files import atomic
+from pipeline.settings.profile import DEFAULT_PROFILE, load_params, repro_command_for
+
+LEVEL = 0.95
+# What "on a par" allows: a little more than the paper's own differences between rows that it calls
+# alike (0.014 in text-alignment, 0.011 in image-alignment, Table 1).
+MARGIN = 0.02
+MARKED = ("difference", "verdict_here", "verdict")  # columns, where cells are stale
+
+
+class Relation(Enum):
+    """How the first method relates to the second."""
+
+    GREATER = ">"
+    LESS = "<"
+    AT_LEAST = "≥"  # or less by no more than the margin
+    ON_A_PAR = "≈"  # differs by no more than the margin
+
+
+DIRECTIONS = (Relation.GREATER, Relation.LESS)
+
+
+class Verdict(Enum):
+    """What the scores say about a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided"
+    NOT_RUN = "not run"
+    FAILED = "failed"  # there is nothing to compare, as cells could not be made
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper as a relation of two methods."""
+
+    name: str
+    says: str
+    where: str  # in the paper
+    kind: str  # of subjects: a key of `eval.tables.KINDS`
+    metric: str
+    first: str
+    relation: Relation
+    second: str
+    margin: float = MARGIN
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what the scores say about it."""
+
+    claim: Claim
+    difference: Estimate | None  # first - second
+    p: float  # of no difference, two-sided, after Holm's correction; NaN without a direction
+    verdict: Verdict
+
+
+def _each(rivals: Sequence[str], claim: Claim) -> tuple[Claim, ...]:
+    """The claim against each of several methods."""
+    return tuple(
+        Claim(**{**vars(claim), "name": f"{claim.name}: {words(rival)}", "second": rival})
+        for rival in rivals
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "keys and values suffice",
+        "Training keys and values alone follows the prompt as well as DreamBooth does.",
+        "section 4.1, Table 1",
+        "single",
+        "text_alignment",
+        "custom_diffusion",
+        Relation.AT_LEAST,
+        "dreambooth",
+    ),
+    Claim(
+        "all weights are no better",
+        "Training all weights brings the images no nearer to the concept than keys and values.",
+        "section 4.1, Table 1",
+        "single",
+        "image_alignment",
+        "custom_diffusion",
+        Relation.AT_LEAST,
+        "custom_diffusion_all",
+    ),
+    *_each(
+        ("custom_diffusion", "custom_diffusion_all", "dreambooth"),
+        Claim(
+            "a word alone is nearest",
+            "Of the methods that train, Textual Inversion is nearest to the concept.",
+            "section 4.1, Table 1",
+            "single",
+            "image_alignment",
+            "textual_inversion",
+            Relation.GREATER,
+            "",
+        ),
+    ),
+    *_each(
+        ("custom_diffusion", "custom_diffusion_all", "dreambooth"),
+        Claim(
+            "a word alone forgets the prompt",
+            "Of the methods that train, Textual Inversion follows the prompt least.",
+            "section 4.1, Table 1",
+            "single",
+            "text_alignment",
+            "textual_inversion",
+            Relation.LESS,
+            "",
+        ),
+    ),
+    Claim(
+        "regularization prevents forgetting",
+        "With retrieved regularization images the class stays nearer to real ones than without.",
+        "section 4.4, Table 3",
+        "single",
+        "kid",
+        "custom_diffusion",
+        Relation.LESS,
+        "custom_diffusion_no_regularization",
+    ),
+    Claim(
+        "real images regularize better",
+        "Retrieved regularization images keep the class nearer to real ones than generated ones.",
+        "section 4.4, Table 3",
+        "single",
+        "kid",
+        "custom_diffusion",
+        Relation.LESS,
+        "custom_diffusion_generated",
+    ),
+    Claim(
+        "augmentation helps",
+        "Without resized targets the images are less like the concept.",
+        "section 4.4, Table 3",
+        "single",
+        "image_alignment",
+        "custom_diffusion",
+        Relation.GREATER,
+        "custom_diffusion_no_augmentation",
+    ),
+    Claim(
+        "the word should train",
+        "A trained modifier token brings the images nearer to the concept than a frozen one.",
+        "appendix, Table 5",
+        "single",
+        "image_alignment",
+        "custom_diffusion",
+        Relation.GREATER,
+        "custom_diffusion_frozen_token",
+    ),
+    *(
+        Claim(
+            f"joint training is no worse than merging: {METRICS[metric].title}",
+            "Concepts trained jointly compose at least as well as those merged by optimization.",
+            "section 4.2, Table 1",
+            "compositions",
+            metric,
+            "custom_diffusion",
+            Relation.AT_LEAST,
+            "custom_diffusion_merge",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    *(
+        Claim(
+            f"merging beats DreamBooth: {METRICS[metric].title}",
+            "Concepts merged by optimization compose better than DreamBooth's, trained jointly.",
+            "section 4.2, Table 1",
+            "compositions",
+            metric,
+            "custom_diffusion_merge",
+            Relation.GREATER,
+            "dreambooth",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    Claim(
+        "one after the other forgets",
+        "Trained one after the other, the first concept is lost more than in joint training.",
+        "section 4.2, Table 8",
+        "compositions",
+        "image_alignment_1",
+        "custom_diffusion_sequential",
+        Relation.LESS,
+        "custom_diffusion",
+    ),
+    *(
+        Claim(
+            f"constraints beat the mean: {METRICS[metric].title}",
+            "Merging by constrained optimization composes better than the mean of the weights.",
+            "section 3.2, implied",
+            "compositions",
+            metric,
+            "custom_diffusion_merge",
+            Relation.GREATER,
+            "custom_diffusion_average",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    *(
+        Claim(
+            f"60 % is enough: {METRICS[metric].title}",
+            "Changes cut to 60 % of the sum of their singular values are as good as whole ones.",
+            "appendix C, Fig. 21",
+            "single",
+            metric,
+            "compressed to 0.6",
+            Relation.ON_A_PAR,
+            "compressed to 1",
+        )
+        for metric in ("text_alignment", "image_alignment")
+    ),
+    *_each(
+        ("self-attention", "other"),
+        Claim(
+            "cross-attention changes most",
+            "When all weights train, those of cross-attention change most, relative to their size.",
+            "section 3.1, Fig. 3",
+            "single",
+            "weight_change",
+            "cross-attention",
+            Relation.GREATER,
+            "",
+        ),
+    ),
+)
+
+
+def differences(scores: pd.DataFrame, claim: Claim, subjects: Sequence[str]) -> Differences | None:
+    """The mean difference of the claim's methods, first - second; None if one was not scored.
+
+    Where the two share a single subject both errors are those of the sample of prompts.
+
+    Args:
+        scores: as `eval.scores.load_scores` gives. "image_alignment" of compositions is the mean
+            of that with their concepts.
+        claim: what to compare.
+        subjects: those to look at.
+    """
+    metric = scores["metric"]
+    chosen = metric == claim.metric
+    if claim.metric == "image_alignment":
+        chosen |= metric.str.fullmatch(r"image_alignment_\d+").astype(bool)
+    chosen &= scores["subject"].isin(list(subjects))
+    # Images of a prompt, then prompts of a subject; a set's only value has no prompt.
+    by_prompt = [
+        scores[chosen & (scores["method"] == method)]
+        .fillna({"prompt_index": -1})
+        .groupby(["subject", "prompt_index"])["value"]
+        .mean()
+        for method in (claim.first, claim.second)
+    ]
+    pairs = (by_prompt[0] - by_prompt[1]).dropna()
+    if pairs.empty:
+        return None
+    return mean_difference(pairs)
+
+
+def findings(claims: Sequence[Claim], differences: Sequence[Estimate | None]) -> list[Finding]:
+    """The verdict on each claim from its difference, first - second.
+
+    Of the claims of a direction none is decided, either way, unless Holm's correction for all of
+    them that could be tested leaves p at 5 % or less: where no two methods differ, the chance
+    that any is decided is 5 % at most. A claim up to a margin holds if the 95 % interval of the
+    difference lies within the margin, and does not if it lies outside.
+    """
+    raw = [
+        p_value(found) if found and claim.relation in DIRECTIONS else float("nan")
+        for claim, found in zip(claims, differences)
+    ]
+    corrected = holm(raw)
+    return [
+        Finding(claim, found, float(p), _verdict(claim, found, float(p)))
+        for claim, found, p in zip(claims, differences, corrected)
+    ]
+
+
+def _verdict(claim: Claim, found: Estimate | None, p: float) -> Verdict:
+    if found is None:
+        return Verdict.NOT_RUN
+    if claim.relation in DIRECTIONS:
+        claimed = (found.mean > 0) == (claim.relation is Relation.GREATER)
+        within, outside = (claimed, not claimed) if p <= 1 - LEVEL else (False, False)
+    else:
+        low, high = interval(found, LEVEL)
+        at_most = claim.margin if claim.relation is Relation.ON_A_PAR else math.inf
+        within = -claim.margin < low and high < at_most
+        outside = high < -claim.margin or low > at_most
+    return Verdict.HOLDS if within else Verdict.FAILS if outside else Verdict.UNDECIDED
+
+
+class Findings(NamedTuple):
+    """What is found about every claim, in their order."""
+
+    anywhere: list[Finding]  # for subjects of their kinds
+    here: list[Finding]  # for the subjects at hand
+    stale: list[bool]  # whether cells that it rests on are; see `eval.freshness`
+
+
+def check_claims(results: Results) -> Findings:
+    """The verdicts on every claim, from what has been scored and analysed so far."""
+    analysed = _analysed(results.profile)
+    scores = pd.concat([results.scores, *analysed], ignore_index=True)
+    found, stale, lost = [], [], []
+    for claim in CLAIMS:
+        subjects, methods = results.averaged(claim.kind, claim.metric), (claim.first, claim.second)
+        found.append(differences(scores, claim, subjects))
+        cells = {(method, subject) for method in methods for subject in subjects}
+        stale.append(not results.fresh.stale.keys().isdisjoint(cells))
+        failed = not results.failed.keys().isdisjoint(cells)
+        lost.append(failed and {*methods} <= {*results.grid.methods})
+    return Findings(
+        _of_failed(findings(CLAIMS, [two and two.anywhere for two in found]), lost),
+        _of_failed(findings(CLAIMS, [two and two.here for two in found]), lost),
+        stale,
+    )
+
+
+def _of_failed(found: Sequence[Finding], lost: Sequence[bool]) -> list[Finding]:
+    """The findings, of which those say "failed" that compare nothing where cells failed."""
+    return [
+        replace(finding, verdict=Verdict.FAILED)
+        if failed and finding.verdict is Verdict.NOT_RUN
+        else finding
+        for finding, failed in zip(found, lost)
+    ]
+
+
+def _analysed(profile: str) -> list[pd.DataFrame]:
+    """What the analyses measured, as scores of the "methods" that claims name."""
+    folder = load_params(profile).reports() / "analyses"
+    frames = []
+    if (path := folder / "compression" / "prompts.csv").is_file():
+        frame = _read(path, ["subject", "share", "metric", "prompt_index", "value"])
+        frames.append(frame.assign(method=[f"compressed to {share:g}" for share in frame["share"]]))
+    if (path := folder / "weights" / "groups.csv").is_file():
+        frame = _read(path, ["subject", "group", "mean"])
+        named = frame.rename(columns={"group": "method", "mean": "value"})
+        frames.append(named.assign(metric="weight_change", prompt_index=-1))
+    columns = ["method", "subject", "metric", "prompt_index", "value"]
+    return [frame[columns] for frame in frames]
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, usecols=list(columns))
+    except (ValueError, OSError):
+        raise BenchError(
+            f"{path}: not the file of an analysis: run `{repro_command_for(path)}`"
+        ) from None
+
+
+def claims_table(results: Results) -> Table:
+    """A row for each claim: the difference with its error and interval, p and the verdict."""
+    columns = (
+        Column("claim", "claim"),
+        Column("says", "the paper"),
+        Column("where", "where"),
+        Column("comparison", "as measured"),
+        Column("difference", "difference", digits=3),
+        Column("interval", "95 % interval, any subject"),
+        Column("pairs", "pairs"),
+        Column("p", "p (Holm)", digits=3, p_value=True),
+        Column("interval_here", "95 % interval, these subjects"),
+        Column("p_here", "p (Holm), these", digits=3, p_value=True),
+        Column("verdict_here", "for these subjects"),
+        Column("verdict", "for any subject"),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    marks: dict[tuple[int, int], str] = {}
+    for finding, here, stale in zip(*check_claims(results)):
+        claim, found = finding.claim, finding.difference
+        row: tuple[Cell, ...] = (
+            claim.name,
+            claim.says,
+            claim.where,
+            comparison_text(claim),
+            found,
+            interval_text(interval(found, LEVEL)) if found else None,
+            str(found.clusters) if found else None,
+            None if math.isnan(finding.p) else finding.p,
+            interval_text(interval(here.difference, LEVEL)) if here.difference else None,
+            None if math.isnan(here.p) else here.p,
+            here.verdict.value,
+            finding.verdict.value,
+        )
+        if stale and found:
+            marks |= {(len(rows), j): STALE for j, c in enumerate(columns) if c.key in MARKED}
+        rows.append(row)
+    caption = (
+        "Differences (first − second) ± standard error over subjects, or over prompts where there "
+        "is one subject. “Any subject”: would other concepts show the same? “These subjects”: "
+        f"would other prompts for the same concepts? A margin of {MARGIN:g} counts as on a par"
+    )
+    notes = results.fresh.notes(STALE, results.grid.methods, results.grid.subjects())
+    notes += results.fresh.unverified()
+    return Table(caption, columns, tuple(rows), marks, notes, results.heading())
+
+
+def comparison_text(claim: Claim) -> str:
+    """The claim as a relation: "image-alignment: custom diffusion > dreambooth"."""
+    title = METRICS[claim.metric].title if claim.metric in METRICS else words(claim.metric)
+    return f"{title}: {words(claim.first)} {claim.relation.value} {words(claim.second)}"
+
+
+def interval_text(found: Interval) -> str | None:
+    """As "[0.012, 0.034]"; None without an error."""
+    return None if math.isnan(found.low) else f"[{found.low:.3f}, {found.high:.3f}]"
+
+
+def print_claims(profile: str = DEFAULT_PROFILE, *, write: bool = False) -> None:
+    """Prints the verdicts.
+
+    Args:
+        profile: the name of a profile.
+        write: also write `claims.csv` and `claims.md` into the report's folder.
+
+    Raises:
+        BenchError: scores are damaged or cannot be compared, or nothing was scored yet.
+    """
+    table = claims_table(load_results(profile))
+    print(table.heading)
+    print(f"{'these':>13}  {'any':>13}  subjects")
+    for i, row in enumerate(table.rows):
+        mark = table.marks.get((i, len(row) - 1), "")
+        print(f"{row[-2]:>13}  {row[-1]:>13}  {row[0]} {mark}".rstrip())
+    for note in table.notes:
+        print(note)
+    if write:
+        folder = load_params(profile).reports()
+        for style, name in (("csv", "claims.csv"), ("markdown", "claims.md")):
+            with atomic(folder / name) as temporary:
+                temporary.write_text(FORMATS[style](table), encoding="utf-8")
+        print(f"{len(table.rows)} claims -> {folder / 'claims.csv'}, {folder / 'claims.md'}")

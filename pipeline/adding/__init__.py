@@ -1,0 +1,1 @@
+"""Adding concepts: photographs, data sets, drawn individuals, and what the corpus has for them."""

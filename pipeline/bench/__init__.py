@@ -1,0 +1,1 @@
+"""The command `bench`: its sub-commands, DVC's files and their templates, the warm start."""

@@ -1,0 +1,616 @@
+"""The `bench` command: one sub-command for each stage, and a few for people.
+
+Names are checked before anything heavy is imported, so a typing error costs a moment. Everything
+that a user can mend is a BenchError: one line on stderr, exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.common.files import check_file, check_new
+from pipeline.concepts.concept import PHOTO_CAPTION
+from pipeline.settings.profile import (
+    DEFAULT_PROFILE,
+    Grid,
+    Params,
+    is_hub_id,
+    load_grid,
+    load_params,
+)
+
+app = typer.Typer(
+    help="Concept customization of text-to-image models: data pipeline and benchmark.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+toyland = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
+concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
+adapter = typer.Typer(help="Adapters, in and out.", no_args_is_help=True)
+study = typer.Typer(help="The human study.", no_args_is_help=True)
+app.add_typer(toyland, name="toyland")
+app.add_typer(adapter, name="adapter")
+app.add_typer(concept, name="concept")
+app.add_typer(study, name="study")
+
+Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
+Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
+Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
+Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+RecordFailure = Annotated[
+    bool,
+    typer.Option(
+        "--record-failure",
+        help="Where the data allow no result, write why in its place, so that others go on.",
+    ),
+]
+AdapterFile = Annotated[Path, typer.Argument(help="An adapter.safetensors of this project.")]
+Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
+
+
+@toyland.command("world")
+def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Draw the captioned scenes that stand for the web."""
+    _check(profile)
+    from pipeline.toyland.world.corpus import draw_world
+
+    draw_world(profile)
+
+
+@toyland.command("pretrain")
+def toyland_pretrain(
+    only: Annotated[str | None, typer.Option(help="One model, and those it rests on.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Trains the base for so long; for a GPU. No checkpoints.")
+    ] = None,
+) -> None:
+    """Train Toyland's models from nothing; continues where it stopped."""
+    from eval.metrics.kid import kid_by_caption
+    from pipeline.toyland.pretrain.recipe import pretrain
+
+    pretrain(only=only, minutes=minutes, distance=kid_by_caption)
+
+
+@toyland.command("scorecard")
+def toyland_scorecard(
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Also write the pictures, as JPEG.")] = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What they were trained on, as MODEL=WORDS, or WORDS for all others; may be "
+            "repeated; rewrites the model cards."
+        ),
+    ] = None,
+) -> None:
+    """Measure the shipped models."""
+    for path in (json, sheet):
+        if path is not None:
+            check_new(path)
+    from eval.metrics.kid import kid_by_caption
+    from pipeline.toyland.pretrain.cards import hardware_named
+    from pipeline.toyland.pretrain.scorecard import scorecard
+
+    named = hardware_named(hardware) if hardware else None
+    scorecard(json_path=json, sheet_path=sheet, hardware=named, distance=kid_by_caption)
+
+
+@toyland.command("concepts")
+def toyland_concepts() -> None:
+    """Draw the ten personal concepts and the styles into datasets/concepts."""
+    from pipeline.toyland.world.personal import main as draw_concepts
+
+    draw_concepts()
+
+
+@toyland.command("concept")
+def toyland_concept(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    class_noun: Annotated[str, typer.Option("--class", help="What to draw, such as cat.")],
+    seed: Annotated[int, typer.Option(help="Another number is another individual.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many pictures of it.")] = 5,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Draw a new individual and add it to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.adding.individual import draw_concept
+
+    draw_concept(name, class_noun, seed, images, profile)
+
+
+@app.command("corpus")
+def corpus(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Fetch the images of the profile's URL table."""
+    _check(profile)
+    from pipeline.corpus.fetch import build_corpus
+
+    build_corpus(profile)
+
+
+@app.command("index")
+def index(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Embed the captions of the corpus and index them."""
+    _check(profile)
+    from pipeline.corpus.index import build_index
+
+    build_index(profile)
+
+
+@app.command("retrieve")
+def retrieve(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Find the regularization images of a concept's class noun."""
+    params = _check(profile, concept=concept)
+    from pipeline.corpus.retrieve import retrieve as retrieve_images
+
+    with _recorded(record_failure, params.runs() / "regularization" / f"{concept}.tar"):
+        retrieve_images(concept, profile)
+
+
+@app.command("shard")
+def shard(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Put a concept's images and its regularization images into one shard."""
+    params = _check(profile, concept=concept)
+    from pipeline.corpus.shard import shard as write_shard
+
+    with _recorded(record_failure, params.runs() / "shards" / f"{concept}.tar"):
+        write_shard(concept, profile)
+
+
+@app.command("generate")
+def generate(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Make regularization images of a concept's class noun with the base model."""
+    params = _check(profile, concept=concept)
+    from pipeline.sample.generate import generate as generate_images
+
+    with _recorded(record_failure, params.runs() / "generated" / f"{concept}.tar"):
+        generate_images(concept, profile)
+
+
+@app.command("train")
+def train(
+    method: Method,
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Train the adapter of one cell."""
+    params = _check(profile, method=method, subject=subject)
+    from pipeline.train.stage import train_cell
+
+    cell = params.cell(method, subject)
+    with _recorded(record_failure, cell / "adapter.safetensors", cell / "cost.json"):
+        train_cell(method, subject, profile)
+
+
+@app.command("sample")
+def sample(
+    method: Method,
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Generate the images of one cell."""
+    params = _check(profile, method=method, subject=subject)
+    from pipeline.sample.sampler import sample_cell
+
+    cell = params.cell(method, subject)
+    with _recorded(record_failure, cell / "samples.tar"):
+        sample_cell(method, subject, profile)
+
+
+@app.command("score")
+def score(
+    method: Method,
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Score the images of one cell."""
+    params = _check(profile, method=method, subject=subject)
+    from eval.scores import SCORES, score_cell
+
+    cell = params.cell(method, subject)
+    with _recorded(record_failure, cell / SCORES):
+        score_cell(method, subject, profile)
+
+
+@app.command("oracle")
+def oracle(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Score a concept's real images against each other: what a perfect method would reach."""
+    params = _check(profile, concept=concept)
+    from eval.scores import ORACLE, SCORES, score_oracle
+
+    with _recorded(record_failure, params.cell(ORACLE, concept) / SCORES):
+        score_oracle(concept, profile)
+
+
+@app.command("analyse")
+def analyse(
+    name: Annotated[str, typer.Argument(help="An analysis that the profile names.")],
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Look behind the table: weights, spectra, compression, drift, steps, attention, ..."""
+    params = _check(profile)
+    from eval.analyses.stages import run
+
+    with _recorded(record_failure, params.reports() / "analyses" / name):
+        run(name, profile)
+
+
+@app.command("claims")
+def claims(
+    profile: Profile = DEFAULT_PROFILE,
+    write: Annotated[
+        bool, typer.Option("--write", help="Also write claims.csv and claims.md of the report.")
+    ] = False,
+) -> None:
+    """Test what the paper says on the scores that exist."""
+    _check(profile)
+    from eval.papers.claims import print_claims
+
+    print_claims(profile, write=write)
+
+
+@app.command("doctor")
+def doctor(
+    profile: Profile = DEFAULT_PROFILE,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkout of adobe-research/custom-diffusion: compare its metrics with ours."
+        ),
+    ] = None,
+) -> None:
+    """Say what a profile needs, and what of it is ready, missing or wrong."""
+    _check(profile)
+    if parity is not None:
+        from eval.papers.parity import parity as compare
+
+        raise typer.Exit(compare(parity, profile))
+    from pipeline.bench.doctor import doctor as examine
+
+    raise typer.Exit(examine(profile))
+
+
+@app.command("pipelines")
+def pipelines(
+    profile: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all if absent.")
+    ] = None,
+) -> None:
+    """Write the dvc.yaml files of the profiles from their parameters and grids."""
+    _check_root()
+    from pipeline.bench.pipelines import write_pipelines
+
+    write_pipelines(profile)
+
+
+@app.command("report")
+def report(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Write the tables, figures, image grids and the web page of a profile."""
+    _check(profile)
+    from eval.report import write_report
+
+    write_report(profile)
+
+
+@app.command("table")
+def table(
+    profile: Profile = DEFAULT_PROFILE,
+    metric: Names = None,
+    method: Names = None,
+    subject: Names = None,
+    format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
+) -> None:
+    """Print the comparison from the scores that exist; runs nothing."""
+    _check(profile)
+    from eval.tables import print_table
+
+    print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
+
+
+@app.command("compare")
+def compare(
+    profile: Profile = DEFAULT_PROFILE,
+    table: Annotated[
+        str | None, typer.Option(help="A table of the paper, 1 to 8 as arXiv numbers them.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
+) -> None:
+    """Print the scores that exist beside the numbers that papers print; runs nothing."""
+    _check(profile)
+    from eval.papers.compare import print_comparison
+
+    print_comparison(profile, table=table, format=format)
+
+
+@study.command("build")
+def study_build(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Make a questionnaire of the samples that exist: questions, images, files for AMT."""
+    _check(profile)
+    from eval.study.build import build
+
+    build(profile)
+
+
+@study.command("serve")
+def study_serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; 0.0.0.0 opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    database: Annotated[
+        Path | None, typer.Option(help="Where answers go; runs/<profile>/study/answers.sqlite.")
+    ] = None,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Let raters answer the questionnaire in their browsers; Ctrl-C ends."""
+    _check(profile)
+    from eval.study.serve import serve_profile
+
+    serve_profile(profile, host, port, database)
+
+
+@study.command("read")
+def study_read(
+    files: Annotated[
+        list[Path], typer.Argument(help="AMT result CSVs and answers.sqlite of the lab page.")
+    ],
+    profile: Profile = DEFAULT_PROFILE,
+    questionnaire: Annotated[
+        Path | None, typer.Option(help="The folder that was answered, if not the present one.")
+    ] = None,
+) -> None:
+    """Turn answers into one tidy CSV, and say what was left out and why."""
+    _check(profile)
+    from eval.study.read import read
+
+    read(files, profile, questionnaire=questionnaire)
+
+
+@study.command("analyse")
+def study_analyse(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Say what the answers prefer, how sure that is, and which metric agrees with people."""
+    _check(profile)
+    from eval.study.analyse import analyse
+
+    analyse(profile)
+
+
+@adapter.command("compress")
+def adapter_compress(
+    source: AdapterFile,
+    target: Annotated[Path, typer.Argument(help="The compressed adapter to write.")],
+    share: Annotated[
+        float | None, typer.Option(help="Of the sum of singular values; 0.6 in the paper.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="The same rank for all matrices.")] = None,
+) -> None:
+    """Write a low-rank version of an adapter."""
+    check_new(target)
+    from pipeline.exchange.compression import compress_file
+
+    compress_file(source, target, share=share, rank=rank)
+
+
+@adapter.command("export")
+def adapter_export(
+    source: AdapterFile,
+    folder: Annotated[Path, typer.Argument(help="Where to write the files.")],
+    layout: Annotated[
+        str, typer.Option(help="custom-diffusion, textual-inversion, lora or official.")
+    ],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Write an adapter in a layout that other programs read."""
+    _check(profile)
+    check_file(folder / layout)  # whether it is a folder, or can be made
+    from pipeline.exchange.formats import export_file
+
+    export_file(source, layout, folder, profile)
+
+
+@adapter.command("import")
+def adapter_import(
+    source: Annotated[Path, typer.Argument(help="A file or a folder in one of the layouts.")],
+    target: Annotated[Path, typer.Argument(help="The adapter to write.")],
+    subject: Annotated[str, typer.Option(help="What it was trained on, for its record.")],
+    class_noun: Annotated[
+        list[str], typer.Option("--class", help="The class noun; repeat for each token.")
+    ],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Read an adapter that another program made for the profile's base model."""
+    _check(profile)
+    check_new(target)
+    from pipeline.exchange.formats import import_file
+
+    import_file(source, target, subject, class_noun, profile)
+
+
+@concept.command("add")
+def concept_add(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -; starts with a letter.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    class_noun: Annotated[str, typer.Option("--class", help='What it is: "wooden pot".')],
+    prompts: Annotated[
+        Path | None, typer.Option(help="One a line, each with {}; a set of 20 if absent.")
+    ] = None,
+    caption: Annotated[str, typer.Option(help="Template of training captions.")] = PHOTO_CAPTION,
+    licence: Annotated[str, typer.Option(help="Of the images.")] = "unknown",
+    source: Annotated[
+        str, typer.Option(help="Where the images are from.")
+    ] = "added with `bench concept add`",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the corpus has too few captions for it.")
+    ] = False,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Add a concept to datasets/ and to the profile's grid."""
+    _check(profile)
+    from pipeline.adding.add import add_concept
+
+    add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
+
+
+@concept.command("import")
+def concept_import(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A copy of CustomConcept101 or of DreamBooth's data set, or a folder of folders."
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the images, if it is another.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A concept of the data set; may be repeated.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Also add all to this profile's grid.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="customconcept101, dreambooth or folders; recognised if absent."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="In front of every name.")] = "",
+    class_noun: Annotated[
+        str | None, typer.Option("--class", help="Folders only: what they all are.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Folders only: CSV or YAML, a class noun for each folder.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folders only: one a line, each with {}.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Folders only: of the images.")] = None,
+    origin: Annotated[
+        str | None, typer.Option("--source", help="Folders only: where the images are from.")
+    ] = None,
+) -> None:
+    """Make concepts of a data set whose images are here; downloads nothing."""
+    _check(profile or DEFAULT_PROFILE)
+    from pipeline.adding.importing import Given, import_concepts
+
+    given = Given(class_noun, classes, prompts, licence, origin)
+    status = import_concepts(source, images, only or (), profile, dry_run, layout, prefix, given)
+    raise typer.Exit(status)
+
+
+def _check(
+    profile: str,
+    *,
+    concept: str | None = None,
+    method: str | None = None,
+    subject: str | None = None,
+) -> Params:
+    """Checks the profile's files and the names, and says whether the network may be used.
+
+    Returns:
+        The profile's parameters.
+
+    Raises:
+        BenchError: an unknown profile, concept, method or subject, or a bad parameter.
+    """
+    _check_root()
+    params, grid = load_params(profile), load_grid(profile)
+    _check_name("concept", concept, list(grid.concepts))
+    _check_name("method", method, known_methods(params, grid))
+    _check_name("subject", subject, grid.subjects())
+    names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
+    if not any(is_hub_id(name) for name in names):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.bench.warm
+            hub.constants.HF_HUB_OFFLINE = True
+    return params
+
+
+def _check_root() -> None:
+    if not (Path("params.yaml").is_file() and Path("datasets").is_dir()):
+        raise BenchError("no params.yaml and datasets/ here: run `bench` in the project's root")
+
+
+@contextmanager
+def _recorded(wanted: bool, *outputs: Path) -> Iterator[None]:
+    """If it is wanted, a failure becomes what the stage's outputs hold, and the stage succeeds.
+
+    Raises:
+        FailureError: it is not wanted.
+    """
+    try:
+        yield
+    except FailureError as error:
+        if not wanted:
+            raise
+        from pipeline.common.files import write_failure  # imports PIL
+
+        for output in outputs:
+            write_failure(output, error.failure)
+        print(f"failed: {error} (recorded in {outputs[0]})", file=sys.stderr)
+
+
+def known_methods(params: Params, grid: Grid) -> list[str]:
+    """The methods that have a row in the grid and hyper-parameters."""
+    return [method for method in grid.methods if method in params.methods]
+
+
+def _check_name(kind: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise BenchError(f"{kind} {name!r} is unknown: choose one of {', '.join(known)}")
+
+
+def main() -> None:
+    """Runs `bench`; prints what a user can mend as one line and exits with status 2."""
+    # Before any import that reads them: albumentations and transformers look at import.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    try:
+        app()
+    except BenchError as error:
+        _fail(str(error))
+    except Exception as error:
+        # Libraries wrap ENOSPC in errors of their own; its text survives.
+        if "No space left on device" not in str(error):
+            raise
+        _fail(f"the disk is full ({error}): free some space and run the same command again")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

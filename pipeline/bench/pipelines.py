@@ -1,0 +1,241 @@
+"""`bench pipelines`: the dvc.yaml files of all profiles, from their parameters and grids.
+
+DVC's templates can neither choose a profile nor take a list of dependencies, so each profile has
+files of its own, which differ in their paths and in what their methods need. The default profile
+is the DVC project in the root; every other one is a project in its own folder, so that DVC sees
+one profile at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from eval.analyses.stages import STAGES, chosen, deps, settings
+from pipeline.common.files import atomic
+from pipeline.methods import Continued, How, Merged, load_method, training_of
+from pipeline.settings.profile import (
+    DEFAULT_PROFILE,
+    Grid,
+    Params,
+    is_hub_id,
+    load_grid,
+    load_params,
+    profile_folder,
+    profile_names,
+)
+from pipeline.settings.protocol import protocol_path
+
+TEMPLATES = Path(__file__).parent
+MARK = "by `bench pipelines`"  # in the first lines of each file that is written here
+# What makes a folder a DVC project, beside its pipeline. Users add remotes to the first.
+PROJECT = {
+    ".dvc/config": """\
+[core]
+    analytics = false
+    check_update = false
+[cache]
+    type = "reflink,hardlink,copy"
+""",
+    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    ".dvcignore": """\
+# What a killed stage may leave behind: files under their temporary names.
+*.part
+""",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The stages of one kind of subject in a method's file."""
+
+    suffix: str  # of the stages' names
+    subjects: str  # the grid's group of them
+    concepts: tuple[str, ...]  # what stands for their concepts in a template
+    sources: tuple[str, ...]  # files in pipeline/ that only some methods need
+    train_deps: tuple[str, ...]  # in runs/<profile>/
+
+    @property
+    def single(self) -> bool:
+        """Whether the subjects are concepts."""
+        return self.subjects == "concepts"
+
+
+def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
+    """Writes the dvc.yaml files of the profiles, all if not given, and makes each a DVC project.
+
+    The dvc.yaml of a method that is no longer in the grid is removed, unless somebody else wrote
+    it. Its dvc.lock stays: if the method comes back, DVC knows what was made.
+
+    Returns:
+        The files that changed.
+    """
+    changed = []
+    for profile in profiles or profile_names():
+        folder = profile_folder(profile)
+        changed += [path for path, text in pipelines(profile).items() if _write(path, text)]
+        for name, text in PROJECT.items() if profile != DEFAULT_PROFILE else ():
+            if not (folder / name).exists():
+                changed += [folder / name] if _write(folder / name, text) else []
+        methods = load_grid(profile).methods
+        for path in sorted(folder.glob("cells/*/dvc.yaml")):
+            if path.parent.name not in methods:
+                changed += [path] if _remove(path) else []
+    print(f"pipelines: {len(changed)} files changed{''.join(f'{chr(10)}  {p}' for p in changed)}")
+    return sorted(changed)
+
+
+def _write(path: Path, text: str) -> bool:
+    """Whether the file had to be written."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return True
+
+
+def _remove(path: Path) -> bool:
+    """Removes the dvc.yaml of a method that is not in the grid; whether it could."""
+    method = path.parent.name
+    if MARK not in path.read_text(encoding="utf-8"):
+        print(
+            f"{path}: stays, as `bench pipelines` did not write it; {method!r} is not in the grid"
+        )
+        return False
+    path.unlink()
+    lock = path.with_name("dvc.lock")
+    kept = f"; {lock} stays, so that its cells are known if it comes back" if lock.exists() else ""
+    print(f"{path}: removed, as {method!r} is not in the grid{kept}")
+    return True
+
+
+def pipelines(profile: str) -> dict[Path, str]:
+    """The text of each dvc.yaml of a profile."""
+    params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
+    default = profile == DEFAULT_PROFILE
+
+    def here(path: str | Path) -> str:
+        """A path that is relative to the root, as the profile's DVC project sees it."""
+        return Path(path).as_posix() if Path(path).is_absolute() else os.path.relpath(path, folder)
+
+    def local(path: str | None) -> str | None:
+        """The path if it is one that DVC can watch, None for the name of a download."""
+        return None if path is None or is_hub_id(path) else here(path)
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    scoring = params.protocol.score
+    environment.globals |= {
+        "bench": "bench" if default else f"cd {here('.')} && bench",  # it runs in the root
+        "up": "" if default else f"{here('.')}/",
+        "runs": here(params.runs()),
+        "files": lambda folder: [here(file) for file in source_files(folder)],
+        "base": local(params.base.path),
+        "scorer": local(scoring.clip),
+        "protocol": here(protocol_path(params.protocol.name)),
+        "inception": local(params.score.inception) if _needs_inception(params) else None,
+        "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
+    }
+    methods = {name: load_method(name) for name in grid.methods}
+    hows = [how for m in methods.values() for how in (m.single, m.composition)]
+    texts = {
+        folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
+            clip=local(params.retrieve.clip),
+            world=params.world is not None,
+            url_table=here(params.corpus.url_table),
+            triples=bool(grid.triples),
+            composed=bool(grid.composed()),
+            kid="kid" in scoring.metrics,
+            concepts=list(grid.concepts),
+            analyses=[
+                {
+                    "name": name,
+                    "desc": STAGES[name].desc,
+                    "deps": [
+                        here(file)
+                        for path in deps(name, params, grid)
+                        for file in source_files(path)
+                    ],
+                    "params": settings(name, params),
+                    "protocol": STAGES[name].protocol,
+                }
+                for name in chosen(params)
+            ],
+            generated=any(_needs_generated(how) for how in hows)
+            or any(
+                "/generated/" in dep for name in chosen(params) for dep in deps(name, params, grid)
+            ),
+        )
+    }
+    for name in methods:
+        texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
+            "cells.yaml.jinja"
+        ).render(method=name, groups=",".join(_groups(grid)), kinds=_kinds(name, grid, params))
+    return texts
+
+
+def source_files(path: str) -> list[str]:
+    """The files of a package of this project, and any other path as it is.
+
+    DVC reads no .dvcignore above a project of its own, so it would take the compiled files in a
+    folder of sources for dependencies.
+    """
+    root = TEMPLATES.parents[1]  # of the project whose code this is
+    if path.split("/", maxsplit=1)[0] not in ("eval", "pipeline") or not (root / path).is_dir():
+        return [path]
+    return sorted(
+        file.relative_to(root).as_posix()
+        for file in (root / path).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    )
+
+
+def _groups(grid: Grid) -> list[str]:
+    return ["concepts", "compositions", *(["triples"] if grid.triples else [])]
+
+
+def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
+    """The kinds of subjects that the method makes adapters of."""
+    method = load_method(name)
+    items = ("${item.first}", "${item.second}", "${item.third}")
+    found = []
+    for group, how, suffix, concepts in (
+        ("concepts", method.single, "", ("${key}",)),
+        ("compositions", method.composition, "_composition", items[:2]),
+        ("triples", method.composition, "_triple", items),
+    ):
+        if how is None or group not in _groups(grid):
+            continue
+        deps: list[str] = []
+        trained = training_of(how)
+        if isinstance(how, (Merged, Continued)):
+            used = concepts if isinstance(how, Merged) else concepts[:1]
+            deps += [f"cells/{how.of}/{c}/adapter.safetensors" for c in used]
+        if trained:
+            deps += [f"shards/{c}.tar" for c in concepts]
+        if _needs_generated(how):
+            deps += [f"generated/{c}.tar" for c in concepts]
+        if isinstance(how, Merged) and how.rule == "constrained":
+            deps.append("index")
+        sources = ["merging.py"] if isinstance(how, Merged) else []
+        sources += ["lowrank.py"] if trained and trained.low_rank else []
+        code = (TEMPLATES.parent / "methods" / f"{name}.py").read_text(encoding="utf-8")
+        others = re.findall(r"^from pipeline\.methods\.(\w+) import", code, re.MULTILINE)
+        sources += [f"methods/{other}.py" for other in others]
+        found.append(Kind(suffix, group, concepts, tuple(sources), tuple(deps)))
+    return found
+
+
+def _needs_generated(how: How | None) -> bool:
+    trained = training_of(how)
+    return trained is not None and trained.regularization == "generated"
+
+
+def _needs_inception(params: Params) -> bool:
+    scoring = params.protocol.score
+    return scoring.kid_features == "inception" and not {"kid", "fid"}.isdisjoint(scoring.metrics)

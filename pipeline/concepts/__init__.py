@@ -1,0 +1,1 @@
+"""A concept, its photographs, and the shards that hold what is learned from them."""

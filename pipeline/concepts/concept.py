@@ -1,0 +1,182 @@
+"""`datasets/` as objects: concepts and compositions with their images, captions and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.common.errors import BenchError
+from pipeline.common.schema import parse, read_yaml
+from pipeline.settings.profile import DEFAULT_PROFILE, NAME, load_grid
+
+DATASETS = Path("datasets")
+PHOTO_CAPTION = "photo of a {}"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+class ConceptFile(BaseModel):
+    """`concept.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=f"^{NAME}$", description="that of its folder")
+    class_noun: str = Field(min_length=1)
+    modifier_token: str = Field(pattern=r"^<[^<>\s]+>$")
+    caption: str
+    prompts: str = Field(description="relative to datasets/")
+    queries: tuple[str, ...] = Field(
+        default=(), description="what regularization images show, if the class noun cannot tell"
+    )
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing to learn: a few images, its class noun and the prompts that it is judged by."""
+
+    name: str
+    class_noun: str  # "wooden pot"
+    modifier_token: str  # "<new1>"
+    caption: str  # template of training captions: PHOTO_CAPTION, or what suits a style
+    prompts: tuple[str, ...]  # templates with {}
+    images: tuple[Path, ...]  # sorted
+    queries: tuple[str, ...] = ()  # captions of regularization images; empty: by the class noun
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one cell is about: one concept, or several that are composed.
+
+    Concepts get their modifier tokens by position, so that two of them never share one.
+    """
+
+    name: str
+    concepts: tuple[Concept, ...]
+    prompts: tuple[str, ...]  # templates with {} (one concept) or {0}, {1} (several)
+
+    def scored_prompts(self) -> tuple[str, ...]:
+        """The prompts with class nouns alone, as text-alignment sees them."""
+        nouns = [concept.class_noun for concept in self.concepts]
+        return tuple(prompt.format(*nouns) for prompt in self.prompts)
+
+
+def load_concept(name: str) -> Concept:
+    """The concept in `datasets/concepts/<name>/`.
+
+    Raises:
+        BenchError: something is missing or wrong; names the file and the way out.
+    """
+    folder = DATASETS / "concepts" / name
+    path = folder / "concept.yaml"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in (DATASETS / "concepts").glob("*/concept.yaml"))
+        raise BenchError(
+            f"{path}: concept {name!r} is unknown: add it with `bench concept add {name} ...` "
+            f"or choose one of {', '.join(known)}"
+        )
+    file = parse(path, ConceptFile, read_yaml(path))
+    if file.name != name:
+        raise BenchError(f"{path}: name: is {file.name!r}, its folder {name!r}: make them equal")
+    check_caption(file.caption, f"{path}: caption")
+    images = tuple(
+        sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    )
+    if not images:
+        raise BenchError(f"{folder / 'images'}: holds no images: put PNG or JPEG files there")
+    return Concept(
+        name=file.name,
+        class_noun=file.class_noun,
+        modifier_token=file.modifier_token,
+        caption=file.caption,
+        prompts=read_prompts(DATASETS / file.prompts, 1),
+        images=images,
+        queries=file.queries,
+    )
+
+
+def check_caption(caption: str, where: str) -> None:
+    """Finds out whether this can be the template of training captions.
+
+    Raises:
+        BenchError: it lacks or repeats its placeholder, or has another; begins with `where`.
+    """
+    if not caption.count("{}") == caption.count("{") == caption.count("}") == 1:
+        raise BenchError(f"{where} {caption!r}: needs the placeholder {{}} once, and no other")
+
+
+def load_subject(name: str, profile: str = DEFAULT_PROFILE) -> Subject:
+    """The concept or the composition of that name in the profile's grid.
+
+    Raises:
+        BenchError: the grid has no such subject, or something about it is wrong.
+    """
+    grid = load_grid(profile)
+    if name in grid.concepts:
+        concept = load_concept(name)
+        return Subject(name, (concept,), concept.prompts)
+    if name in grid.composed():
+        concepts = tuple(load_concept(concept) for concept in grid.composed()[name].concepts())
+        prompts = read_prompts(DATASETS / "prompts" / f"{name}.txt", len(concepts))
+        return Subject(name, concepts, prompts)
+    raise BenchError(f"subject {name!r} is unknown: the grid has {', '.join(grid.subjects())}")
+
+
+def read_prompts(path: Path, concepts: int) -> tuple[str, ...]:
+    """The prompts of a file, one a line, each with one placeholder for each concept.
+
+    Placeholders are {} for one concept and {0}, {1}, ... for several, as in CustomConcept101.
+
+    Raises:
+        BenchError: the file is missing, empty or not UTF-8, or a line lacks or repeats a
+            placeholder.
+    """
+    return parse_prompts(read_lines(path), path, concepts)
+
+
+def read_lines(path: Path, what: str = "prompt file") -> list[str]:
+    """The lines of a file, as they stand there.
+
+    Args:
+        path: of the file.
+        what: what the file is, for the error.
+
+    Raises:
+        BenchError: the file is missing, cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise BenchError(f"{path}: the {what} is missing") from None
+    except OSError as error:
+        raise BenchError(f"{path}: the {what} could not be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BenchError(f"{path}: not UTF-8 ({error}): save it in that encoding") from error
+
+
+def parse_prompts(lines: Sequence[str], path: Path, concepts: int) -> tuple[str, ...]:
+    """The prompts in lines that were read from `path`; see `read_prompts`.
+
+    Raises:
+        BenchError: there are none, or a line lacks or repeats a placeholder.
+    """
+    placeholders = ["{}"] if concepts == 1 else [f"{{{i}}}" for i in range(concepts)]
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        prompt = " ".join(line.split())
+        if not prompt:
+            continue
+        for placeholder in placeholders:
+            if prompt.count(placeholder) != 1:
+                raise BenchError(
+                    f"{path}:{number}: prompt needs the placeholder {placeholder} once: {prompt!r}"
+                )
+        if prompt.count("{") != concepts or prompt.count("}") != concepts:
+            raise BenchError(f"{path}:{number}: unknown placeholder in {prompt!r}")
+        prompts.append(prompt)
+    if not prompts:
+        raise BenchError(f"{path}: holds no prompts: write one a line")
+    return tuple(prompts)

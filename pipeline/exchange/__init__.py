@@ -1,0 +1,1 @@
+"""Adapters in and out: compression, and the formats of other programs."""

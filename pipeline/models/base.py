@@ -1,0 +1,253 @@
+"""The base model that methods customize: loading it, encoding text and images with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pipeline.common.errors import BenchError
+from pipeline.common.files import sha256
+from pipeline.models.tokens import ModifierEmbedding
+from pipeline.settings.profile import BaseParams
+
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+@dataclass
+class Base:
+    """A frozen text-to-image latent diffusion model in Stable Diffusion's format, in float32."""
+
+    path: str
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+    resolution: int
+    device: torch.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        side = self.resolution // self.downsampling
+        return (self.vae.config.latent_channels, side, side)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent pixel, along each side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @cached_property
+    def hash(self) -> str:
+        """Identifies the weights that adapters change and depend on: the UNet's and the text's."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return self.path
+        files = [
+            p for c in ("unet", "text_encoder") for p in sorted((folder / c).glob("*.safetensors"))
+        ]
+        return hashlib.sha256("".join(sha256(p) for p in files).encode()).hexdigest()[:16]
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU, nothing on a CPU."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def add_modifier_tokens(self, rows: dict[str, Tensor]) -> ModifierEmbedding:
+        """Teaches the tokenizer and the text encoder these tokens; the table itself stays as is.
+
+        Args:
+            rows: the embedding [d] of each modifier token.
+
+        Returns:
+            The layer that now embeds tokens; its `rows` [n, d] are the modifier tokens'.
+        """
+        table = self.text_encoder.get_input_embeddings()
+        if isinstance(table, ModifierEmbedding):
+            table = table.table
+        self.tokenizer.add_tokens(list(rows))
+        ids = self.tokenizer.convert_tokens_to_ids(list(rows))
+        embedding = ModifierEmbedding(table, ids, torch.stack(list(rows.values())))
+        self.text_encoder.set_input_embeddings(embedding.to(self.device))
+        return embedding
+
+    def embedding_row(self, token_id: int) -> Tensor:
+        """A copy of the input embedding [d] of a token of the original vocabulary."""
+        table = self.embedding_table()
+        size = table.shape[0]
+        if not 0 <= token_id < size:
+            raise BenchError(
+                f"params.yaml: base.modifier_token_ids: {token_id} is not in the vocabulary of "
+                f"{self.path}, which has {size} tokens"
+            )
+        return table[token_id].clone()
+
+    def embedding_table(self) -> Tensor:
+        """The input embeddings [vocabulary, d] of the original vocabulary."""
+        table = self.text_encoder.get_input_embeddings()
+        table = table.table if isinstance(table, ModifierEmbedding) else table
+        return table.weight.detach()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids int64 [n, context], padded and truncated."""
+        return self.tokenizer(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids.to(self.device)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text features float32 [n, context, d]: the last hidden states after the final norm."""
+        return self.text_encoder(self.tokenize(texts))[0]
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [n, c, h, w] of the latents of images [n, 3, H, W].
+
+        Images are in [-1, 1]; latents are not scaled yet (see `scale`).
+        """
+        means, deviations = [], []
+        for part in images.split(batch):
+            posterior = self.vae.encode(part.to(self.device)).latent_dist
+            means.append(posterior.mean)
+            deviations.append(posterior.std)
+        return torch.cat(means), torch.cat(deviations)
+
+    @property
+    def scale(self) -> float:
+        """What latents are multiplied by before the UNet sees them."""
+        return float(self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, W], roughly in [-1, 1], of scaled latents [n, c, h, w]."""
+        images: Tensor = self.vae.decode(latents / self.scale).sample
+        return images
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB images of one size as float32 [n, 3, h, w] in [-1, 1]."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Images of [n, 3, h, w] in [-1, 1]; what is beyond is cut off."""
+    pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+    return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
+    """Loads the base model, frozen, in evaluation mode, from a folder or from the hub.
+
+    The scheduler is DDIM with the base's betas, no clipping of the predicted image, offset 1 and
+    leading spacing, whatever scheduler the base comes with: with eta 1 that is what the paper
+    calls DDPM sampling.
+
+    Raises:
+        BenchError: a component is missing or not what its configuration says, or the hub cannot
+            be reached.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_base(params.path)
+    try:
+        models = {
+            # What is stored in half precision is used in full.
+            name: _loaded(kind, params.path, name)
+            .float()
+            .eval()
+            .requires_grad_(False)
+            # Convolutions are faster in this layout; no number of a file changes its place.
+            .to(device, memory_format=torch.channels_last)
+            for name, kind in (
+                ("unet", UNet2DConditionModel),
+                ("vae", AutoencoderKL),
+                ("text_encoder", CLIPTextModel),
+            )
+        }
+        tokenizer = CLIPTokenizer.from_pretrained(params.path, subfolder="tokenizer")
+        config = DDIMScheduler.load_config(params.path, subfolder="scheduler")
+        scheduler = DDIMScheduler(
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            beta_start=config["beta_start"],
+            beta_end=config["beta_end"],
+            beta_schedule=config["beta_schedule"],
+            prediction_type=config.get("prediction_type", "epsilon"),
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="leading",
+        )
+    except (OSError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        # The libraries tell in all these ways that weights do not fit their configuration.
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise BenchError(
+            f"base.path: {params.path!r} could not be loaded ({reason}): download the model to a "
+            "folder in diffusers' format and put the folder's path there"
+        ) from error
+    reads = models["unet"].config.cross_attention_dim
+    makes = models["text_encoder"].config.hidden_size
+    if isinstance(reads, int) and reads != makes:
+        raise BenchError(
+            f"base.path: {params.path!r}: its unet reads text features of {reads} numbers, and its "
+            f"text_encoder makes {makes}: they are parts of different models"
+        )
+    return Base(
+        path=params.path,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        resolution=params.resolution,
+        device=device,
+        **models,
+    )
+
+
+def _loaded(kind: Any, path: str, name: str) -> Any:
+    """A component of a base model with all its weights from the files there."""
+    model, found = kind.from_pretrained(
+        path, subfolder=name, use_safetensors=True, output_loading_info=True
+    )
+    if missing := found["missing_keys"]:  # the libraries fill these with random numbers
+        raise ValueError(f"{name} lacks {len(missing)} weights, such as {min(missing)}")
+    return model
+
+
+def check_base(path: str) -> None:
+    """Finds out quickly whether a local base is complete; a hub id is not looked at.
+
+    Raises:
+        BenchError: names the missing component.
+    """
+    folder = Path(path)
+    if not folder.exists() and path.count("/") == 1 and not path.startswith("."):
+        return
+    if not folder.is_dir():
+        raise BenchError(f"base.path: {path}: no such folder (nor a hub id such as owner/name)")
+    for component in COMPONENTS:
+        files = list((folder / component).glob("*.json")) if (folder / component).is_dir() else []
+        if not files:
+            raise BenchError(f"{folder / component}: the base model lacks its {component}")
+        weights = component in ("unet", "vae", "text_encoder")
+        if weights and not list((folder / component).glob("*.safetensors")):
+            raise BenchError(f"{folder / component}: holds no .safetensors weights")
+        for file in files:
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise BenchError(f"{file}: not valid JSON ({error})") from error
+            # Weights in several files: what their index names.
+            named = content["weight_map"] if file.name.endswith(".index.json") else {}
+            for part in sorted(set(named.values())):
+                if not (folder / component / part).is_file():
+                    raise BenchError(f"{folder / component / part}: missing, {file.name} names it")

@@ -1,0 +1,1 @@
+"""Stage `sample`: the one sampler; and the base model's own images of a class."""

@@ -1,0 +1,1 @@
+"""What a profile says: its parameters, its grid, and the protocol they name."""

@@ -1,0 +1,324 @@
+"""The parameters of a profile: `params.yaml` and `grid.yaml`, read, checked and typed.
+
+Profile `toyland` lies in the root of the project, every other one in `profiles/<name>/`, as a DVC
+project of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field
+
+from pipeline.common.errors import BenchError
+from pipeline.common.schema import Section, parse, read_yaml
+from pipeline.methods import check_method
+from pipeline.settings.analyses import AnalysesParams
+from pipeline.settings.protocol import Protocol, load_protocol
+from pipeline.settings.study import StudyParams
+
+DEFAULT_PROFILE = "toyland"
+# Of a concept. Three of such length, as in the name of a triple, still make a file's name.
+NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
+
+
+class WorldParams(Section):
+    """The drawn corpus (Toyland's profiles only)."""
+
+    images: int = Field(ge=1, description="scenes to train and retrieve from")
+    held_out: int = Field(ge=1, description="scenes that only KID sees")
+    seed: int
+
+
+class CorpusParams(Section):
+    """A table of image URLs and captions, and what img2dataset makes of it."""
+
+    url_table: str
+    url_column: str = "url"
+    caption_column: str = "caption"
+    resolution: int = Field(ge=8, description="pixels; larger images are resized to it")
+    min_success: float = Field(
+        default=0.9, ge=0, le=1, description="least share of the table's images that must be had"
+    )
+
+
+class RetrieveParams(Section):
+    """Which captions count as being about a class noun (paper, section 3.1)."""
+
+    clip: str = Field(description="a folder in open_clip's format, or NAME/PRETRAINED_TAG")
+    query: str = Field(description="the target prompt; {} stands for the class noun")
+    threshold: float = Field(gt=0, le=1, description="least cosine of caption and query")
+    images: int = Field(ge=1, description="regularization images per class noun")
+    held_out_images: int = Field(ge=2, description="real images per class noun for KID, at most")
+
+
+class SamplerParams(Section):
+    """The sampler: DDIM with classifier-free guidance."""
+
+    steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=1)
+    eta: float = Field(ge=0, le=1)
+    batch_size: int = Field(ge=1, description="images at once; changes no image")
+
+
+class GenerateParams(SamplerParams):
+    """Regularization images that the base model makes, for the methods that use them."""
+
+    images: int = Field(ge=1, description="per concept")
+
+
+class BaseParams(Section):
+    """The text-to-image model that is customized."""
+
+    path: str = Field(description="a folder in diffusers' format, or a hub id")
+    resolution: int = Field(ge=8, description="pixels of the images it makes")
+    modifier_token_ids: list[int] = Field(
+        min_length=1, description="rare tokens whose embeddings modifier tokens start from"
+    )
+
+
+class TrainParams(Section):
+    """What all methods have in common (paper, appendix E)."""
+
+    batch_size: int = Field(ge=2, multiple_of=2, description="images per step, all kinds together")
+    weight_decay: float = Field(ge=0)
+    seed: int
+    regularization_captions: int = Field(
+        ge=1, description="captions that the merge keeps unchanged (C_reg)"
+    )
+
+
+class MethodParams(Section):
+    """The hyper-parameters of one method; a method uses those that its kind has."""
+
+    learning_rate: float | None = Field(default=None, gt=0, lt=10)
+    steps: int | None = Field(default=None, ge=0, description="steps on a single concept")
+    composition_steps: int | None = Field(default=None, ge=0, description="steps on a composition")
+    rank: int | None = Field(default=None, ge=1, description="of low-rank changes")
+    ridge: float | None = Field(
+        default=None, ge=0, description="of merges; relative to the mean eigenvalue"
+    )
+    template_words: bool = Field(
+        default=True, description='whether "photo of a" constrains a merge, as in the paper\'s code'
+    )
+
+
+class SampleParams(Section):
+    """How this machine samples; the protocol says what."""
+
+    batch_size: int = Field(ge=1, description="images at once; changes no image")
+
+
+class ScoreParams(Section):
+    """Local files of models that measure; the protocol says which models."""
+
+    inception: str | None = Field(default=None, description="path of inception-2015-12-05.pt")
+    dino: str | None = Field(default=None, description="path of DINO's ViT-S/16")
+
+
+class Params(Section):
+    """Everything in a profile's `params.yaml`."""
+
+    profile: str
+    world: WorldParams | None = None
+    corpus: CorpusParams
+    retrieve: RetrieveParams
+    generate: GenerateParams
+    base: BaseParams
+    train: TrainParams
+    methods: dict[str, MethodParams]
+    protocol: Protocol
+    sample: SampleParams
+    score: ScoreParams = ScoreParams()
+    study: StudyParams = StudyParams()
+    analyses: AnalysesParams = AnalysesParams()
+
+    def runs(self) -> Path:
+        """The folder of everything that this profile makes."""
+        default = self.profile == DEFAULT_PROFILE
+        return Path("runs", DEFAULT_PROFILE) if default else _folder(self.profile) / "runs"
+
+    def reports(self) -> Path:
+        """The folder of the profile's report."""
+        return _folder(self.profile) / "reports"
+
+    def cell(self, method: str, subject: str) -> Path:
+        """The folder of a cell: its adapter, cost, samples and scores."""
+        return self.runs() / "cells" / method / subject
+
+    def identity(self, method: str, subject: str) -> dict[str, str]:
+        """What stands beside each sample of a cell, and says whose it is."""
+        return {"protocol": self.protocol.name, "method": method, "subject": subject}
+
+    def sampler(self, concepts: int = 1) -> SamplerParams:
+        """The sampler for a subject of so many concepts."""
+        sample = self.protocol.sample
+        return SamplerParams(
+            steps=sample.of(concepts).steps,
+            guidance_scale=sample.guidance_scale,
+            eta=sample.eta,
+            batch_size=self.sample.batch_size,
+        )
+
+
+class GridConcept(Section):
+    """A concept in the grid; the name is the folder in `datasets/concepts/`."""
+
+    class_noun: str
+
+
+class GridComposition(Section):
+    """A composition of two concepts in the grid, in the order of {0} and {1}."""
+
+    first: str
+    second: str
+
+    def concepts(self) -> tuple[str, ...]:
+        """The names of its concepts."""
+        return tuple(vars(self).values())
+
+
+class GridTriple(GridComposition):
+    """A composition of three concepts; DVC's templates need a field for each."""
+
+    third: str
+
+
+class Grid(Section):
+    """Which concepts and compositions a profile covers, and which methods."""
+
+    concepts: dict[str, GridConcept]
+    compositions: dict[str, GridComposition]
+    triples: dict[str, GridTriple] = Field(default_factory=dict)
+    methods: list[str] = Field(min_length=1, description="rows of the table; the order is theirs")
+
+    def composed(self) -> dict[str, GridComposition]:
+        """All compositions, of two concepts and of three."""
+        return {**self.compositions, **self.triples}
+
+    def subjects(self) -> list[str]:
+        """Concepts, then compositions."""
+        return [*self.concepts, *self.composed()]
+
+
+def profile_folder(profile: str) -> Path:
+    """Where the profile's files lie.
+
+    Raises:
+        BenchError: there is no such profile.
+    """
+    folder = _folder(profile)
+    if not (folder / "params.yaml").is_file():
+        known = ", ".join(profile_names())
+        raise BenchError(f"profile {profile!r} is unknown: choose one of {known}")
+    return folder
+
+
+def _folder(profile: str) -> Path:
+    return Path() if profile == DEFAULT_PROFILE else Path("profiles", profile)
+
+
+def repro_command(profile: str) -> str:
+    """What runs the profile's pipeline, typed in the root of the project."""
+    if profile == DEFAULT_PROFILE:
+        return "dvc repro"
+    return f"dvc --cd {_folder(profile).as_posix()} repro"
+
+
+def repro_command_for(path: Path) -> str:
+    """What makes a file of `runs/` or `reports/` again: the command of its profile."""
+    in_profile = path.parts[:1] == ("profiles",) and len(path.parts) > 1
+    return repro_command(path.parts[1] if in_profile else DEFAULT_PROFILE)
+
+
+def profile_names() -> list[str]:
+    """All profiles, the default one first."""
+    return [
+        DEFAULT_PROFILE,
+        *sorted(path.parent.name for path in Path("profiles").glob("*/params.yaml")),
+    ]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the name means a download: OWNER/NAME, and no such folder here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
+
+
+def load_params(profile: str = DEFAULT_PROFILE) -> Params:
+    """The parameters of a profile.
+
+    Raises:
+        BenchError: unknown profile, or a value that is missing, unknown, of the wrong type or out
+            of range, or the name of another profile; names the file and the field.
+    """
+    path = profile_folder(profile) / "params.yaml"
+    content = read_yaml(path)
+    if isinstance(content, dict) and isinstance(content.get("protocol"), str):
+        content["protocol"] = load_protocol(content["protocol"], f"{path}: protocol:")
+    params = parse(path, Params, content)
+    if params.profile != profile:
+        raise BenchError(
+            f"{path}: profile: {params.profile!r} is the name of another profile, whose results "
+            f"this one would overwrite: write {profile!r}"
+        )
+    return params
+
+
+def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
+    """The grid of a profile.
+
+    Raises:
+        BenchError: as `load_params`; a concept's name that cannot be one; a composition of a
+            concept that is not in the grid or with itself; a name that two subjects have; a method
+            that is unknown or there twice.
+    """
+    path = profile_folder(profile) / "grid.yaml"
+    grid = parse(path, Grid, read_yaml(path))
+    for name in grid.concepts:
+        check_name(name, f"{path}: concepts:")
+    for group, composed in (("compositions", grid.compositions), ("triples", grid.triples)):
+        for name, composition in composed.items():
+            where = f"{path}: {group}.{name}"
+            for concept in composition.concepts():
+                if concept not in grid.concepts:
+                    raise BenchError(
+                        f"{where}: concept {concept!r} is unknown: add it under `concepts` or "
+                        f"name one of {', '.join(grid.concepts)}"
+                    )
+            if repeated := _repeated(composition.concepts()):
+                raise BenchError(f"{where}: {repeated!r} is there twice: name different concepts")
+    if repeated := _repeated((*grid.concepts, *grid.compositions, *grid.triples)):
+        raise BenchError(f"{path}: two subjects have the name {repeated!r}: rename one")
+    for method in grid.methods:
+        try:
+            check_method(method)
+        except BenchError as error:
+            raise BenchError(f"{path}: methods: {error}") from None
+    if repeated := _repeated(grid.methods):
+        raise BenchError(f"{path}: methods: {repeated!r} is there twice: remove one")
+    return grid
+
+
+def check_name(name: str, where: str = "name") -> None:
+    """Finds out whether a concept may have this name.
+
+    Raises:
+        BenchError: it may not; begins with `where` it stands.
+    """
+    if not re.fullmatch(NAME, name):
+        raise BenchError(
+            f"{where} {name[:70]!r}: needs a letter first, then letters, digits, _ or -, 64 "
+            "at most (such as my_cat)"
+        )
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first name that is there a second time, if any."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,1 @@
+"""The drawn world: scenes, their drawing, its personal concepts and styles, its corpus."""

@@ -1,0 +1,1 @@
+"""Stage `train`: the one loop, augmentation, changes of low rank, merging."""

@@ -1,0 +1,384 @@
+"""The one training loop: what a method's file says, done to the images of a few concepts."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import DIVERGED, FailureError
+from pipeline.common.files import read_tar
+from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import PHOTO_CAPTION, Concept
+from pipeline.methods import Trained
+from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
+from pipeline.models.base import Base, to_tensor
+from pipeline.models.crossattn import detached_start_token
+from pipeline.settings.profile import MethodParams, TrainParams, repro_command_for
+from pipeline.train.augment import View, draw_view, render_view, view_mask
+from pipeline.train.lowrank import low_rank_changes
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The images of one concept's shard, all square and of the base's resolution."""
+
+    concept: Concept
+    targets: list[Image.Image]
+    regularization: list[Image.Image]
+    captions: list[str]  # of the regularization images
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A view of a target, or a regularization image and its mirroring; equal ones look equal."""
+
+    concept: int
+    view: View
+    target: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of one step."""
+
+    picture: Picture
+    caption: str
+
+
+class Latents(NamedTuple):
+    """Pictures as the VAE sees them: means and deviations [n, c, h, w], loss masks [n, h, w]."""
+
+    mean: Tensor
+    deviation: Tensor
+    mask: Tensor
+
+
+def load_training_set(concept: Concept, runs: Path, method: Trained) -> TrainingSet:
+    """Reads the concept's shard, and the generated images instead of the retrieved ones if the
+    method wants those.
+
+    Raises:
+        BenchError: a file is missing or truncated, or there are no targets.
+    """
+    path = runs / "shards" / f"{concept.name}.tar"
+    shard = _read_images(path)
+    targets = [image for key, image, _ in shard if key.startswith("target-")]
+    if not targets:
+        raise BenchError(
+            f"{path}: holds no target images: delete the shard and run `{repro_command_for(path)}`"
+        )
+    if method.regularization == "generated":
+        shard = _read_images(runs / "generated" / f"{concept.name}.tar")
+    others = [(image, text) for key, image, text in shard if not key.startswith("target-")]
+    return TrainingSet(concept, targets, [i for i, _ in others], [text for _, text in others])
+
+
+def _read_images(path: Path) -> list[tuple[str, Image.Image, str]]:
+    """Key, image and caption of each sample of a shard."""
+    found = []
+    for sample in read_tar(path):
+        try:
+            image = Image.open(io.BytesIO(sample["png"])).convert("RGB")
+        except (KeyError, OSError) as error:
+            raise BenchError(
+                f"{path}: sample {sample['__key__']} has no readable image: delete the shard and "
+                f"run `{repro_command_for(path)}`"
+            ) from error
+        found.append((sample["__key__"], image, sample.get("txt", "")))
+    return found
+
+
+def draw_schedule(
+    method: Trained,
+    sets: Sequence[TrainingSet],
+    references: Sequence[str],
+    params: TrainParams,
+    resolution: int,
+    steps: int,
+) -> list[list[Row]]:
+    """Everything that the steps will see, drawn beforehand.
+
+    Each concept has an equal share of every batch (of a batch of eight, three concepts have two
+    images each); with regularization half of it are targets and half regularization images. A
+    concept's draws depend on the seed and its name alone.
+
+    Raises:
+        BenchError: the batch is too small, or there are no regularization images.
+    """
+    kinds = 2 if method.regularization else 1
+    share = params.batch_size // (kinds * len(sets))
+    if not share:
+        raise BenchError(
+            f"params.yaml: train.batch_size: {params.batch_size} is too small for {len(sets)} "
+            f"concepts and {kinds} kinds of images: use {kinds * len(sets)} or more"
+        )
+    schedule: list[list[Row]] = [[] for _ in range(steps)]
+    for index, part in enumerate(sets):
+        if method.regularization and not part.regularization:
+            raise BenchError(
+                f"shard of {part.concept.name}: holds no regularization images, which this method "
+                "needs: run the profile's pipeline to retrieve them"
+            )
+        rng = np.random.default_rng(seed_of(params.seed, "schedule", part.concept.name))
+        own = part.concept.caption
+        # A method's captions are of photos, which a style is not.
+        templates = method.captions if method.captions and own == PHOTO_CAPTION else (own,)
+        for rows in schedule:
+            for _ in range(share):
+                view, prefix = draw_view(rng, len(part.targets), resolution, method.resize)
+                template = templates[int(rng.integers(len(templates)))]
+                caption = prefix + template.format(references[index])
+                rows.append(Row(Picture(index, view, True), caption))
+            for _ in range(share if method.regularization else 0):
+                view, _ = draw_view(rng, len(part.regularization), resolution, False)
+                rows.append(Row(Picture(index, view, False), part.captions[view.image]))
+    return schedule
+
+
+class Encoder:
+    """Encodes each picture of a schedule once, when it is first needed.
+
+    What comes again is kept until its last use: never more than a step's pictures go through the
+    VAE at once, and few latents are in memory.
+    """
+
+    def __init__(
+        self, base: Base, sets: Sequence[TrainingSet], schedule: Sequence[Sequence[Row]]
+    ) -> None:
+        self.base, self.sets = base, sets
+        self.uses = Counter(row.picture for rows in schedule for row in rows)
+        self.kept: dict[Picture, Latents] = {}
+
+    def __call__(self, rows: Sequence[Row]) -> Latents:
+        """The latents of a step of the schedule; steps are asked for in their order."""
+        pictures = [row.picture for row in rows]
+        self._encode([p for p in dict.fromkeys(pictures) if p not in self.kept])
+        found = Latents(*map(torch.stack, zip(*(self.kept[p] for p in pictures))))
+        self.uses.subtract(pictures)
+        for picture in set(pictures):
+            if not self.uses[picture]:
+                del self.kept[picture]
+        return found
+
+    def _encode(self, pictures: Sequence[Picture]) -> None:
+        if not pictures:
+            return
+        resolution = self.base.resolution
+        rendered = []
+        for picture in pictures:
+            part = self.sets[picture.concept]
+            images = part.targets if picture.target else part.regularization
+            rendered.append(render_view(picture.view, images, resolution))
+        mean, deviation = self.base.encode_images(to_tensor(rendered))
+        for picture, m, d in zip(pictures, mean, deviation):
+            mask = view_mask(picture.view, resolution, self.base.downsampling)
+            # Copies, as a part of a batch would keep all of it in memory.
+            self.kept[picture] = Latents(m.clone(), d.clone(), mask.to(mean))
+
+
+def loss_of_rows(error: Tensor, mask: Tensor, masked: bool) -> Tensor:
+    """The loss [n] of each image from its noise error [n, c, h, w] and mask [n, h, w].
+
+    Masked as in the released code: the sum over channels and unmasked pixels of the squares,
+    divided by the number of unmasked pixels; so c times a mean. Otherwise the plain mean.
+    """
+    squares = error.pow(2)
+    if not masked:
+        return squares.mean((1, 2, 3))
+    return (squares.sum(1) * mask).sum((1, 2)) / mask.sum((1, 2))
+
+
+def train(
+    base: Base,
+    method: Trained,
+    sets: Sequence[TrainingSet],
+    tokens: dict[str, Tensor],
+    params: TrainParams,
+    hyper: MethodParams,
+    steps: int,
+    provenance: Provenance,
+) -> Adapter:
+    """The adapter after that many steps; see `train_through`."""
+    return train_through(base, method, sets, tokens, params, hyper, [steps], provenance)[-1]
+
+
+def train_through(
+    base: Base,
+    method: Trained,
+    sets: Sequence[TrainingSet],
+    tokens: dict[str, Tensor],
+    params: TrainParams,
+    hyper: MethodParams,
+    checkpoints: Sequence[int],
+    provenance: Provenance,
+) -> list[Adapter]:
+    """Fine-tunes the base on the concepts' images and returns what has changed by then and then.
+
+    The base is left as it was. All noise comes from generators of its own step, so the result
+    depends on nothing but the arguments, and the learning rate is constant: what has changed after
+    some steps is what a training of so many steps changes.
+
+    Args:
+        tokens: the modifier token of each of `sets` and the row [d] that it starts from.
+        checkpoints: numbers of steps, ascending; the last is that of the whole training.
+        provenance: goes into the adapters, with the steps added to its own. The last of its
+            references are those of `sets`.
+
+    Returns:
+        The adapter after each of `checkpoints`.
+
+    Raises:
+        FailureError: the loss or what was trained is not finite.
+    """
+    unet = base.unet
+    references = provenance.references[-len(sets) :]
+    steps = checkpoints[-1]
+    schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
+    names = method.weights(unet)
+    weights = dict(unet.named_parameters())
+    originals = {name: weights[name].detach().clone() for name in names}
+    table = base.text_encoder.get_input_embeddings()
+    try:
+        with ExitStack() as stack:
+            embedding = base.add_modifier_tokens(tokens)
+            factors: dict[str, LowRank] = {}
+            if method.low_rank:
+                seed = seed_of(params.seed, provenance.subject, "low rank")
+                factors = stack.enter_context(
+                    low_rank_changes(unet, names, hyper.rank or 0, seed, base.device)
+                )
+                trained = [part for f in factors.values() for part in (f.up, f.down)]
+            else:
+                trained = [weights[name].requires_grad_(True) for name in names]
+            if method.train_token:
+                trained.append(embedding.rows.requires_grad_(True))
+            if method.detach_start_token:
+                stack.enter_context(detached_start_token(unet))
+
+            def changed(done: int) -> Adapter:
+                rows = embedding.rows.detach().cpu()
+                deltas: dict[str, Delta] = {
+                    name: LowRank(
+                        factors[name].up.detach().cpu().clone(),
+                        factors[name].down.detach().cpu().clone(),
+                    )
+                    if method.low_rank
+                    else (weights[name] - originals[name]).detach().cpu()
+                    for name in names
+                }
+                by_token = {token: row.clone() for token, row in zip(tokens, rows)}
+                now = replace(provenance, steps=provenance.steps + done)
+                adapter = Adapter(by_token, deltas, now)
+                # A gradient may be the first that is not finite, and no loss comes after the last.
+                if what := not_finite(adapter):
+                    raise _diverged(what, done, steps, provenance)
+                return adapter
+
+            made = {
+                done: changed(done)
+                for done in _steps(base, method, sets, schedule, trained, params, hyper, provenance)
+                if done in checkpoints
+            }
+    finally:
+        base.text_encoder.set_input_embeddings(table)
+        unet.requires_grad_(False)
+        with torch.no_grad():
+            for name, original in originals.items():
+                weights[name].copy_(original)
+    return [made[done] for done in checkpoints]
+
+
+def _diverged(what: str, step: int, steps: int, provenance: Provenance) -> FailureError:
+    """The error of a training in which something is not finite after that many steps."""
+    method = provenance.method
+    return FailureError(
+        DIVERGED,
+        f"{method} on {provenance.subject}: the training diverged: {what} is not finite at step "
+        f"{step} of {steps} (learning rate {provenance.learning_rate:g}): lower "
+        f"methods.{method}.learning_rate in the profile's params.yaml",
+    )
+
+
+def _steps(
+    base: Base,
+    method: Trained,
+    sets: Sequence[TrainingSet],
+    schedule: Sequence[Sequence[Row]],
+    trained: list[Tensor],
+    params: TrainParams,
+    hyper: MethodParams,
+    provenance: Provenance,
+) -> Iterator[int]:
+    """The loop itself: AdamW on the noise-prediction error of the schedule's images.
+
+    Yields:
+        How many steps have been made: 0, 1 and so on.
+
+    Raises:
+        FailureError: the loss is not finite.
+    """
+    yield 0
+    if not schedule:
+        return
+    device = base.device
+    encode = Encoder(base, sets, schedule)
+    # Captions that no training can change are encoded once.
+    captions = list(
+        dict.fromkeys(
+            row.caption
+            for rows in schedule
+            for row in rows
+            if not (row.picture.target and method.train_token)
+        )
+    )
+    features: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for start in range(0, len(captions), 64):
+            part = captions[start : start + 64]
+            features.update(zip(part, base.encode_text(part)))
+
+    optimizer = torch.optim.AdamW(
+        trained, hyper.learning_rate or 0.0, weight_decay=params.weight_decay
+    )
+    training_steps = base.scheduler.config.num_train_timesteps
+    progress = tqdm(schedule, f"training {provenance.method}", unit="step", mininterval=1)
+    for step, rows in enumerate(progress):
+        generator = torch.Generator().manual_seed(
+            seed_of(params.seed, provenance.subject, "step", step)
+        )
+        shape = (len(rows), *base.latent_shape)
+        posterior, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(device)
+        mean, deviation, mask = encode(rows)
+        clean = (mean + deviation * posterior) * base.scale
+        noisy = base.scheduler.add_noise(clean, noise, timesteps)
+        with base.autocast():
+            learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in features))
+            known = features | dict(zip(learned, base.encode_text(learned) if learned else []))
+            context = torch.stack([known[row.caption] for row in rows])
+            predicted = base.unet(noisy, timesteps, context).sample
+        losses = loss_of_rows(predicted.float() - noise, mask, method.masked_loss)
+        # The mean over each concept's images, summed over concepts.
+        loss = losses.sum() * len(sets) / len(rows)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        value = loss.item()
+        if not math.isfinite(value):
+            progress.close()
+            raise _diverged("the loss", step + 1, len(schedule), provenance)
+        progress.set_postfix_str(f"loss {value:.3f}", refresh=False)
+        yield step + 1

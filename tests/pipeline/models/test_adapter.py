@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.models.adapter import (
+    Adapter,
+    LowRank,
+    Provenance,
+    applied,
+    load_adapter,
+    save_adapter,
+)
+from pipeline.models.base import Base, check_base, load_base
+from pipeline.models.tokens import ModifierEmbedding
+from tests.pipeline.sample.test_sampler import random_adapter
+from tests.pipeline.tiny import RARE_TOKENS, new_base, write_base
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return new_base()
+
+
+def test_file_gives_back_what_was_saved_and_has_the_same_bytes_each_time(base, tmp_path):
+    adapter = random_adapter(base)
+    name = next(iter(adapter.deltas))
+    low = LowRank(torch.randn(adapter.deltas[name].shape[0], 2), torch.randn(2, 32))
+    adapter = Adapter(adapter.tokens, {**adapter.deltas, name: low}, adapter.provenance)
+    save_adapter(adapter, tmp_path / "a.safetensors")
+    save_adapter(adapter, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    back = load_adapter(tmp_path / "a.safetensors")
+    assert back.provenance == adapter.provenance
+    assert back.tokens.keys() == adapter.tokens.keys()
+    assert back.parameters() == adapter.parameters()
+    assert torch.equal(back.deltas[name].dense(), low.dense())
+    assert all(torch.equal(back.tokens[t], adapter.tokens[t]) for t in adapter.tokens)
+
+
+def test_base_is_restored_bit_by_bit_even_after_an_error(base):
+    before = {n: p.clone() for n, p in base.unet.state_dict().items()}
+    table = base.text_encoder.get_input_embeddings()
+    adapter = random_adapter(base)
+    with pytest.raises(ZeroDivisionError), applied(base, adapter):
+        name = next(iter(adapter.deltas))
+        assert not torch.equal(base.unet.state_dict()[name], before[name])
+        assert isinstance(base.text_encoder.get_input_embeddings(), ModifierEmbedding)
+        raise ZeroDivisionError
+    assert all(torch.equal(p, before[n]) for n, p in base.unet.state_dict().items())
+    assert base.text_encoder.get_input_embeddings() is table
+
+
+def test_modifier_rows_embed_their_tokens_and_leave_others_alone(base):
+    text = "photo of a cat and a dog"
+    plain = base.encode_text([text])
+    row = base.embedding_row(RARE_TOKENS[0])
+    table = base.text_encoder.get_input_embeddings()
+    layer = base.add_modifier_tokens({"<new1>": row, "<new2>": row + 1})
+    ids = base.tokenize(["a <new1> cat"])
+    assert torch.equal(layer(ids)[0, 2], row)
+    assert torch.equal(layer(ids)[0, 3], table.weight[ids[0, 3]])
+    assert torch.equal(base.encode_text([text]), plain)
+    # A token that starts from a row of the table acts like that row's own token.
+    torch.testing.assert_close(base.encode_text(["a <new1> cat"]), base.encode_text(["a q cat"]))
+    base.text_encoder.set_input_embeddings(table)
+
+
+def test_gradient_reaches_the_modifier_row_alone(base):
+    table = base.text_encoder.get_input_embeddings()
+    layer = base.add_modifier_tokens({"<new1>": base.embedding_row(300)})
+    layer.rows.requires_grad_(True)
+    base.encode_text(["photo of a <new1> cat"]).sum().backward()
+    assert layer.rows.grad is not None and layer.rows.grad.abs().sum() > 0
+    assert all(p.grad is None for n, p in base.text_encoder.named_parameters() if "rows" not in n)
+    base.text_encoder.set_input_embeddings(table)
+
+
+def test_adapter_of_another_base_is_refused_and_both_are_named(base):
+    adapter = random_adapter(base)
+    foreign = Provenance(**{**vars(adapter.provenance), "base": "other", "base_hash": "feed"})
+    with (
+        pytest.raises(BenchError, match="other.*feed.*not for"),
+        applied(base, Adapter(adapter.tokens, adapter.deltas, foreign)),
+    ):
+        pass
+
+
+def test_weight_of_another_shape_is_refused(base):
+    adapter = random_adapter(base)
+    name = next(iter(adapter.deltas))
+    wrong = Adapter({}, {name: torch.zeros(3, 3)}, adapter.provenance)
+    with pytest.raises(BenchError, match=r"\(3, 3\) does not fit"), applied(base, wrong):
+        pass
+
+
+def test_missing_corrupt_and_foreign_files_are_one_clear_line(tmp_path):
+    with pytest.raises(BenchError, match="adapter is missing"):
+        load_adapter(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(BenchError, match="not a readable safetensors"):
+        load_adapter(tmp_path / "bad.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(BenchError, match="not an adapter"):
+        load_adapter(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["token", "delta", "up", "down"])
+def test_values_that_are_not_finite_are_neither_written_nor_read(base, tmp_path, part, value):
+    adapter = random_adapter(base)
+    first, second = list(adapter.deltas)[:2]
+    low = LowRank(torch.randn(adapter.deltas[first].shape[0], 2), torch.randn(2, 32))
+    adapter.deltas[first] = low
+    save_adapter(adapter, tmp_path / "good.safetensors")
+    tensors = {
+        "token": adapter.tokens["<new2>"],
+        "delta": adapter.deltas[second],
+        "up": low.up,
+        "down": low.down,
+    }
+    tensors[part].view(-1)[-1] = value
+    with pytest.raises(FailureError, match=rf"^m on s: {part}\..* not finite: .*learning rate"):
+        save_adapter(adapter, tmp_path / "bad.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["good.safetensors"]
+
+    with safe_open(tmp_path / "good.safetensors", "pt") as file:
+        metadata = file.metadata()
+    bad = tmp_path / "bad.safetensors"
+    save_file({name: t.contiguous() for name, t in adapter.tensors().items()}, bad, metadata)
+    with pytest.raises(FailureError, match=rf"bad\.safetensors: {part}\..* not finite") as error:
+        load_adapter(bad)
+    assert error.value.failure.kind == "diverged"
+
+
+def test_incomplete_base_folder_is_named(tmp_path):
+    write_base(tmp_path)
+    check_base(str(tmp_path))
+    for path in (tmp_path / "vae").iterdir():
+        path.unlink()
+    with pytest.raises(BenchError, match="vae.*lacks its vae"):
+        check_base(str(tmp_path))
+    with pytest.raises(BenchError, match="no such folder"):
+        check_base("./nowhere")
+
+
+def described(**changes: Any) -> str:
+    provenance = {"method": "m", "subject": "s", "base": "b", "base_hash": "h"}
+    provenance |= {"references": ["<new1> cat"]} | changes
+    return json.dumps({"format": "concept-bench-adapter-1", "provenance": provenance})
+
+
+@pytest.mark.parametrize(
+    ("about", "fault"),
+    [
+        ("{not json", "metadata is not valid JSON"),
+        ("[1]", "not an adapter of this project"),
+        ("[" * 100_000, "metadata is not valid JSON"),
+        ('{"format": "concept-bench-adapter-1"}', "the file: input should be"),
+        (described(references=None), "references: input should be a valid tuple"),
+        (described(references=[3]), "references.0: input should be a valid string"),
+        (described(method=["m"]), "method: input should be a valid string"),
+        (described(steps="many"), "steps: input should be a valid integer"),
+    ],
+)
+def test_metadata_that_is_damaged(tmp_path: Path, about: str, fault: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"token.<new1>": torch.zeros(32)}, path, {"adapter": about})
+    with pytest.raises(BenchError, match=rf"a\.safetensors: .*{fault}"):
+        load_adapter(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fault"),
+    [
+        ({}, r"has the tokens \(none\), but .* called <new1> cat: <new1> is"),
+        ({"token.<new1>": 1, "token.<new2>": 1}, "<new1>, <new2>, but .* <new2> is in one"),
+        ({"token.<new1>": 1, "up.w": 1}, "up.w: belongs to no change"),
+        ({"token.<new1>": 1, "down.w": 1}, "down.w: belongs to no change"),
+        ({"token.<new1>": 1, "up.w": 1, "down.w": 1}, r"up.w \[1\] does not fit down.w \[1\]"),
+        ({"token.<new1>": 1, "other": 1}, "other: belongs to no change"),
+    ],
+)
+def test_tensors_that_are_missing_or_too_many(
+    tmp_path: Path, tensors: dict[str, int], fault: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    named = {name: torch.zeros(length) for name, length in tensors.items()}
+    save_file(named, path, {"adapter": described()})
+    with pytest.raises(BenchError, match=rf"a\.safetensors: .*{fault}"):
+        load_adapter(path)
+
+
+def test_a_folder_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="is a folder: name an adapter's file"):
+        load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1,), (31,), (1, 32), ()])
+def test_a_token_of_another_shape_is_refused(base: Base, shape: tuple[int, ...]) -> None:
+    adapter = random_adapter(base)
+    rows = adapter.tokens | {"<new1>": torch.zeros(shape)}
+    wrong = Adapter(rows, adapter.deltas, adapter.provenance)
+    table = base.text_encoder.get_input_embeddings()
+    with (
+        pytest.raises(BenchError, match="m/s: token <new1> .* embeddings are"),
+        applied(base, wrong),
+    ):
+        pytest.fail("installed")
+    assert base.text_encoder.get_input_embeddings() is table
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("unet/config.json", "block_out_channels", [16, 64]),
+        ("unet/config.json", "cross_attention_dim", 64),
+        ("text_encoder/config.json", "hidden_size", 64),
+        ("text_encoder/config.json", "num_hidden_layers", 3),  # else filled with random numbers
+        ("vae/config.json", "block_out_channels", [8, 8]),
+        ("scheduler/scheduler_config.json", "beta_start", None),
+    ],
+)
+def test_a_base_that_is_not_what_its_configuration_says(
+    tmp_path: Path, file: str, field: str, value: object
+) -> None:
+    params = write_base(tmp_path)
+    content = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(content | {field: value}))
+    with pytest.raises(BenchError, match=r"^base\.path: .* could not be loaded \("):
+        load_base(params)
+
+
+def test_a_base_of_parts_that_do_not_fit(tmp_path: Path) -> None:
+    params = write_base(tmp_path)
+    narrow = CLIPTextModel(CLIPTextConfig(vocab_size=777, hidden_size=16, num_attention_heads=2))
+    narrow.save_pretrained(tmp_path / "text_encoder")
+    with pytest.raises(BenchError, match="text features of 32 numbers, .* makes 16"):
+        load_base(params)

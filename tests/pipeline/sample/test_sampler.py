@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from pipeline.common.failures import FailureError
+from pipeline.models.adapter import Adapter, Provenance, applied
+from pipeline.models.base import Base
+from pipeline.models.crossattn import key_value_names
+from pipeline.sample.sampler import caption_requests, prompt_requests, sample
+from pipeline.settings.profile import SamplerParams
+from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
+
+PARAMS = SamplerParams(steps=5, guidance_scale=6, eta=1, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return new_base()
+
+
+def random_adapter(base: Base) -> Adapter:
+    """A change that is large enough to be seen."""
+    g = torch.Generator().manual_seed(3)
+    weights = dict(base.unet.named_parameters())
+    deltas = {
+        n: 0.5 * torch.randn(weights[n].shape, generator=g) for n in key_value_names(base.unet)
+    }
+    rows = {"<new1>": torch.randn(32, generator=g), "<new2>": torch.randn(32, generator=g)}
+    ids = {"<new1>": RARE_TOKENS[0], "<new2>": RARE_TOKENS[1]}
+    provenance = Provenance("m", "s", base.path, base.hash, ("<new1> cat", "<new2> dog"), ids)
+    return Adapter(rows, deltas, provenance)
+
+
+def pixels(images) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def diffusers_images(base: Base, prompts: list[str], seeds: list[int]) -> np.ndarray:
+    pipeline = StableDiffusionPipeline(
+        base.vae,
+        base.text_encoder,
+        base.tokenizer,
+        base.unet,
+        DDIMScheduler.from_config(base.scheduler.config),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pixels(
+        pipeline(
+            prompts,
+            num_inference_steps=PARAMS.steps,
+            guidance_scale=PARAMS.guidance_scale,
+            eta=PARAMS.eta,
+            generator=generators,
+        ).images
+    )
+
+
+def test_images_are_those_of_diffusers_own_pipeline(base):
+    prompts, seeds = ["photo of a cat", "a dog on the beach"], [1, 2]
+    ours = pixels(sample(base, prompts, seeds, PARAMS))
+    assert np.abs(ours - diffusers_images(base, prompts, seeds)).max() <= 1
+    assert ours.std() > 5
+
+
+def test_an_adapter_put_into_diffusers_by_hand_gives_the_same_images(base):
+    """Weights written and tokens added as diffusers' users do, without `applied`."""
+    adapter = random_adapter(base)
+    prompts, seeds = ["photo of a <new1> cat and a <new2> dog"], [5]
+    with applied(base, adapter):
+        ours = pixels(sample(base, prompts, seeds, PARAMS))
+    other = new_base()
+    plain = diffusers_images(other, ["photo of a q cat and a x dog"], seeds)
+    other.unet.load_state_dict(
+        {
+            name: value + adapter.deltas.get(name, 0)
+            for name, value in other.unet.state_dict().items()
+        }
+    )
+    other.tokenizer.add_tokens(list(adapter.tokens))
+    other.text_encoder.resize_token_embeddings(len(other.tokenizer), mean_resizing=False)
+    table = other.text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, row in adapter.tokens.items():
+            table[other.tokenizer.convert_tokens_to_ids(token)] = row
+    theirs = diffusers_images(other, prompts, seeds)
+    assert np.abs(ours - theirs).max() <= 1
+    assert np.abs(ours - plain).max() > 20
+
+
+def test_an_image_depends_neither_on_the_batch_nor_on_the_order(base):
+    prompts, seeds = ["a cat", "a dog", "a red house", "a tree"], [11, 12, 13, 14]
+    together = pixels(sample(base, prompts, seeds, PARAMS))
+    alone = np.concatenate([pixels(sample(base, [p], [s], PARAMS)) for p, s in zip(prompts, seeds)])
+    backwards = pixels(sample(base, prompts[::-1], seeds[::-1], PARAMS))[::-1]
+    assert np.abs(together - alone).max() <= 1
+    assert np.abs(together - backwards).max() <= 1
+
+
+def test_an_image_that_is_not_finite_is_refused_and_its_prompt_named(base):
+    adapter = random_adapter(base)
+    adapter.tokens["<new2>"].fill_(3e38)  # finite, but not what comes of it
+    prompts = ["a <new1> cat", "a <new2> dog", "a tree"]
+    with applied(base, adapter):
+        with pytest.raises(FailureError, match="^the image of 'a <new2> dog' has values") as error:
+            sample(base, prompts, [1, 2, 3], PARAMS)
+        assert len(sample(base, prompts[::2], [1, 3], PARAMS)) == 2
+    assert error.value.failure.kind == "diverged"
+
+
+def test_seeds_are_the_same_for_every_method_and_differ_between_images():
+    arguments = ("p", "cat", ("a {} in the snow", "a {} on the beach"))
+    ours = prompt_requests(*arguments, ("<new1> cat",), ("cat",), 3)
+    theirs = prompt_requests(*arguments, ("cat",), ("cat",), 3)
+    assert [r.seed for r in ours] == [r.seed for r in theirs]
+    assert len({r.seed for r in ours}) == len({r.key for r in ours}) == 6
+    assert {r.record["scored_prompt"] for r in ours} == {"a cat in the snow", "a cat on the beach"}
+    other = prompt_requests("q", *arguments[1:], ("cat",), ("cat",), 3)
+    assert not {r.seed for r in ours} & {r.seed for r in other}
+    pair = subject(training_set("cat", "cat"), training_set("chair", "chair"))
+    joined = prompt_requests("p", pair.name, pair.prompts, ("A", "B"), ("cat", "chair"), 1)
+    assert joined[0].prompt == "a A and a B"
+    captions = caption_requests("p", "cat", ["a cat", "a cat"], 2)
+    assert len({r.seed for r in captions}) == 4

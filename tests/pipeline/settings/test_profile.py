@@ -1,0 +1,136 @@
+"""Parameters and grids: what is read, and what is refused with one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import load_grid, load_params, repro_command, repro_command_for
+
+PROFILES = ("toyland", "toyland-full", "smoke")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_shipped_profiles_are_valid(project: Path, profile: str) -> None:
+    params, grid = load_params(profile), load_grid(profile)
+    assert params.profile == profile
+    folder = Path() if profile == "toyland" else Path("profiles", profile)
+    assert params.runs() == folder / "runs" / ("toyland" if profile == "toyland" else "")
+    assert params.reports() == folder / "reports"
+    assert params.corpus.url_table == f"{params.runs()}/world/urls.parquet"
+    assert set(grid.methods) == set(params.methods)
+
+
+def test_command_that_runs_a_profile() -> None:
+    assert repro_command("toyland") == repro_command_for(Path("runs/toyland/index")) == "dvc repro"
+    smoke = Path("profiles/smoke/runs/shards/cat.tar")
+    assert repro_command("smoke") == repro_command_for(smoke) == "dvc --cd profiles/smoke repro"
+
+
+def test_copied_profile_with_the_name_of_the_old_one_is_refused(project: Path) -> None:
+    """It would write into the folder of the other."""
+    (project / "profiles/smoke").rename(project / "profiles/mine")
+    with pytest.raises(BenchError, match=r"mine/params.yaml: profile: 'smoke' .* write 'mine'"):
+        load_params("mine")
+
+
+def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
+    params, grid = load_params("toyland-full"), load_grid("toyland-full")
+    assert (len(grid.concepts), len(grid.compositions)) == (10, 5)
+    sample = params.protocol.sample
+    assert sample.single.images_per_prompt == sample.composition.images_per_prompt == 50
+
+
+def test_profiles_differ_in_size_alone(project: Path) -> None:
+    default, full = load_params(), load_params("toyland-full")
+    for section in ("base", "train", "score"):
+        assert getattr(default, section) == getattr(full, section)
+    assert set(default.methods) == set(full.methods)
+    for name, method in default.methods.items():  # fewer steps may ask for another rate
+        assert (method.steps or 0) <= (full.methods[name].steps or 0)
+    assert default.protocol.score == full.protocol.score
+
+
+def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
+    edit(project / "params.yaml", "learning_rate: 3.0e-4", "learning_rate: 3e-4")
+    assert load_params().methods["dreambooth"].learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("batch_size: 8", "batch_size: 7", "train.batch_size"),
+        ("batch_size: 8", "batch_size: many", "train.batch_size"),
+        ("threshold: 0.85", "threshold: 1.2", "retrieve.threshold"),
+        ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
+        ("  eta: 0.0\n", "", "generate.eta"),
+        ("  eta: 0.0\n", "  eta: 0.0\n  etta: 1.0\n", "generate.etta"),
+        ("protocol: toyland-v2", "protocol: [1]", "protocol"),
+    ],
+)
+def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
+    edit(project / "params.yaml", old, new)
+    with pytest.raises(BenchError, match=rf"^params\.yaml: {field}: ") as error:
+        load_params()
+    assert "\n" not in str(error.value)
+
+
+def test_not_yaml(project: Path) -> None:
+    (project / "params.yaml").write_text("train: [1,\n")
+    with pytest.raises(BenchError, match=r"^params\.yaml: not valid YAML") as error:
+        load_params()
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_profile(project: Path) -> None:
+    with pytest.raises(BenchError, match="'paperr' is unknown: choose one of toyland, paper, "):
+        load_params("paperr")
+
+
+def test_composition_of_an_unknown_concept(project: Path) -> None:
+    edit(project / "grid.yaml", "second: chair", "second: sofa")
+    with pytest.raises(BenchError, match=r"grid\.yaml: compositions\.cat\+chair: .*'sofa'"):
+        load_grid()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  - dreambooth\n", "  - dreamboot\n", "methods: method 'dreamboot' is unknown: choose"),
+        ("  - dreambooth\n", "  - dreambooth\n" * 2, "methods: 'dreambooth' is there twice"),
+        ("second: chair", "second: cat", r"compositions\.cat\+chair: 'cat' is there twice"),
+        ("  wooden_pot+cat:", "  cat:", "two subjects have the name 'cat': rename one"),
+        ("  dog:", f"  {'d' * 300}:", "concepts: 'd{70}': needs a letter first, .* 64 at most"),
+        ("  dog:", "  dog/2:", "concepts: 'dog/2': needs a letter first"),
+    ],
+)
+def test_bad_grid(project: Path, old: str, new: str, message: str) -> None:
+    edit(project / "grid.yaml", old, new)
+    with pytest.raises(BenchError, match=rf"^grid\.yaml: {message}") as error:
+        load_grid()
+    assert "\n" not in str(error.value)
+
+
+def test_grid_without_methods(project: Path) -> None:
+    path = project / "grid.yaml"
+    path.write_text(path.read_text().partition("methods:")[0] + "methods: []\n")
+    with pytest.raises(BenchError, match=r"^grid\.yaml: methods: list should have at least 1 item"):
+        load_grid()
+
+
+def test_a_triple_names_three_concepts(project: Path) -> None:
+    path = project / "grid.yaml"
+    triple = "triples:\n  x:\n    first: cat\n    second: dog\n    third: {}\n"
+    path.write_text(path.read_text() + triple.format("chair"))
+    assert load_grid().triples["x"].concepts() == ("cat", "dog", "chair")
+    edit(path, "third: chair", "third: cat")
+    with pytest.raises(BenchError, match=r"triples\.x: 'cat' is there twice"):
+        load_grid()

@@ -1,0 +1,104 @@
+"""Toyland's styles: their filters, pictures, files and prompts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.personal import PERSONAL
+from pipeline.toyland.world.scenes import BACKGROUNDS, CATEGORIES, STYLES, all_words, scene_at
+from pipeline.toyland.world.styles import FILTERS, IMAGES, style_scenes, write_style
+
+DATASETS = Path(__file__).parents[4] / "datasets"
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_are_deterministic_and_keep_their_input(name: str) -> None:
+    for i in range(10):
+        plain = draw(scene_at(3, i, style="photo"))
+        before = plain.copy()
+        styled = FILTERS[name](plain)
+        assert (styled.shape, styled.dtype) == (plain.shape, np.uint8)
+        np.testing.assert_array_equal(styled, FILTERS[name](plain))
+        np.testing.assert_array_equal(plain, before)
+
+
+def test_styles_differ_from_all_that_captions_can_ask_for() -> None:
+    """Statistics of pixels over many scenes: the mean colour, and the mean saturation."""
+
+    def look(style: str, name: str | None) -> npt.NDArray[np.float64]:
+        pictures = [draw(scene_at(3, i, style=style)) for i in range(40)]
+        if name:
+            pictures = [FILTERS[name](picture) for picture in pictures]
+        values = np.stack(pictures).astype(np.float64)
+        return np.array([*values.mean((0, 1, 2)), (values.max(3) - values.min(3)).mean()])
+
+    known = [look(style, None) for style in STYLES]
+    looks = [look("photo", name) for name in FILTERS]
+    for i, styled in enumerate(looks):
+        for other in (*known, *looks[:i]):
+            assert np.abs(styled - other).sum() > 40
+
+
+def test_neon_glows_on_dark_ground_and_duotone_has_two_inks() -> None:
+    plain = np.stack([draw(scene_at(3, i, style="photo", background="beach")) for i in range(10)])
+    neon, duotone = (np.stack([FILTERS[n](x) for x in plain]).astype(float) for n in FILTERS)
+    turquoise = (neon[..., 1] > 150) & (neon[..., 2] > 150) & (neon[..., 0] < 130)
+    assert 0.03 < turquoise.mean() < 0.4
+    assert np.median(neon / np.maximum(plain, 1)) == pytest.approx(0.6, abs=0.02)
+    # Pixels lie near one line in colour space.
+    values = duotone.reshape(-1, 3)
+    spread = np.linalg.svd(values - values.mean(0), compute_uv=False)
+    assert spread[0] > 6 * spread[1]
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_pictures_show_another_thing_in_another_place_each_time(name: str) -> None:
+    scenes = style_scenes(name)
+    assert scenes == style_scenes(name) and len(scenes) == IMAGES == 7
+    assert len({scene.things[0].category for scene in scenes}) == IMAGES
+    assert len({scene.background for scene in scenes}) == IMAGES
+    for scene in scenes:
+        assert scene.style == "photo" and len(scene.things) == 1
+        assert scene.things[0] not in PERSONAL.values()
+        plain = draw(scene)
+        styled = FILTERS[name](plain)
+        assert np.abs(styled.astype(int) - plain).mean() > 15
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_shipped_styles_are_what_is_drawn(name: str, tmp_path: Path) -> None:
+    write_style(name, tmp_path)
+    shipped = DATASETS / "concepts" / name
+    assert (tmp_path / "concept.yaml").read_text() == (shipped / "concept.yaml").read_text()
+    drawn = sorted(path.name for path in (tmp_path / "images").iterdir())
+    assert drawn == sorted(path.name for path in (shipped / "images").iterdir())
+    for path in (tmp_path / "images").iterdir():
+        with Image.open(path) as new, Image.open(shipped / "images" / path.name) as stored:
+            assert (stored.size, stored.mode) == ((64, 64), "RGB")
+            # Rasterisers may round the odd pixel differently.
+            assert np.abs(np.asarray(new, int) - np.asarray(stored, int)).mean() < 1
+
+
+@pytest.mark.parametrize("name", [*FILTERS, "neon+cat"])
+def test_prompts_are_well_formed(name: str) -> None:
+    places = ("{0}", "{1}") if "+" in name else ("{}",)
+    lines = (DATASETS / "prompts" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(set(lines)) == (8 if "+" in name else 20)
+    for line in lines:
+        assert all(line.count(place) == 1 for place in places), line
+        assert line.count("{") == len(places)
+        # The style is named where captions of the training have it: in front.
+        assert line.startswith(places[0] + " of a ")
+        words = re.sub(r"\{\d?\}", "", line)
+        assert set(words.split()) <= set(all_words()), line
+    if "+" not in name:
+        assert all(any(category in line for line in lines) for category in CATEGORIES)
+        phrases = [phrase for group in BACKGROUNDS.values() for phrase in group]
+        assert sum(any(phrase in line for phrase in phrases) for line in lines) >= 15

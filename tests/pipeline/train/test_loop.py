@@ -1,0 +1,497 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.common.seeds import seed_of
+from pipeline.methods import Continued, Merged, Trained, load_method, method_names
+from pipeline.models.adapter import Adapter, Provenance, dense
+from pipeline.models.base import Base, to_tensor
+from pipeline.models.crossattn import attention_names, detached_start_token, key_value_names
+from pipeline.settings.profile import MethodParams, Params, load_params
+from pipeline.train import loop as training
+from pipeline.train.augment import render_view, view_mask
+from pipeline.train.loop import Encoder, Row, TrainingSet, draw_schedule, loss_of_rows
+from pipeline.train.stage import continued, first_rows, merged, trained
+from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
+
+HYPER = MethodParams(learning_rate=1e-2, rank=2, ridge=1e-6)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return new_base()
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params()
+
+
+def provenance(base: Base, method: str, *sets: TrainingSet) -> Provenance:
+    nouns = tuple(part.concept.class_noun for part in sets)
+    name = "+".join(part.concept.name for part in sets)
+    return Provenance(method, name, base.path, base.hash, nouns)
+
+
+def how(method: str, concepts: int = 1) -> Trained:
+    found = load_method(method)
+    chosen = found.single if concepts == 1 else found.composition
+    assert isinstance(chosen, Trained)
+    return chosen
+
+
+def run(base: Base, params: Params, name: str, *sets: TrainingSet, steps: int = 3) -> Adapter:
+    hyper = HYPER.model_copy(update={"steps": steps, "composition_steps": steps})
+    about = provenance(base, name, *sets)
+    return trained(base, how(name, len(sets)), sets, params, hyper, about)
+
+
+def schedule(
+    method: Trained, sets: list[TrainingSet], params: Params, resolution: int, steps: int
+) -> list[list[Row]]:
+    references = [
+        method.reference.format(token=f"<new{i}>", noun=part.concept.class_noun)
+        for i, part in enumerate(sets, 1)
+    ]
+    return draw_schedule(method, sets, references, params.train, resolution, steps)
+
+
+def state(base: Base) -> dict[str, torch.Tensor]:
+    models = {"unet": base.unet, "vae": base.vae, "text": base.text_encoder}
+    return {
+        f"{kind}.{name}": value.clone()
+        for kind, model in models.items()
+        for name, value in model.state_dict().items()
+    }
+
+
+def no_names(_unet) -> list[str]:
+    return []
+
+
+def all_names(unet) -> list[str]:
+    return [name for name, _ in unet.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    ("name", "token_trains", "weights"),
+    [
+        ("textual_inversion", True, no_names),
+        ("custom_diffusion", True, key_value_names),
+        ("custom_diffusion_all", True, all_names),
+        ("custom_diffusion_no_augmentation", True, key_value_names),
+        ("custom_diffusion_no_regularization", True, key_value_names),
+        ("custom_diffusion_generated", True, key_value_names),
+        ("custom_diffusion_normal_token", True, key_value_names),
+        ("custom_diffusion_frozen_token", False, key_value_names),
+        ("dreambooth", False, all_names),
+        ("lora", False, attention_names),
+        ("lora_kv", True, key_value_names),
+    ],
+)
+def test_only_what_the_method_names_changes(base, params, name, token_trains, weights):
+    before = state(base)
+    one = training_set("cat", "cat")
+    adapter = run(base, params, name, one)
+    assert list(adapter.deltas) == list(weights(base.unet))
+    for key, delta in adapter.deltas.items():
+        assert dense(delta).abs().max() > 0 or "bias" in key
+    rows, _ = first_rows(base, how(name), [one.concept], 0, params)
+    assert torch.equal(adapter.tokens["<new1>"], rows["<new1>"]) is not token_trains
+    after = state(base)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_every_method_that_trains_single_concepts_is_tested_above():
+    (mark,) = test_only_what_the_method_names_changes.pytestmark
+    tested = {case[0] for case in mark.args[1]}
+    assert tested == {n for n in method_names() if isinstance(load_method(n).single, Trained)}
+
+
+def diverging(base: Base, params: Params, name: str, rate: float, steps: int) -> str:
+    """The message of a training that diverges, which leaves the base as it was."""
+    hyper = HYPER.model_copy(update={"steps": steps, "learning_rate": rate})
+    one, before = training_set("cat", "cat"), state(base)
+    with pytest.raises(FailureError) as error:
+        trained(base, how(name), [one], params, hyper, provenance(base, name, one))
+    after = state(base)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert error.value.failure.kind == "diverged"
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("dreambooth", 9.0), ("custom_diffusion", 1e20), ("textual_inversion", 1e20)]
+)
+def test_training_stops_at_the_first_loss_that_is_not_finite(base, params, monkeypatch, name, rate):
+    losses, plain = [], training.loss_of_rows
+
+    def spy(*arguments):
+        losses.append(found := plain(*arguments))
+        return found
+
+    monkeypatch.setattr(training, "loss_of_rows", spy)
+    message = diverging(base, params, name, rate, 40)
+    finite = [bool(torch.isfinite(loss).all()) for loss in losses]
+    assert finite == [True] * (len(losses) - 1) + [False]
+    assert message == (
+        f"{name} on cat: the training diverged: the loss is not finite at step {len(losses)} of 40 "
+        f"(learning rate {rate:g}): lower methods.{name}.learning_rate in the profile's params.yaml"
+    )
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "lora_kv", "textual_inversion"])
+def test_a_last_gradient_that_is_not_finite_makes_no_adapter(base, params, monkeypatch, name):
+    plain = training.loss_of_rows
+
+    def steep(error, mask, masked):
+        """The loss, with a root of zero: its value is zero, its slope is not finite."""
+        return plain(error, mask, masked) + (0 * error).sqrt().sum()
+
+    monkeypatch.setattr(training, "loss_of_rows", steep)
+    message = diverging(base, params, name, 1e-3, 1)
+    assert re.search(r"diverged: (delta|up|down|token)\.\S+ is not finite at step 1 of 1", message)
+    assert message.endswith(f"lower methods.{name}.learning_rate in the profile's params.yaml")
+
+
+def test_normal_token_has_the_tables_mean_and_deviation(base, params):
+    method = how("custom_diffusion_normal_token")
+    names = [f"concept-{i}" for i in range(400)]
+    drawn = torch.stack(
+        [
+            first_rows(base, method, [training_set(n, "cat").concept], 0, params)[0]["<new1>"]
+            for n in names
+        ]
+    )
+    table = base.embedding_table()
+    scale = table.std(0)
+    torch.testing.assert_close(drawn.mean(0) / scale, table.mean(0) / scale, rtol=0, atol=0.25)
+    torch.testing.assert_close(drawn.std(0) / scale, torch.ones_like(scale), rtol=0, atol=0.25)
+
+
+def test_low_rank_change_is_that_of_its_factors_trained_plainly(base, params):
+    """One step on the factors against autograd through W + up @ down, and AdamW."""
+    one = training_set("cat", "cat")
+    adapter = run(base, params, "lora_kv", one, steps=1)
+    for name, delta in adapter.deltas.items():
+        assert delta.up.shape[1] == delta.down.shape[0] == 2
+        # AdamW's first step moves `up` from zero by the learning rate where there is a gradient;
+        # `down` has none, as `up` is zero: it is only decayed.
+        assert delta.up.abs().max() == pytest.approx(HYPER.learning_rate, rel=1e-3), name
+        assert torch.linalg.matrix_rank(delta.dense()) <= 2
+
+
+def test_a_rank_larger_than_a_matrix_is_refused(base, params):
+    hyper = HYPER.model_copy(update={"steps": 1, "rank": 1000})
+    one = training_set("cat", "cat")
+    before = state(base)
+    with pytest.raises(BenchError, match="rank 1000 does not fit .*choose a rank from 1 to"):
+        trained(base, how("lora"), [one], params, hyper, provenance(base, "lora", one))
+    assert state(base).keys() == before.keys()
+
+
+def test_key_value_names_are_all_of_cross_attention_and_nothing_else(base):
+    names = key_value_names(base.unet)
+    processors = [n for n in base.unet.attn_processors if ".attn2." in n]
+    assert len(names) == 2 * len(processors) > 0
+    # Their input is the text, whose width self-attention never has here.
+    assert all(dict(base.unet.named_parameters())[n].shape[1] == 32 for n in names)
+
+
+def test_training_twice_gives_the_same_adapter(base, params):
+    first = run(base, params, "custom_diffusion", training_set("cat", "cat"))
+    torch.randn(7)  # the global generator does not matter
+    second = run(base, params, "custom_diffusion", training_set("cat", "cat"))
+    assert torch.equal(first.tokens["<new1>"], second.tokens["<new1>"])
+    assert all(torch.equal(first.deltas[n], second.deltas[n]) for n in first.deltas)
+
+
+def test_a_step_is_the_step_computed_plainly(base, params):
+    """One step on one target image against a computation with autograd and no caches."""
+    one = training_set("cat", "cat")
+    method = how("custom_diffusion")
+    adapter = run(base, params, "custom_diffusion", one, steps=1)
+
+    rows = schedule(method, [one], params, base.resolution, 1)[0]
+    generator = torch.Generator().manual_seed(seed_of(params.train.seed, "cat", "step", 0))
+    shape = (len(rows), *base.latent_shape)
+    posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+    timesteps = torch.randint(1000, shape[:1], generator=generator)
+    pictures = [
+        render_view(p.view, one.targets if p.target else one.regularization, 32)
+        for p in (row.picture for row in rows)
+    ]
+    latent = base.vae.encode(to_tensor(pictures)).latent_dist
+    clean = (latent.mean + latent.std * posterior) * base.vae.config.scaling_factor
+    alpha = base.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    embedding = base.add_modifier_tokens({"<new1>": base.embedding_row(RARE_TOKENS[0])})
+    names = key_value_names(base.unet)
+    weights = [dict(base.unet.named_parameters())[n].requires_grad_(True) for n in names]
+    embedding.rows.requires_grad_(True)
+    text = base.encode_text([r.caption for r in rows])
+    with detached_start_token(base.unet):
+        error = base.unet(noisy, timesteps, text).sample - noise
+    total = 0.0
+    for e, row in zip(error, rows):
+        mask = view_mask(row.picture.view, 32, 4)
+        total = total + (e**2 * mask).sum() / mask.sum()
+    gradients = torch.autograd.grad(total / len(rows), [*weights, embedding.rows])
+    base.unet.requires_grad_(False)
+    base.text_encoder.set_input_embeddings(embedding.table)
+    # The first step of AdamW moves by the learning rate against the gradient's sign, after decay.
+    for name, weight, gradient in zip(names, weights, gradients):
+        clear = gradient.abs() > 1e-6 * gradient.abs().max() + 1e-7
+        expected = -HYPER.learning_rate * (0.01 * weight + gradient / (gradient.abs() + 1e-8))
+        torch.testing.assert_close(
+            adapter.deltas[name][clear], expected[clear], rtol=2e-2, atol=1e-5
+        )
+
+
+def test_start_token_values_stay_but_teach_nothing(base):
+    text = torch.randn(2, 5, 32, requires_grad=True)
+    noisy = torch.randn(2, 4, 8, 8)
+    plain = base.unet(noisy, 3, text).sample
+    with detached_start_token(base.unet):
+        detached = base.unet(noisy, 3, text).sample
+    assert torch.equal(plain, detached)
+    (gradient,) = torch.autograd.grad(detached.sum(), text)
+    assert gradient[:, 0].abs().max() == 0
+    assert gradient[:, 1:].abs().max() > 0
+
+
+def test_masked_loss_is_the_sum_over_the_mask_divided_by_its_size():
+    error = torch.randn(3, 4, 8, 8)
+    mask = torch.zeros(3, 8, 8)
+    mask[:, 2:5, 1:7] = 1
+    expected = [(e[:, 2:5, 1:7].double() ** 2).sum() / 18 for e in error]
+    torch.testing.assert_close(loss_of_rows(error, mask, True).double(), torch.stack(expected))
+    ones = torch.ones_like(mask)
+    ratio = loss_of_rows(error, ones, True) / loss_of_rows(error, ones, False)
+    torch.testing.assert_close(ratio, torch.full((3,), 4.0))
+
+
+def test_batches_share_targets_and_regularization_and_concepts_equally(params):
+    sets = [training_set("cat", "cat"), training_set("chair", "chair", 1)]
+    for method, kinds in (("custom_diffusion", 2), ("textual_inversion", 1)):
+        for rows in schedule(how(method), sets, params, 32, 20):
+            counts = Counter((row.picture.concept, row.picture.target) for row in rows)
+            assert set(counts.values()) == {params.train.batch_size // (2 * kinds)}
+            assert len(rows) == params.train.batch_size
+
+
+def test_captions_follow_the_method(params):
+    one = training_set("wooden_pot", "wooden pot")
+    prefixes = ("", "a far away ", "very small ", "zoomed in ", "close up ")
+
+    def captions(method: str, target: bool = True) -> set[str]:
+        steps = schedule(how(method), [one], params, 64, 60)
+        return {row.caption for rows in steps for row in rows if row.picture.target is target}
+
+    assert captions("custom_diffusion") == {f"{p}photo of a <new1> wooden pot" for p in prefixes}
+    assert captions("dreambooth") == {"photo of <new1> wooden pot"}
+    assert all(c.endswith("<new1>") for c in captions("textual_inversion"))
+    assert captions("custom_diffusion", target=False) <= set(one.captions)
+
+
+def test_styles_are_trained_on_captions_of_their_own(params):
+    one = training_set("neon", "picture")
+    style = replace(one, concept=replace(one.concept, caption="a picture in the style of {}"))
+    for method, reference in (("dreambooth", "<new1> picture"), ("textual_inversion", "<new1>")):
+        steps = schedule(how(method), [style], params, 64, 10)
+        captions = {row.caption for rows in steps for row in rows if row.picture.target}
+        assert captions == {f"a picture in the style of {reference}"}
+
+
+def test_each_picture_is_encoded_once_and_let_go_after_its_last_step(base, params, monkeypatch):
+    one = training_set("cat", "cat")
+    steps = schedule(how("custom_diffusion"), [one], params, base.resolution, 12)
+    encode, encoded = Encoder(base, [one], steps), []
+    plain = type(base).encode_images
+
+    def spy(self, images):
+        # The VAE on the same batch, as its rounding depends on what else is in there.
+        posterior = self.vae.encode(images).latent_dist
+        encoded.extend(zip(images, posterior.mean, posterior.std))
+        return plain(self, images)
+
+    monkeypatch.setattr(type(base), "encode_images", spy)
+    for rows in steps:
+        latents = encode(rows)
+        for row, mean, deviation, mask in zip(rows, *latents):
+            view, images = row.picture.view, one.targets
+            images = images if row.picture.target else one.regularization
+            (picture,) = to_tensor([render_view(view, images, base.resolution)])
+            expected = next(part[1:] for part in encoded if torch.equal(part[0], picture))
+            torch.testing.assert_close(mean, expected[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-5)
+            assert torch.equal(mask, view_mask(view, base.resolution, base.downsampling))
+    assert len(encoded) == len({row.picture for rows in steps for row in rows})
+    assert len(encoded) < sum(map(len, steps))
+    assert not encode.kept
+
+
+def test_three_concepts_share_a_batch_of_eight_equally(params):
+    sets = [training_set(n, "cat") for n in ("a", "b", "c")]
+    for rows in schedule(how("custom_diffusion", 3), sets, params, 32, 3):
+        counts = Counter((row.picture.concept, row.picture.target) for row in rows)
+        assert set(counts.values()) == {1}
+        assert len(rows) == 6
+
+
+def test_a_batch_that_is_too_small_is_refused(params):
+    sets = [training_set(n, "cat") for n in ("a", "b", "c")]
+    small = params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 4})})
+    with pytest.raises(BenchError, match="batch_size: 4 is too small for 3 concepts"):
+        schedule(how("custom_diffusion", 3), sets, small, 32, 1)
+
+
+def test_without_regularization_all_images_are_targets(params):
+    one = training_set("cat", "cat")
+    steps = schedule(how("custom_diffusion_no_regularization"), [one], params, 32, 5)
+    assert all(row.picture.target for rows in steps for row in rows)
+    assert {len(rows) for rows in steps} == {params.train.batch_size}
+
+
+def test_without_augmentation_targets_are_only_mirrored(params):
+    one = training_set("cat", "cat")
+    steps = schedule(how("custom_diffusion_no_augmentation"), [one], params, 32, 40)
+    rows = [row for rows in steps for row in rows if row.picture.target]
+    assert {row.caption for row in rows} == {"photo of a <new1> cat"}
+    assert {row.picture.view.size for row in rows} == {32}
+    assert {row.picture.view.flip for row in rows} == {True, False}
+
+
+def test_missing_regularization_is_refused(params):
+    bare = training_set("cat", "cat")
+    bare = type(bare)(bare.concept, bare.targets, [], [])
+    with pytest.raises(BenchError, match="no regularization images"):
+        schedule(how("custom_diffusion"), [bare], params, 32, 1)
+
+
+def test_unknown_method_is_refused():
+    with pytest.raises(BenchError, match="choose one of .*custom_diffusion"):
+        load_method("hyperdream")
+    assert "pretrained" in method_names()
+
+
+CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
+NOUNS = ("cat", "chair", "dog")
+
+
+def parts_of(base: Base, params: Params, count: int) -> tuple[list[TrainingSet], list[Adapter]]:
+    sets = [training_set(noun, noun, i) for i, noun in enumerate(NOUNS[:count])]
+    return sets, [run(base, params, "custom_diffusion", part, steps=5) for part in sets]
+
+
+@pytest.mark.parametrize("template_words", [True, False])
+@pytest.mark.parametrize("count", [2, 3])
+def test_merge_maps_each_concept_as_its_own_adapter(
+    base, params, monkeypatch, count, template_words
+):
+    sets, parts = parts_of(base, params, count)
+    monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
+    about, found = subject(*sets), load_method("custom_diffusion_merge").composition
+    assert isinstance(found, Merged)
+    hyper = HYPER.model_copy(update={"template_words": template_words})
+    result = merged(base, found, parts, about, params, hyper, provenance(base, "m", *sets))
+    assert result.provenance.notes["residual"] < 1e-6
+    # Three words and the template's four with template words, else twice "<new1> cat" and the end;
+    # the words of the template before the token are the same for all concepts.
+    rows = 3 + 3 + 3 if template_words else 3 + 3
+    shared = 3 * (count - 1) if template_words else 0
+    assert result.provenance.notes["constraints"] == rows * count - shared
+    assert result.provenance.references == tuple(
+        f"<new{i}> {noun}" for i, noun in enumerate(NOUNS[:count], 1)
+    )
+
+    table = base.text_encoder.get_input_embeddings()
+    base.add_modifier_tokens(result.tokens)
+    with torch.no_grad():
+        text = base.encode_text(list(result.provenance.references))
+    base.text_encoder.set_input_embeddings(table)
+    weights = dict(base.unet.named_parameters())
+    for i, part in enumerate(parts):
+        assert torch.equal(result.tokens[f"<new{i + 1}>"], part.tokens["<new1>"])
+        for name, delta in part.deltas.items():
+            words = text[i, 1:4]  # modifier token, noun, end
+            own = words @ (weights[name] + delta).T
+            torch.testing.assert_close(
+                words @ (weights[name] + result.deltas[name]).T, own, rtol=1e-3, atol=1e-4
+            )
+
+
+def test_average_is_the_mean_of_the_changes_and_keeps_all_tokens(base, params):
+    sets, parts = parts_of(base, params, 2)
+    found = load_method("custom_diffusion_average").composition
+    assert isinstance(found, Merged)
+    about = provenance(base, "m", *sets)
+    result = merged(base, found, parts, subject(*sets), params, HYPER, about)
+    for name, delta in result.deltas.items():
+        both = parts[0].deltas[name].double() + parts[1].deltas[name].double()
+        torch.testing.assert_close(delta.double(), both / 2, rtol=1e-6, atol=1e-9)
+    assert torch.equal(result.tokens["<new2>"], parts[1].tokens["<new1>"])
+
+
+def test_a_merge_without_a_finite_solution_is_refused(base, params, monkeypatch):
+    sets, parts = parts_of(base, params, 2)
+    monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
+    found = load_method("custom_diffusion_merge").composition
+    assert isinstance(found, Merged)
+    about, made = subject(*sets), provenance(base, "custom_diffusion_merge", *sets)
+    name = next(iter(parts[0].deltas))
+    huge = {name: 3e38 * parts[0].deltas[name].sign()}  # finite, but too large for what comes of it
+    parts[0] = replace(parts[0], deltas={**parts[0].deltas, **huge})
+    whose = r"^custom_diffusion_merge on cat\+chair: the merge has no finite solution \("
+    field = r"ridge 1e-06\): raise methods\.custom_diffusion_merge\.ridge"
+    with pytest.raises(FailureError, match=f"{whose}delta.{name}; {field}"):
+        merged(base, found, parts, about, params, HYPER, made)
+
+    def singular(*_):
+        return torch.linalg.inv(torch.zeros(2, 2))
+
+    monkeypatch.setattr("pipeline.train.stage.constrained", singular)
+    with pytest.raises(FailureError, match=f"{whose}.*singular.*; {field}"):
+        merged(base, found, parts, about, params, HYPER, made)
+
+
+def test_words_of_textual_inversion_are_put_side_by_side(base, params):
+    sets = [training_set(noun, noun, i) for i, noun in enumerate(("cat", "wooden pot"))]
+    parts = [run(base, params, "textual_inversion", part) for part in sets]
+    found = load_method("textual_inversion").composition
+    assert isinstance(found, Merged)
+    about = provenance(base, "m", *sets)
+    result = merged(base, found, parts, subject(*sets), params, HYPER, about)
+    assert result.deltas == {}
+    assert result.provenance.references == ("<new1>", "<new2>")
+    for i, part in enumerate(parts, 1):
+        assert torch.equal(result.tokens[f"<new{i}>"], part.tokens["<new1>"])
+
+
+def test_sequential_goes_on_from_the_first_concept_and_leaves_its_token(base, params):
+    sets, parts = parts_of(base, params, 3)
+    found = load_method("custom_diffusion_sequential").composition
+    assert isinstance(found, Continued)
+    hyper = HYPER.model_copy(update={"composition_steps": 4})
+    before = state(base)
+    about = provenance(base, "s", *sets)
+    result = continued(base, found.how, parts[0], sets, params, hyper, about)
+    assert torch.equal(result.tokens["<new1>"], parts[0].tokens["<new1>"])
+    assert result.provenance.references == ("<new1> cat", "<new2> chair", "<new3> dog")
+    assert result.provenance.steps == 5 + 4 + 4
+    assert all(torch.equal(before[key], value) for key, value in state(base).items())
+    # No step: the adapter of the first concept, and the other tokens where they start.
+    hyper = HYPER.model_copy(update={"composition_steps": 0})
+    same = continued(base, found.how, parts[0], sets, params, hyper, about)
+    for name, delta in same.deltas.items():
+        torch.testing.assert_close(delta, parts[0].deltas[name], rtol=0, atol=0)
+    assert torch.equal(same.tokens["<new3>"], base.embedding_row(RARE_TOKENS[2]))
