@@ -438,17 +438,21 @@ def _pipelines(profile: str) -> Iterator[Check]:
 
 
 def _locks(profile: str) -> Iterator[Check]:
-    """What DVC wrote down and could not read again: it writes in place, and may be killed."""
+    """What DVC wrote down and cannot read again: it writes in place, and may be killed meanwhile."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
     folder = profile_folder(profile)
-    for lock in (*folder.glob("dvc.lock"), *sorted(folder.glob("cells/*/dvc.lock"))):
+    readers = folder / ".dvc/tmp/rwlock"
+    for path in (*folder.glob("dvc.lock"), *sorted(folder.glob("cells/*/dvc.lock")), readers):
         try:
-            COMPILED_LOCKFILE_SCHEMA(read_yaml(lock))
-        except (BenchError, Invalid):
+            if path != readers:
+                COMPILED_LOCKFILE_SCHEMA(read_yaml(path))
+            elif path.exists():
+                json.loads(path.read_bytes())
+        except (BenchError, Invalid, ValueError):
             note = (
-                f"{lock}: cut, as happens if DVC is killed: delete it, and run "
+                f"{path}: cut, as happens if DVC is killed: delete it, and run "
                 f"`{repro_command(profile)}`, which takes what was made from DVC's cache"
             )
             yield Check("records", "wrong", note)
