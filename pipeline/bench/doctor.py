@@ -438,7 +438,7 @@ def _pipelines(profile: str) -> Iterator[Check]:
 
 
 def _locks(profile: str) -> Iterator[Check]:
-    """What DVC wrote down and cannot read again: it writes in place, and may be killed meanwhile."""
+    """What DVC wrote down and cannot read again: it writes in place, and may be killed."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
