@@ -14,12 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.features import clip_extractor, distance_extractor, kernel_features
-from eval.figures import DPI, STYLE
+from eval.encoders.extractors import clip_extractor, distance_extractor, kernel_features
 from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
+from eval.report.figures import DPI, STYLE
 from eval.statistics import clustered_mean, mean_over
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
@@ -99,7 +99,7 @@ def requests_of(
 
 
 class Judge:
-    """The models that measure, loaded once; what they give is what `eval.scores` would."""
+    """The models that measure, loaded once; what they give is what `eval.scores.stage` would."""
 
     def __init__(self, params: Params) -> None:
         self.params = params

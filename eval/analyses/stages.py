@@ -26,7 +26,7 @@ SAMPLING = (
     "pipeline/models/tokens.py",
 )
 SCORING = (
-    "eval/features.py",
+    "eval/encoders",
     "pipeline/concepts/shards.py",
     "eval/metrics",
     "pipeline/models/openclip.py",
@@ -78,7 +78,7 @@ STAGES: dict[str, Stage] = {
             *BASE,
             *SAMPLING,
             *SCORING,
-            "eval/analyses/steps.py",
+            "eval/analyses/steps",
             "pipeline/train/augment.py",
             "pipeline/train/stage.py",
             "pipeline/train/lowrank.py",
@@ -110,7 +110,7 @@ STAGES: dict[str, Stage] = {
     ),
     "attention": Stage(
         "see where the words of compositions look",
-        (*BASE, *SAMPLING, "eval/analyses/probes.py", "eval/scores.py", "eval/tables.py"),
+        (*BASE, *SAMPLING, "eval/analyses/probes.py", "eval/scores", "eval/tables"),
         ("base",),
         ("base", "protocol"),
         ("sample",),
@@ -155,15 +155,15 @@ def run(name: str, profile: str = DEFAULT_PROFILE) -> None:
     """
     if name not in STAGES:
         raise BenchError(f"analysis {name!r} is unknown: choose one of {', '.join(STAGES)}")
-    module = importlib.import_module(f"eval.analyses.{name}")
+    module = importlib.import_module(f"eval.analyses.{name}.stage")
     folder: Path = getattr(module, f"analyse_{name}")(profile)
     print(f"{name} -> {folder}")
 
 
 def sources(name: str) -> list[str]:
     """The code that an analysis depends on."""
-    shared = [f"eval/analyses/{file}.py" for file in (name, "common")]
-    return [*shared, "eval/statistics.py", *STAGES[name].sources]
+    own = (f"eval/analyses/{name}", "eval/analyses/common.py", "eval/statistics.py")
+    return [*own, *STAGES[name].sources]
 
 
 def inputs(name: str, params: Params, grid: Grid) -> list[str]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from eval.statistics import Estimate, Interval, holm, interval, p_value
-from eval.tables import (
+from eval.tables.building import (
     FORMATS,
     METRICS,
     STALE,
@@ -73,7 +73,7 @@ class Claim:
     name: str
     says: str
     where: str  # in the paper
-    kind: str  # of subjects: a key of `eval.tables.KINDS`
+    kind: str  # of subjects: a key of `eval.tables.building.KINDS`
     metric: str
     first: str
     relation: Relation
@@ -270,8 +270,8 @@ def differences(scores: pd.DataFrame, claim: Claim, subjects: Sequence[str]) -> 
     Where the two share a single subject both errors are those of the sample of prompts.
 
     Args:
-        scores: as `eval.scores.load_scores` gives. "image_alignment" of compositions is the mean
-            of that with their concepts.
+        scores: as `eval.scores.stage.load_scores` gives. "image_alignment" of compositions is the
+            mean of that with their concepts.
         claim: what to compare.
         subjects: those to look at.
     """

@@ -20,7 +20,7 @@ import pandas as pd
 
 from eval.papers.reference import PrintedRow, PrintedTable, Source, printed_name, printed_tables
 from eval.statistics import Estimate, rank_correlation
-from eval.tables import (
+from eval.tables.building import (
     FORMATS,
     KINDS,
     METRICS,
@@ -360,7 +360,7 @@ def print_comparison(
     Args:
         profile: the name of a profile.
         table: see `compare`.
-        format: one of `eval.tables.FORMATS`.
+        format: one of `eval.tables.building.FORMATS`.
 
     Raises:
         BenchError: a name is unknown, or nothing was scored yet.

@@ -33,7 +33,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torch import Tensor, nn
 
-from eval.features import DINO_ARCHITECTURE, Extractor, dino_network, vit_extractor
+from eval.encoders.extractors import DINO_ARCHITECTURE, Extractor, dino_network, vit_extractor
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid, kid_subsets

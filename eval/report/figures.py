@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from eval.scores import ORACLE
-from eval.tables import DISTANCES, KINDS, METRICS, Results, counted, words
+from eval.scores.stage import ORACLE
+from eval.tables.building import DISTANCES, KINDS, METRICS, Results, counted, words
 from pipeline.settings.profile import Grid
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; shapes help too.

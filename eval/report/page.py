@@ -14,15 +14,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.analyses.stages import STAGES, chosen
-from eval.grids import Sheet
 from eval.papers.claims import Finding, Verdict, check_claims, comparison_text, interval_text
 from eval.papers.compare import compare
 from eval.papers.reference import printed_means
+from eval.report.grids import Sheet
 from eval.report.origin import origin
-from eval.scores import ORACLE
+from eval.scores.stage import ORACLE
 from eval.statistics import Estimate, interval
 from eval.study.read import REASONS
-from eval.tables import (
+from eval.tables.building import (
     DISTANCES,
     HERE,
     KINDS,
@@ -387,7 +387,7 @@ def _of_images(results: Results, kind: str) -> list[str]:
 
 def cost_table(params: Params, grid: Grid) -> Table:
     """What a cell of each method takes to train and to store, the mean over its cells."""
-    from eval.analyses.cost import COST_FILE, read_cost  # imports torch
+    from eval.analyses.cost.stage import COST_FILE, read_cost  # imports torch
 
     shown = (
         ("seconds", "training, s", 1, 1.0),
@@ -418,7 +418,7 @@ def cost_table(params: Params, grid: Grid) -> Table:
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
     """The machines that trained the cells, as far as they wrote it down."""
-    from eval.analyses.cost import COST_FILE, read_cost
+    from eval.analyses.cost.stage import COST_FILE, read_cost
 
     paths = [params.cell(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
     return sorted({f"{cost.hardware} ({cost.device})" for p in paths if (cost := read_cost(p))})
@@ -453,7 +453,7 @@ def study(folder: Path) -> Study:
 
 
 def _markdown(path: str, text: str) -> StudyTable:
-    """A table as `eval.tables.as_markdown` writes it."""
+    """A table as `eval.tables.building.as_markdown` writes it."""
     body, caption = text.strip().split("\n\n")
     header, _, *lines = [line.strip("| ").split(" | ") for line in body.splitlines()]
     return StudyTable(path, caption, header, [[words(cell) for cell in line] for line in lines])

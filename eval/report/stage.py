@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from eval.figures import write_figures
-from eval.grids import (
+from eval.report.figures import write_figures
+from eval.report.grids import (
     PAGE_PIXELS,
     PIXELS,
     Row,
@@ -25,8 +25,8 @@ from eval.grids import (
     write_image,
 )
 from eval.report.page import cost_table, render
-from eval.scores import ORACLE, missing_cells
-from eval.tables import (
+from eval.scores.stage import ORACLE, missing_cells
+from eval.tables.building import (
     FORMATS,
     KINDS,
     Results,

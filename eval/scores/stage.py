@@ -34,7 +34,7 @@ from pipeline.concepts.shards import Sample, held_out_of, image_of, one_line, sa
 from pipeline.settings.profile import Params, load_grid, load_params, repro_command_for
 
 if TYPE_CHECKING:
-    from eval.features import Extractor
+    from eval.encoders.extractors import Extractor
 
 ORACLE = "oracle"
 SCORES = "scores.csv"  # in the folder of a cell
@@ -218,7 +218,7 @@ class _Measure:
 
     def __init__(self, params: Params) -> None:
         # Here, as reading scores does not need torch, which takes seconds to import.
-        from eval.features import clip_extractor, dino_extractor, distance_extractor
+        from eval.encoders.extractors import clip_extractor, dino_extractor, distance_extractor
         from pipeline.models.openclip import load_clip
 
         self.how = params.protocol.score
@@ -241,7 +241,7 @@ class _Measure:
 
     def text_rows(self, samples: Sequence[Sample], prompts: Sequence[str]) -> list[Sample]:
         """Text-alignment of each image with its prompt."""
-        from eval.features import too_long
+        from eval.encoders.extractors import too_long
 
         if not samples or not self.asked("text_alignment"):
             return []
@@ -291,7 +291,7 @@ class _Measure:
         captions: Sequence[str],
     ) -> list[Sample]:
         """KID and FID of two sets of images, clustered by caption."""
-        from eval.features import kernel_features
+        from eval.encoders.extractors import kernel_features
 
         rows = []
         for metric in self.asked("kid", "fid"):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.scores import load_scores
+from eval.scores.stage import load_scores
 from eval.statistics import Estimate, holm, p_value, two_way_mean
 from eval.study.build import questionnaire_folder
 from eval.study.measures import (
@@ -32,8 +32,8 @@ from eval.study.questionnaire import (
     method_pairs,
 )
 from eval.study.read import REASONS, load_responses
-from eval.tables import FORMATS, Cell, Column, Table, subjects_of
-from eval.tables import KINDS as SUBJECTS
+from eval.tables.building import FORMATS, Cell, Column, Table, subjects_of
+from eval.tables.building import KINDS as SUBJECTS
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.seeds import seed_of
 from pipeline.settings.profile import Grid, Params, load_grid, load_params
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     """Answers that are analysed together."""
 
     kind: str  # of questions: a key of ASKED
-    subjects: str  # a key of eval.tables.KINDS
+    subjects: str  # a key of eval.tables.building.KINDS
     answers: pd.DataFrame
 
 

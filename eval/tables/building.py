@@ -23,7 +23,7 @@ import pandas as pd
 
 from eval.freshness import Freshness, freshness
 from eval.papers.reference import printed_means
-from eval.scores import ORACLE, failed_cells, load_scores, missing_cells
+from eval.scores.stage import ORACLE, failed_cells, load_scores, missing_cells
 from eval.statistics import (
     Estimate,
     clustered_mean,
@@ -125,7 +125,7 @@ class Table:
 class Results:
     """The scores of a grid, and the protocol that says how they are averaged."""
 
-    scores: pd.DataFrame  # as `eval.scores.load_scores` gives
+    scores: pd.DataFrame  # as `eval.scores.stage.load_scores` gives
     grid: Grid
     protocol: Protocol
     profile: str = DEFAULT_PROFILE
@@ -264,7 +264,7 @@ def estimates(scores: pd.DataFrame) -> Estimates:
     Table 1), image by image, so that its error takes their correlation into account.
 
     Args:
-        scores: as `eval.scores.load_scores` gives.
+        scores: as `eval.scores.stage.load_scores` gives.
     """
     found: Estimates = {}
     for (method, subject, metric), rows in _by_metric(scores).items():

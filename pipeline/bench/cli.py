@@ -230,7 +230,7 @@ def score(
 ) -> None:
     """Score the images of one cell."""
     params = _check(profile, method=method, subject=subject)
-    from eval.scores import SCORES, score_cell
+    from eval.scores.stage import SCORES, score_cell
 
     cell = params.cell(method, subject)
     with _recorded(record_failure, cell / SCORES):
@@ -245,7 +245,7 @@ def oracle(
 ) -> None:
     """Score a concept's real images against each other: what a perfect method would reach."""
     params = _check(profile, concept=concept)
-    from eval.scores import ORACLE, SCORES, score_oracle
+    from eval.scores.stage import ORACLE, SCORES, score_oracle
 
     with _recorded(record_failure, params.cell(ORACLE, concept) / SCORES):
         score_oracle(concept, profile)
@@ -317,7 +317,7 @@ def pipelines(
 def report(profile: Profile = DEFAULT_PROFILE) -> None:
     """Write the tables, figures, image grids and the web page of a profile."""
     _check(profile)
-    from eval.report import write_report
+    from eval.report.stage import write_report
 
     write_report(profile)
 
@@ -332,7 +332,7 @@ def table(
 ) -> None:
     """Print the comparison from the scores that exist; runs nothing."""
     _check(profile)
-    from eval.tables import print_table
+    from eval.tables.building import print_table
 
     print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.figures import bars, scatter
-from eval.grids import overview, read_rows, sheet
 from eval.papers.claims import Verdict, check_claims, print_claims
 from eval.papers.compare import print_comparison
-from eval.report import write_report
-from eval.scores import failed_cells, load_scores, missing_cells
+from eval.report.figures import bars, scatter
+from eval.report.grids import overview, read_rows, sheet
+from eval.report.stage import write_report
+from eval.scores.stage import failed_cells, load_scores, missing_cells
 from eval.study.build import build
 from eval.study.questionnaire import load_questionnaire
-from eval.tables import (
+from eval.tables.building import (
     as_csv,
     as_latex,
     as_markdown,

@@ -17,8 +17,16 @@ from ruamel.yaml import YAML
 from eval.freshness import Freshness
 from eval.papers.claims import claims_table
 from eval.papers.compare import compare, print_comparison
-from eval.report import write_report
-from eval.tables import FEWER, STALE, as_csv, by_subject, comparison, load_results, print_table
+from eval.report.stage import write_report
+from eval.tables.building import (
+    FEWER,
+    STALE,
+    as_csv,
+    by_subject,
+    comparison,
+    load_results,
+    print_table,
+)
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
 from tests.eval.conftest import METHODS

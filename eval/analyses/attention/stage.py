@@ -27,8 +27,8 @@ from eval.analyses.common import (
     write_results,
 )
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
-from eval.scores import failed_cells, load_scores
-from eval.tables import estimates, words
+from eval.scores.stage import failed_cells, load_scores
+from eval.tables.building import estimates, words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.seeds import seed_of

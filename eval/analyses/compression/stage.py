@@ -25,8 +25,8 @@ from eval.analyses.common import (
     summary,
     write_results,
 )
-from eval.figures import COLOURS, STYLE
-from eval.tables import METRICS
+from eval.report.figures import COLOURS, STYLE
+from eval.tables.building import METRICS
 from pipeline.concepts.concept import load_subject
 from pipeline.exchange.compression import compress
 from pipeline.models.adapter import Adapter, save_adapter

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval.analyses.common import folder_of, made, section, write_results
-from eval.figures import COLOURS, STYLE
-from eval.tables import words
+from eval.report.figures import COLOURS, STYLE
+from eval.tables.building import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import failure_of
 from pipeline.common.schema import parse, read_yaml

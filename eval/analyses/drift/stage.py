@@ -24,9 +24,9 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.figures import COLOURS, STYLE
+from eval.report.figures import COLOURS, STYLE
 from eval.statistics import mean_over
-from eval.tables import METRICS, words
+from eval.tables.building import METRICS, words
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied

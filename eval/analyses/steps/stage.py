@@ -23,8 +23,8 @@ from eval.analyses.common import (
     summary,
     write_results,
 )
-from eval.figures import COLOURS, STYLE
-from eval.tables import METRICS, words
+from eval.report.figures import COLOURS, STYLE
+from eval.tables.building import METRICS, words
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Trained

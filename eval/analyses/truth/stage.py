@@ -33,13 +33,13 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.features import Extractor, dino_extractor, distance_extractor, kernel_features
-from eval.figures import COLOURS, STYLE
+from eval.encoders.extractors import Extractor, dino_extractor, distance_extractor, kernel_features
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
+from eval.report.figures import COLOURS, STYLE
 from eval.statistics import interval, mean_over, rank_correlation
-from eval.tables import METRICS, words
+from eval.tables.building import METRICS, words
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes
 from pipeline.common.seeds import seed_of

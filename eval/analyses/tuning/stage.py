@@ -28,9 +28,9 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.analyses.steps import adapters_along
-from eval.figures import COLOURS, STYLE
-from eval.tables import METRICS, words
+from eval.analyses.steps.stage import adapters_along
+from eval.report.figures import COLOURS, STYLE
+from eval.tables.building import METRICS, words
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained

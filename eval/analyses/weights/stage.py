@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eval.analyses.common import adapter_of, folder_of, made, section, write_results
-from eval.figures import COLOURS, STYLE
-from eval.tables import words
+from eval.report.figures import COLOURS, STYLE
+from eval.tables.building import words
 from pipeline.models.adapter import Delta, dense
 from pipeline.models.base import load_base
 from pipeline.settings.analyses import WeightsParams

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eval.analyses.common import Judge
-from eval.analyses.truth import (
+from eval.analyses.truth.stage import (
     ALL,
     FACTS,
     IDENTITY,

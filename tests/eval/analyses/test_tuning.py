@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from eval.analyses.common import folder_of
-from eval.analyses.tuning import analyse_tuning, choose, marked, products
+from eval.analyses.tuning.stage import analyse_tuning, choose, marked, products
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.models.base import Base

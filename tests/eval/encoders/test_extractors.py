@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import ViTConfig, ViTModel
 
-from eval import features
-from eval.features import (
+from eval.encoders import extractors as features
+from eval.encoders.extractors import (
     Extractor,
     clip_extractor,
     dino_extractor,

@@ -25,7 +25,7 @@ from eval.papers.claims import (
     print_claims,
 )
 from eval.statistics import Estimate, mean_over
-from eval.tables import KINDS, as_csv, as_markdown, load_results
+from eval.tables.building import KINDS, as_csv, as_markdown, load_results
 from pipeline.common.errors import BenchError
 from pipeline.methods import load_method, method_names
 

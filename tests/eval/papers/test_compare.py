@@ -15,7 +15,7 @@ from scipy import stats
 from eval.papers.compare import Line, agreement, compare, lines, print_comparison, tolerance
 from eval.papers.reference import PrintedRow, PrintedTable, printed_tables
 from eval.statistics import Estimate
-from eval.tables import Results, load_results
+from eval.tables.building import Results, load_results
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import Params, load_grid, load_params
 from pipeline.settings.protocol import load_protocol

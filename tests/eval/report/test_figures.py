@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from matplotlib.patches import Ellipse
 
-from eval.figures import COLOURS, bars, method_style, scatter, write_figures
-from eval.tables import load_results
+from eval.report.figures import COLOURS, bars, method_style, scatter, write_figures
+from eval.tables.building import load_results
 
 
 def test_points_are_means_and_ellipses_their_errors(profile: Path) -> None:

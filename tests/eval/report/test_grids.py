@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import grids
-from eval.grids import CELL, PIXELS, Row, Sheet, grid_of, overview, read_rows, sheet
-from eval.tables import words
+from eval.report import grids
+from eval.report.grids import CELL, PIXELS, Row, Sheet, grid_of, overview, read_rows, sheet
+from eval.tables.building import words
 from pipeline.common.files import read_tar
 from pipeline.concepts.concept import load_subject
 from pipeline.concepts.photos import read_photo

@@ -16,11 +16,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from eval.papers.claims import print_claims
-from eval.report import write_report
 from eval.report.origin import CODE, origin
 from eval.report.page import LEVELS, shades
+from eval.report.stage import write_report
 from eval.statistics import Estimate
-from eval.tables import Column, Table, as_csv, as_markdown
+from eval.tables.building import Column, Table, as_csv, as_markdown
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
 

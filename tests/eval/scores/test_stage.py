@@ -15,9 +15,9 @@ from cleanfid.fid import fid_from_feats, kernel_distance
 from PIL import Image
 from ruamel.yaml import YAML
 
-from eval.features import dino_extractor
-from eval.report import write_report
-from eval.scores import (
+from eval.encoders.extractors import dino_extractor
+from eval.report.stage import write_report
+from eval.scores.stage import (
     COLUMNS,
     check_comparable,
     load_scores,
@@ -30,7 +30,7 @@ from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
 from pipeline.models.openclip import Clip, load_clip
 from pipeline.settings.profile import load_params
 from pipeline.settings.protocol import protocol_path
-from tests.eval.test_features import dino_file
+from tests.eval.encoders.test_extractors import dino_file
 
 RUNS = Path("runs/toyland")
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eval.scores import load_scores
+from eval.scores.stage import load_scores
 from eval.statistics import Estimate, holm
-from eval.tables import (
+from eval.tables.building import (
     METRICS,
     Column,
     Compared,

@@ -84,7 +84,7 @@ def test_every_thing_that_is_missing_has_a_line_that_says_where_to_get_it(
 
 
 def test_inception_and_dino_are_the_files_that_scores_use():
-    from eval import features
+    from eval.encoders import extractors as features
 
     for name in ("INCEPTION_FILE", "INCEPTION_URL", "INCEPTION_SHA256", "DINO_URL"):
         assert getattr(module, name) == getattr(features, name)
