@@ -14,13 +14,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.encoders.extractors import clip_extractor, distance_extractor, kernel_features
+from eval.encoders.clip import clip_extractor
+from eval.encoders.distance import distance_extractor, kernel_features
 from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
-from eval.report.figures import DPI, STYLE
 from eval.statistics import clustered_mean, mean_over
+from eval.style import DPI, STYLE
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import RESULTS, atomic_folder, png_bytes
@@ -111,7 +112,7 @@ class Judge:
         features = self.extract([png_bytes(image) for image in images])
         how = self.params.protocol.score
         texts = self.clip.encode_texts([how.text_prefix + prompt for prompt in prompts])
-        return text_alignment(features, texts, how.text_scale).values
+        return text_alignment(features, texts, how.text_scale)
 
     def image_alignment(self, images: Sequence[Image.Image], concept: str) -> Values:
         """Image-alignment [n] of each image with the concept's target images.
@@ -121,7 +122,7 @@ class Judge:
         """
         targets = [image_of(s) for s in targets_of(self.params, concept)]
         features = self.extract([png_bytes(image) for image in images])
-        return image_alignment(features, self.extract(targets)).values
+        return image_alignment(features, self.extract(targets))
 
     def kid(self, images: Sequence[Image.Image], concept: str) -> SetValue:
         """KID of images that are independent of each other and the concept's held-out real ones.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,34 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from eval.scores.stage import ORACLE
-from eval.tables.building import DISTANCES, KINDS, METRICS, Results, counted, words
-from pipeline.settings.profile import Grid
-
-# Okabe and Ito's colours, which people with any colour vision can tell apart; shapes help too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-GREY, INK = "#6b7280", "#24292f"
-DPI = 160
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#c5c9d0",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titleweight": "bold",
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eceef1",
-    "xtick.color": "#57606a",
-    "ytick.color": "#57606a",
-    "svg.hashsalt": "concept-bench",
-    "svg.fonttype": "path",
-}
+from eval.metrics.catalogue import METRICS
+from eval.results import KINDS, Results
+from eval.scores.file import ORACLE
+from eval.style import GREY, INK, STYLE, method_style, words
+from eval.tables.gaps import counted
 
 
 def write_figures(results: Results, folder: Path) -> list[Path]:
@@ -57,7 +33,7 @@ def write_figures(results: Results, folder: Path) -> list[Path]:
         charts |= {
             metric: bars(results, metric)
             for metric in results.metrics("single")
-            if metric in DISTANCES
+            if not METRICS[metric].per_image
         }
         for name, figure in charts.items():
             if figure is not None:
@@ -65,14 +41,6 @@ def write_figures(results: Results, folder: Path) -> list[Path]:
                 figure.savefig(path, metadata={"Date": None})
                 written.append(path)
     return written
-
-
-def method_style(grid: Grid, method: str) -> tuple[str, str]:
-    """Colour and marker of a method, the same in all charts."""
-    number = grid.methods.index(method)
-    # The next round of colours has other markers.
-    marker = (number + number // len(COLOURS)) % len(MARKERS)
-    return COLOURS[number % len(COLOURS)], MARKERS[marker]
 
 
 def scatter(results: Results, kind: str) -> Figure | None:

@@ -16,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.tables.building import words
+from eval.style import words
 from pipeline.common.failures import Failure, failure_of
 from pipeline.concepts.concept import Subject
 from pipeline.concepts.photos import read_photo

@@ -14,34 +14,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.analyses.stages import STAGES, chosen
+from eval.metrics.catalogue import METRICS
 from eval.papers.claims import Finding, Verdict, check_claims, comparison_text, interval_text
 from eval.papers.compare import compare
 from eval.papers.reference import printed_means
 from eval.report.grids import Sheet
 from eval.report.origin import origin
-from eval.scores.stage import ORACLE
+from eval.results import KINDS, Results, reference_method, subjects_of
+from eval.scores.file import ORACLE
 from eval.statistics import Estimate, interval
 from eval.study.read import REASONS
-from eval.tables.building import (
-    DISTANCES,
-    HERE,
-    KINDS,
-    METRICS,
-    STALE,
-    Cell,
-    Column,
-    Compared,
-    Results,
-    Table,
-    by_failure,
-    by_prompt,
-    cell_text,
-    p_text,
-    reference_method,
-    subjects_of,
-    tested,
-    words,
-)
+from eval.style import words
+from eval.tables.building import by_prompt, tested
+from eval.tables.gaps import by_failure
+from eval.tables.rendering import cell_text, p_text
+from eval.tables.table import HERE, STALE, Cell, Column, Compared, Table, metric_column
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, failure_of
 from pipeline.concepts.concept import load_subject
@@ -192,7 +179,7 @@ def render(
         stale=results.fresh.notes(STALE, everyone, results.grid.subjects()),
         charts=sorted(p.name for p in (folder / "figures").iterdir()),
         metrics=METRICS,
-        distances=DISTANCES,
+        distances=[name for name, metric in METRICS.items() if not metric.per_image],
         asked=[m for m in METRICS if m in params.protocol.score.metrics],
         extractors=_extractors(results),
         oracle=ORACLE,
@@ -251,9 +238,7 @@ def heat_maps(results: Results, kind: str) -> list[HeatMap]:
             for method, row in found.items()
         ]
         if rated:
-            title, digits, higher = METRICS[metric]
-            column = Column(metric, f"{title} {'↑' if higher else '↓'}", digits=digits)
-            maps.append(HeatMap(column, subjects, rows))
+            maps.append(HeatMap(metric_column(metric), subjects, rows))
     return maps
 
 
@@ -267,7 +252,6 @@ def winners(results: Results, kind: str) -> list[Winner]:
     found = []
     differences = tested(results, kind)
     for metric in results.metrics(kind):
-        title, digits, higher = METRICS[metric]
         means = {
             method: mean
             for method in results.grid.methods
@@ -279,13 +263,14 @@ def winners(results: Results, kind: str) -> list[Winner]:
         means = {method: mean for method, mean in means.items() if len(over[method]) == most}
         if len(means) < 2:
             continue
-        first, second = sorted(means, key=lambda m: means[m].mean, reverse=higher)[:2]
+        first, second = sorted(
+            means, key=lambda m: means[m].mean, reverse=METRICS[metric].higher_is_better
+        )[:2]
         lead = differences.get((first, second, metric)) or differences.get((second, first, metric))
         if lead:
             estimate = lead.estimate._replace(mean=abs(lead.estimate.mean))
             lead = lead._replace(estimate=estimate)
-        column = Column(metric, f"{title} {'↑' if higher else '↓'}", digits=digits)
-        found.append(Winner(column, first, means[first], second, lead))
+        found.append(Winner(metric_column(metric), first, means[first], second, lead))
     return found
 
 
@@ -382,7 +367,7 @@ def _by_column(
 
 def _of_images(results: Results, kind: str) -> list[str]:
     """The metrics that each image has."""
-    return [metric for metric in results.metrics(kind) if metric not in DISTANCES]
+    return [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
 
 
 def cost_table(params: Params, grid: Grid) -> Table:
@@ -453,7 +438,7 @@ def study(folder: Path) -> Study:
 
 
 def _markdown(path: str, text: str) -> StudyTable:
-    """A table as `eval.tables.building.as_markdown` writes it."""
+    """A table as `eval.tables.rendering.as_markdown` writes it."""
     body, caption = text.strip().split("\n\n")
     header, _, *lines = [line.strip("| ").split(" | ") for line in body.splitlines()]
     return StudyTable(path, caption, header, [[words(cell) for cell in line] for line in lines])
@@ -492,9 +477,7 @@ def _interval_text(finding: Finding) -> str | None:
 
 def _extractors(results: Results) -> dict[str, list[str]]:
     """By metric, the models that measured."""
-    scores = results.scores
-    metric = scores["metric"].str.replace(r"_\d+$", "", regex=True)
-    groups = scores["extractor"].groupby(metric)
+    groups = results.scores.groupby("metric")["extractor"]
     return {str(name): sorted(set(group)) for name, group in groups}
 
 

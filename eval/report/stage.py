@@ -25,22 +25,13 @@ from eval.report.grids import (
     write_image,
 )
 from eval.report.page import cost_table, render
-from eval.scores.stage import ORACLE, missing_cells
-from eval.tables.building import (
-    FORMATS,
-    KINDS,
-    Results,
-    Table,
-    as_csv,
-    by_prompt,
-    by_subject,
-    comparison,
-    could_not_be_made,
-    differences,
-    load_results,
-    not_run,
-    subjects_of,
-)
+from eval.results import KINDS, Results, load_results, subjects_of
+from eval.scores.file import ORACLE
+from eval.scores.reading import missing_cells
+from eval.tables.building import by_prompt, by_subject, comparison, differences
+from eval.tables.gaps import could_not_be_made, not_run
+from eval.tables.rendering import FORMATS, as_csv
+from eval.tables.table import Table
 from pipeline.common.files import atomic, atomic_folder, write_json
 from pipeline.concepts.concept import load_subject
 from pipeline.settings.profile import Grid, load_params

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.scores.stage import load_scores
+from eval.results import KINDS as SUBJECTS
+from eval.results import subjects_of
+from eval.scores.reading import load_scores
 from eval.statistics import Estimate, holm, p_value, two_way_mean
 from eval.study.build import questionnaire_folder
 from eval.study.measures import (
@@ -32,8 +34,8 @@ from eval.study.questionnaire import (
     method_pairs,
 )
 from eval.study.read import REASONS, load_responses
-from eval.tables.building import FORMATS, Cell, Column, Table, subjects_of
-from eval.tables.building import KINDS as SUBJECTS
+from eval.tables.rendering import FORMATS
+from eval.tables.table import Cell, Column, Table
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.seeds import seed_of
 from pipeline.settings.profile import Grid, Params, load_grid, load_params
@@ -49,7 +51,7 @@ class Part(NamedTuple):
     """Answers that are analysed together."""
 
     kind: str  # of questions: a key of ASKED
-    subjects: str  # a key of eval.tables.building.KINDS
+    subjects: str  # a key of eval.results.KINDS
     answers: pd.DataFrame
 
 
@@ -347,7 +349,6 @@ def _with_metrics(answers: pd.DataFrame, params: Params, profile: str) -> pd.Dat
     present = answers["question"].isin(list(load_questionnaire(folder).by_name()))
     scores = load_scores(profile)
     scores = scores[scores["sample"].notna()]
-    scores = scores.assign(metric=scores["metric"].str.replace(r"_\d+$", "", regex=True))
     place = ["subject", "prompt_index", "sample"]
     means = scores.groupby(["metric", "method", *place])["value"].mean()
     joined = answers.assign(present=present.to_numpy(bool))

@@ -230,7 +230,8 @@ def score(
 ) -> None:
     """Score the images of one cell."""
     params = _check(profile, method=method, subject=subject)
-    from eval.scores.stage import SCORES, score_cell
+    from eval.scores.file import SCORES
+    from eval.scores.stage import score_cell
 
     cell = params.cell(method, subject)
     with _recorded(record_failure, cell / SCORES):
@@ -245,7 +246,8 @@ def oracle(
 ) -> None:
     """Score a concept's real images against each other: what a perfect method would reach."""
     params = _check(profile, concept=concept)
-    from eval.scores.stage import ORACLE, SCORES, score_oracle
+    from eval.scores.file import ORACLE, SCORES
+    from eval.scores.stage import score_oracle
 
     with _recorded(record_failure, params.cell(ORACLE, concept) / SCORES):
         score_oracle(concept, profile)
@@ -332,7 +334,7 @@ def table(
 ) -> None:
     """Print the comparison from the scores that exist; runs nothing."""
     _check(profile)
-    from eval.tables.building import print_table
+    from eval.tables.printing import print_table
 
     print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
 

@@ -27,8 +27,9 @@ from eval.analyses.common import (
     write_results,
 )
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
-from eval.scores.stage import failed_cells, load_scores
-from eval.tables.building import estimates, words
+from eval.results import estimates
+from eval.scores.reading import failed_cells, load_scores
+from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.seeds import seed_of

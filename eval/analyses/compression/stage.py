@@ -25,8 +25,8 @@ from eval.analyses.common import (
     summary,
     write_results,
 )
-from eval.report.figures import COLOURS, STYLE
-from eval.tables.building import METRICS
+from eval.metrics.catalogue import METRICS
+from eval.style import COLOURS, STYLE
 from pipeline.concepts.concept import load_subject
 from pipeline.exchange.compression import compress
 from pipeline.models.adapter import Adapter, save_adapter
@@ -89,7 +89,5 @@ def chart(table: pd.DataFrame) -> Figure:
             )
             for x, y, share in zip(megabytes, table[metric], table["share"]):
                 ax.annotate(f"{share:.0%}", (x, y), (5, 5), textcoords="offset points", fontsize=8)
-            ax.set(
-                xscale="log", xlabel="size of the adapter, MB", title=f"{METRICS[metric].title} ↑"
-            )
+            ax.set(xscale="log", xlabel="size of the adapter, MB", title=METRICS[metric].heading)
     return figure

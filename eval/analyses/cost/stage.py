@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval.analyses.common import folder_of, made, section, write_results
-from eval.report.figures import COLOURS, STYLE
-from eval.tables.building import words
+from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import failure_of
 from pipeline.common.schema import parse, read_yaml

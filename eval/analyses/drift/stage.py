@@ -24,9 +24,9 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.report.figures import COLOURS, STYLE
+from eval.metrics.catalogue import METRICS
 from eval.statistics import mean_over
-from eval.tables.building import METRICS, words
+from eval.style import COLOURS, STYLE, words
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied

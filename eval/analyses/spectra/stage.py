@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eval.analyses.common import adapter_of, folder_of, made, section, write_results
-from eval.report.figures import COLOURS, STYLE
+from eval.style import COLOURS, STYLE
 from pipeline.common.errors import BenchError
 from pipeline.exchange.compression import spectra
 from pipeline.settings.analyses import SpectraParams

@@ -23,8 +23,8 @@ from eval.analyses.common import (
     summary,
     write_results,
 )
-from eval.report.figures import COLOURS, STYLE
-from eval.tables.building import METRICS, words
+from eval.metrics.catalogue import METRICS
+from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Trained
@@ -121,5 +121,5 @@ def chart(prompts: pd.DataFrame, table: pd.DataFrame) -> Figure:
                 table["steps"], table[metric], table[f"{metric}_se"],
                 color=colour, marker="o", capsize=3,
             )  # fmt: skip
-            ax.set(xlabel="training steps", title=f"{METRICS[metric].title} ↑")
+            ax.set(xlabel="training steps", title=METRICS[metric].heading)
     return figure

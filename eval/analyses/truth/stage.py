@@ -33,13 +33,15 @@ from eval.analyses.common import (
     section,
     write_results,
 )
-from eval.encoders.extractors import Extractor, dino_extractor, distance_extractor, kernel_features
+from eval.encoders.dino import dino_extractor
+from eval.encoders.distance import distance_extractor, kernel_features
+from eval.encoders.extractor import Extractor
+from eval.metrics.catalogue import METRICS
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
-from eval.report.figures import COLOURS, STYLE
 from eval.statistics import interval, mean_over, rank_correlation
-from eval.tables.building import METRICS, words
+from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes
 from pipeline.common.seeds import seed_of
@@ -206,7 +208,7 @@ def measured(
         encoded = [png_bytes(image) for image in images]
         targets = [image_of(s) for s in targets_of(judge.params, concept)]
         for metric, extract in likeness.items():
-            near = image_alignment(extract(encoded), extract(targets)).values
+            near = image_alignment(extract(encoded), extract(targets))
             parts.append(index.assign(metric=metric, value=near))
     if {"kid", "fid"} & set(asked):
         parts.append(_class_values(judge, concept, about).assign(subject=concept, truth=CLASS))

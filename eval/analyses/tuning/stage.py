@@ -29,8 +29,8 @@ from eval.analyses.common import (
     write_results,
 )
 from eval.analyses.steps.stage import adapters_along
-from eval.report.figures import COLOURS, STYLE
-from eval.tables.building import METRICS, words
+from eval.metrics.catalogue import METRICS
+from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eval.analyses.common import adapter_of, folder_of, made, section, write_results
-from eval.report.figures import COLOURS, STYLE
-from eval.tables.building import words
+from eval.style import COLOURS, STYLE, words
 from pipeline.models.adapter import Delta, dense
 from pipeline.models.base import load_base
 from pipeline.settings.analyses import WeightsParams

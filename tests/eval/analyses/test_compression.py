@@ -8,8 +8,8 @@ from scipy import stats
 from eval.analyses.common import Judge, by_prompt, requests_of, summary
 from eval.analyses.compression.stage import analyse_compression, saved_bytes
 from eval.papers.claims import CLAIMS, claims_table
-from eval.scores.stage import load_scores
-from eval.tables.building import Results
+from eval.results import Results
+from eval.scores.reading import load_scores
 from pipeline.concepts.concept import load_subject
 from pipeline.exchange.compression import compress
 from pipeline.models.adapter import applied

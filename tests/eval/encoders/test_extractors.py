@@ -16,15 +16,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import ViTConfig, ViTModel
 
-from eval.encoders import extractors as features
-from eval.encoders.extractors import (
-    Extractor,
-    clip_extractor,
-    dino_extractor,
-    inception_extractor,
-    kernel_features,
-    too_long,
-)
+from eval.encoders import extractor, inception
+from eval.encoders.clip import clip_extractor, too_long
+from eval.encoders.dino import dino_extractor
+from eval.encoders.distance import kernel_features
+from eval.encoders.extractor import Extractor
+from eval.encoders.inception import inception_extractor
 from pipeline.bench import doctor
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, sha256
@@ -140,7 +137,7 @@ def test_a_cache_that_cannot_be_written_is_named(here: Path) -> None:
 
 
 def test_work_that_was_done_before_an_error_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PORTION", 2)
+    monkeypatch.setattr(extractor, "PORTION", 2)
     encode = Counting()
     with pytest.raises(BenchError, match="image 5 cannot be decoded"):
         Extractor("a@1", "none", False, encode)([*images(4), b"", *images(7)[5:]])
@@ -335,10 +332,10 @@ def test_texts_that_are_cut_are_counted(here: Path) -> None:
 def test_inception_sees_images_as_clean_fid_resizes_them(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = here / features.INCEPTION_FILE
+    path = here / inception.INCEPTION_FILE
     torch.jit.script(Network()).save(str(path))
-    monkeypatch.setattr(features, "INCEPTION_SHA256", sha256(path))
-    monkeypatch.setattr(features, "MICRO_BATCH", 2)
+    monkeypatch.setattr(inception, "INCEPTION_SHA256", sha256(path))
+    monkeypatch.setattr(inception, "MICRO_BATCH", 2)
     extractor = inception_extractor(str(path))
     assert extractor.identity == f"inception@{sha256(path)[:12]}"
     pixels = np.random.default_rng(1).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
@@ -351,9 +348,9 @@ def test_missing_or_corrupt_inception_says_where_to_get_it(here: Path) -> None:
     for path in (None, "nowhere.pt", "inception-2015-12-05.pt"):
         with pytest.raises(BenchError, match=r"download https://\S+/inception-2015-12-05.pt"):
             inception_extractor(path)
-    torch.jit.script(Network()).save(features.INCEPTION_FILE)
+    torch.jit.script(Network()).save(inception.INCEPTION_FILE)
     with pytest.raises(BenchError, match="truncated, corrupt or another file"):
-        inception_extractor(features.INCEPTION_FILE)
-    assert (features.INCEPTION_FILE, features.INCEPTION_URL, features.INCEPTION_SHA256) == (
+        inception_extractor(inception.INCEPTION_FILE)
+    assert (inception.INCEPTION_FILE, inception.INCEPTION_URL, inception.INCEPTION_SHA256) == (
         doctor.INCEPTION_FILE, doctor.INCEPTION_URL, doctor.INCEPTION_SHA256
     )  # fmt: skip

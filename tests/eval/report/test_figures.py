@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from matplotlib.patches import Ellipse
 
-from eval.report.figures import COLOURS, bars, method_style, scatter, write_figures
-from eval.tables.building import load_results
+from eval.report.figures import bars, scatter, write_figures
+from eval.results import load_results
+from eval.style import COLOURS, method_style
 
 
 def test_points_are_means_and_ellipses_their_errors(profile: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eval.report import grids
 from eval.report.grids import CELL, PIXELS, Row, Sheet, grid_of, overview, read_rows, sheet
-from eval.tables.building import words
+from eval.style import words
 from pipeline.common.files import read_tar
 from pipeline.concepts.concept import load_subject
 from pipeline.concepts.photos import read_photo

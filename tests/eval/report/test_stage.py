@@ -20,7 +20,8 @@ from eval.report.origin import CODE, origin
 from eval.report.page import LEVELS, shades
 from eval.report.stage import write_report
 from eval.statistics import Estimate
-from eval.tables.building import Column, Table, as_csv, as_markdown
+from eval.tables.rendering import as_csv, as_markdown
+from eval.tables.table import Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
 

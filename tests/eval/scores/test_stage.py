@@ -15,16 +15,11 @@ from cleanfid.fid import fid_from_feats, kernel_distance
 from PIL import Image
 from ruamel.yaml import YAML
 
-from eval.encoders.extractors import dino_extractor
+from eval.encoders.dino import dino_extractor
 from eval.report.stage import write_report
-from eval.scores.stage import (
-    COLUMNS,
-    check_comparable,
-    load_scores,
-    missing_cells,
-    score_cell,
-    score_oracle,
-)
+from eval.scores.file import COLUMNS
+from eval.scores.reading import check_comparable, load_scores, missing_cells
+from eval.scores.stage import score_cell, score_oracle
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
 from pipeline.models.openclip import Clip, load_clip
@@ -77,21 +72,20 @@ def test_text_alignment_is_that_of_the_prompt_without_modifier_tokens(
 
 
 @pytest.mark.parametrize(
-    ("subject", "metric", "concept"),
-    [
-        ("cat", "image_alignment", "cat"),
-        ("cat+chair", "image_alignment_1", "cat"),
-        ("cat+chair", "image_alignment_2", "chair"),
-    ],
+    ("subject", "target", "concept"),
+    [("cat", 1, "cat"), ("cat+chair", 1, "cat"), ("cat+chair", 2, "chair")],
 )
 def test_image_alignment_is_the_mean_over_targets(
-    profile: Path, clip: Clip, subject: str, metric: str, concept: str
+    profile: Path, clip: Clip, subject: str, target: int, concept: str
 ) -> None:
     scores, samples = cell(subject)
     targets = directly(clip, read_tar(RUNS / "shards" / f"{concept}.tar"))
     expected = (directly(clip, part(samples, "prompt")) @ targets.T).mean(1)
-    found = scores.loc[scores["metric"] == metric, "value"].to_numpy()
+    rows = scores[scores["metric"] == "image_alignment"]
+    found = rows.loc[rows["target"] == target, "value"].to_numpy()
     assert found == pytest.approx(expected, abs=1e-5)
+    assert set(rows["target"]) == set(range(1, 2 + subject.count("+")))
+    assert scores.loc[scores["metric"] != "image_alignment", "target"].isna().all()
 
 
 def test_kid_is_that_of_clean_fid_on_the_held_out_images(profile: Path, clip: Clip) -> None:
@@ -198,6 +192,14 @@ def test_scores_that_were_cut_off_anywhere(profile: Path, method: str) -> None:
             load_scores("toyland")
 
 
+def test_scores_without_the_column_of_targets_have_to_be_made_again(profile: Path) -> None:
+    path = RUNS / "cells" / "custom_diffusion" / "cat+chair" / "scores.csv"
+    pd.read_csv(path).drop(columns="target").to_csv(path, index=False)
+    said = r"scores\.csv: scores of an earlier version, .* score it again: delete it and run `dvc"
+    with pytest.raises(BenchError, match=said):
+        load_scores("toyland")
+
+
 def test_scores_of_another_cell_are_refused(profile: Path) -> None:
     cells = RUNS / "cells"
     shutil.copy(cells / "pretrained/cat/scores.csv", cells / "custom_diffusion/cat/scores.csv")
@@ -230,7 +232,7 @@ def test_samples_of_another_protocol_are_not_scored(profile: Path) -> None:
 def test_targets_of_a_composition_are_of_one_metric(profile: Path) -> None:
     scores = load_scores("toyland")
     check_comparable(scores)
-    scores.loc[scores["metric"] == "image_alignment_2", "extractor"] = "another"
+    scores.loc[scores["target"] == 2, "extractor"] = "another"
     with pytest.raises(BenchError, match="image-alignment of different extractors"):
         check_comparable(scores)
 
@@ -253,11 +255,11 @@ def test_metrics_are_those_of_the_protocol(profile: Path, clip: Clip) -> None:
     for subject in ("cat", "cat+chair"):
         score_cell("custom_diffusion", subject, "toyland")
     scores, samples = cell("cat+chair")
-    assert set(scores["metric"]) == {"dino_image_alignment_1", "dino_image_alignment_2"}
+    assert set(scores["metric"]) == {"dino_image_alignment"}
     dino = dino_extractor(str(path))
     generated = dino([s["png"] for s in part(samples, "prompt")])
     targets = dino([s["png"] for s in read_tar(RUNS / "shards" / "chair.tar")])
-    found = scores.loc[scores["metric"] == "dino_image_alignment_2"]
+    found = scores[scores["target"] == 2]
     assert found["value"].to_numpy() == pytest.approx((generated @ targets.T).mean(1), abs=1e-5)
     assert set(scores["extractor"]) == {f"dino_vits16@{sha256(path)[:12]}"}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.scores.stage import COLUMNS as SCORES
+from eval.scores.file import COLUMNS as SCORES
 from eval.statistics import Estimate, interval, two_way_mean
 from eval.study.analyse import (
     agreement,
@@ -24,7 +24,7 @@ from eval.study.analyse import (
 )
 from eval.study.questionnaire import Question, load_questionnaire
 from eval.study.read import read, responses_folder
-from eval.tables.building import Table
+from eval.tables.table import Table
 from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE
 from tests.eval.study.simulated import GRID, drawn, everybody, plain_form, responses, write_amt

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval.analyses.cost.stage import read_cost
-from eval.scores.stage import COLUMNS
+from eval.scores.file import COLUMNS
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, FailureError, about, failure_of
 from pipeline.common.files import read_tar, write_failure, write_json, write_tar
