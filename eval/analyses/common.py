@@ -22,6 +22,7 @@ from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
 from eval.statistics import clustered_mean, mean_over
 from eval.style import DPI, STYLE
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import RESULTS, atomic_folder, png_bytes
@@ -29,7 +30,6 @@ from pipeline.concepts.concept import Subject
 from pipeline.concepts.shards import held_out_of, image_of, targets_of
 from pipeline.models.adapter import Adapter, applied, load_adapter
 from pipeline.models.base import Base
-from pipeline.models.openclip import load_clip
 from pipeline.sample.sampler import Request, prompt_requests, sample_all
 from pipeline.settings.profile import Params, profile_folder
 

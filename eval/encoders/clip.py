@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.encoders.extractor import Extractor
-from pipeline.models.openclip import Clip
+from pipeline.clip.openclip import Clip
 
 
 def clip_extractor(clip: Clip) -> Extractor:

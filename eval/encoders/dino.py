@@ -14,9 +14,9 @@ from torchvision import transforms
 from eval.encoders.cache import Features, portions
 from eval.encoders.extractor import Extractor, device, encoded
 from eval.encoders.published import DINO_ARCHITECTURE, DINO_URL
+from pipeline.clip.openclip import MICRO_BATCH
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
-from pipeline.models.openclip import MICRO_BATCH
 
 
 def dino_extractor(path: str | None) -> Extractor:

@@ -13,9 +13,9 @@ from torch import Tensor
 from eval.encoders.cache import Features, portions
 from eval.encoders.extractor import Extractor, device, encoded
 from eval.encoders.published import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL
+from pipeline.clip.openclip import MICRO_BATCH
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
-from pipeline.models.openclip import MICRO_BATCH
 
 
 def inception_extractor(path: str | None) -> Extractor:

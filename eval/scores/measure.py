@@ -12,9 +12,9 @@ from eval.encoders.distance import distance_extractor, kernel_features
 from eval.encoders.extractor import Extractor
 from eval.metrics import SetValue, Values
 from eval.metrics.catalogue import METRICS, Encoder, Measured, OfPrompts, OfSets, OfTargets
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.concepts.shards import Sample, image_of
-from pipeline.models.openclip import load_clip
 from pipeline.settings.profile import Params
 
 M = TypeVar("M", bound=Measured)

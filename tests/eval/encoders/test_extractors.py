@@ -23,9 +23,9 @@ from eval.encoders.distance import kernel_features
 from eval.encoders.extractor import Extractor
 from eval.encoders.inception import inception_extractor
 from pipeline.bench import doctor
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, sha256
-from pipeline.models.openclip import load_clip
 from tests.eval.synthetic import save_scorer
 
 

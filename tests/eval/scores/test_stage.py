@@ -20,9 +20,9 @@ from eval.report.stage import write_report
 from eval.scores.file import COLUMNS
 from eval.scores.reading import check_comparable, load_scores, missing_cells
 from eval.scores.stage import score_cell, score_oracle
+from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
-from pipeline.models.openclip import Clip, load_clip
 from pipeline.settings.profile import load_params
 from pipeline.settings.protocol import protocol_path
 from tests.eval.encoders.test_extractors import dino_file
