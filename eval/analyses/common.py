@@ -1,4 +1,4 @@
-"""What the analyses share: their parameters, scores of images in memory, files and pictures."""
+"""What the analyses share: scores of images in memory, files and pictures."""
 
 from __future__ import annotations
 
@@ -31,27 +31,12 @@ from pipeline.concepts.shards import held_out_of, image_of, targets_of
 from pipeline.models.adapter import Adapter, applied, load_adapter
 from pipeline.models.base import Base
 from pipeline.sample.sampler import Request, prompt_requests, sample_all
-from pipeline.settings.profile import Params, profile_folder
+from pipeline.settings.profile import Params
 
 ALIGNMENTS = ("text_alignment", "image_alignment")
 Values = npt.NDArray[np.float64]
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-def section(params: Params, name: str, kind: type[S]) -> S:
-    """The parameters of an analysis.
-
-    Raises:
-        BenchError: the profile does not run it.
-    """
-    found = getattr(params.analyses, name)
-    if not isinstance(found, kind):
-        path = profile_folder(params.profile) / "params.yaml"
-        raise BenchError(
-            f"{path}: analyses.{name}: missing: the profile does not run this analysis"
-        )
-    return found
 
 
 def folder_of(params: Params, name: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.analyses.stages import STAGES, chosen
+from eval.analyses.stages import analyses_of
 from eval.metrics.catalogue import METRICS
 from eval.papers.claims import Finding, Verdict, check_claims, comparison_text, interval_text
 from eval.papers.compare import compare
@@ -372,7 +372,7 @@ def _of_images(results: Results, kind: str) -> list[str]:
 
 def cost_table(params: Params, grid: Grid) -> Table:
     """What a cell of each method takes to train and to store, the mean over its cells."""
-    from eval.analyses.cost.stage import COST_FILE, read_cost  # imports torch
+    from eval.analyses.cost.file import COST_FILE, read_cost
 
     shown = (
         ("seconds", "training, s", 1, 1.0),
@@ -403,7 +403,7 @@ def cost_table(params: Params, grid: Grid) -> Table:
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
     """The machines that trained the cells, as far as they wrote it down."""
-    from eval.analyses.cost.stage import COST_FILE, read_cost
+    from eval.analyses.cost.file import COST_FILE, read_cost
 
     paths = [params.cell(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
     return sorted({f"{cost.hardware} ({cost.device})" for p in paths if (cost := read_cost(p))})
@@ -484,7 +484,7 @@ def _extractors(results: Results) -> dict[str, list[str]]:
 def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str] | Failure | None]]:
     """What each analysis that was run left in the report's folder, or why it could not."""
     found: list[dict[str, str | list[str] | Failure | None]] = []
-    for name in chosen(params):
+    for name, analysis in analyses_of(params).items():
         inside = folder / "analyses" / name
         paths = {
             kind: [p.relative_to(folder).as_posix() for p in sorted(inside.rglob(f"*.{suffix}"))]
@@ -492,5 +492,5 @@ def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str] | 
         }
         failure = failure_of(inside)
         if paths["tables"] or failure:
-            found.append({"desc": STAGES[name].desc, "failure": failure, **paths})
+            found.append({"desc": analysis.desc, "failure": failure, **paths})
     return found

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from eval.analyses.stages import analyses_of
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
@@ -546,6 +547,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
     _check_name("subject", subject, grid.subjects())

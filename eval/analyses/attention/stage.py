@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from eval.analyses.attention import Parameters
 from eval.analyses.common import (
     adapter_of,
     folder_of,
     made,
     picture_table,
-    section,
     write_results,
 )
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
@@ -37,7 +37,6 @@ from pipeline.concepts.concept import load_subject
 from pipeline.models.adapter import Adapter, applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import sample
-from pipeline.settings.analyses import AttentionParams
 from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Params,
@@ -157,7 +156,7 @@ def analyse_attention(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or scores or adapters are missing.
     """
     params = load_params(profile)
-    about = section(params, "attention", AttentionParams)
+    about = Parameters.of(params)
     chosen = best_and_worst(profile, about.methods[0])
     base = load_base(params.base)
     rows, sheets = [], {}
@@ -191,7 +190,7 @@ def analyse_attention(profile: str = DEFAULT_PROFILE) -> Path:
 
 
 def _maps(
-    base: Base, adapter: Adapter, params: Params, about: AttentionParams, nouns: Sequence[str]
+    base: Base, adapter: Adapter, params: Params, about: Parameters, nouns: Sequence[str]
 ) -> list[tuple[Image.Image, list[Map]]]:
     """Each image of the prompt, with the map of each noun (of what stands for it, without one)."""
     references = adapter.provenance.references

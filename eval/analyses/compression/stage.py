@@ -21,17 +21,16 @@ from eval.analyses.common import (
     adapter_scores,
     folder_of,
     made,
-    section,
     summary,
     write_results,
 )
+from eval.analyses.compression import Parameters
 from eval.metrics.catalogue import METRICS
 from eval.style import COLOURS, STYLE
 from pipeline.concepts.concept import load_subject
 from pipeline.exchange.compression import compress
 from pipeline.models.adapter import Adapter, save_adapter
 from pipeline.models.base import load_base
-from pipeline.settings.analyses import CompressionParams
 from pipeline.settings.profile import DEFAULT_PROFILE, load_params
 
 
@@ -50,7 +49,7 @@ def analyse_compression(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or an adapter is missing.
     """
     params = load_params(profile)
-    about = section(params, "compression", CompressionParams)
+    about = Parameters.of(params)
     whole = dict(made(about.concepts, partial(adapter_of, params, about.method)))
     base, judge = load_base(params.base), Judge(params)
     parts, sizes = [], []

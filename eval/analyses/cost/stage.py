@@ -14,43 +14,16 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field
 
-from eval.analyses.common import folder_of, made, section, write_results
+from eval.analyses.common import folder_of, made, write_results
+from eval.analyses.cost import Parameters
+from eval.analyses.cost.file import COST_FILE, read_cost
 from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
-from pipeline.common.failures import failure_of
-from pipeline.common.schema import parse, read_yaml
 from pipeline.models.adapter import load_adapter
-from pipeline.settings.analyses import CostParams
 from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params, repro_command
 
-COST_FILE = "cost.json"
 MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")
-
-
-class Cost(BaseModel):
-    """`cost.json`: what the run that trained a cell took."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seconds: float = Field(ge=0)
-    peak_bytes: int = Field(ge=0, description="of the GPU's memory, or of the process on a CPU")
-    parameters: int = Field(ge=0, description="numbers that an optimizer moved")
-    bytes: int = Field(ge=0, description="of the adapter's file")
-    device: str
-    hardware: str
-
-
-def read_cost(path: Path) -> Cost | None:
-    """The cost of a cell; None if nobody wrote it down, or the cell could not be made.
-
-    Raises:
-        BenchError: the file is not what it should be; names the field.
-    """
-    # YAML contains JSON.
-    known = path.is_file() and not failure_of(path)
-    return parse(path, Cost, read_yaml(path)) if known else None
 
 
 def cell_cost(adapter: Path) -> dict[str, float | str | None]:
@@ -83,7 +56,7 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or there are no adapters.
     """
     params, grid = load_params(profile), load_grid(profile)
-    about = section(params, "cost", CostParams)
+    about = Parameters.of(params)
     paths = {
         (method, subject): path
         for method in about.methods or grid.methods

@@ -21,9 +21,9 @@ from eval.analyses.common import (
     folder_of,
     made,
     picture_table,
-    section,
     write_results,
 )
+from eval.analyses.drift import Parameters, single_methods
 from eval.metrics.catalogue import METRICS
 from eval.statistics import mean_over
 from eval.style import COLOURS, STYLE, words
@@ -32,7 +32,6 @@ from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import Request, sample_all
-from pipeline.settings.analyses import DriftParams, single_methods
 from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_grid, load_params
 
 SHOWN = 8
@@ -58,7 +57,7 @@ def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or adapters or real images are missing.
     """
     params = load_params(profile)
-    about = section(params, "drift", DriftParams)
+    about = Parameters.of(params)
     methods = about.methods or single_methods(load_grid(profile))
     base, judge = load_base(params.base), Judge(params)
     rows: list[dict[str, str | float]] = []

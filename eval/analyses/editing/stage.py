@@ -23,16 +23,15 @@ from eval.analyses.common import (
     adapter_of,
     folder_of,
     picture_table,
-    section,
     write_results,
 )
+from eval.analyses.editing import Edit, Parameters
 from eval.analyses.probes import CROSS, SELF, Word, attention_through, words_of
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_concept
 from pipeline.models.adapter import applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import sample
-from pipeline.settings.analyses import Edit, EditingParams
 from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_params
 
 MOST_QUERIES = 256  # self-attention of finer layers is not replaced, as in the released code
@@ -137,7 +136,7 @@ def analyse_editing(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or the adapter is missing.
     """
     params = load_params(profile)
-    about = section(params, "editing", EditingParams)
+    about = Parameters.of(params)
     concept = load_concept(about.concept)
     adapter = adapter_of(params, about.method, about.concept)
     base, judge = load_base(params.base), Judge(params)

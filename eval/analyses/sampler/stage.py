@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval.analyses.common import Judge, folder_of, picture_table, section, write_results
+from eval.analyses.common import Judge, folder_of, picture_table, write_results
+from eval.analyses.sampler import Parameters
 from eval.statistics import mean_over
 from pipeline.models.base import load_base
-from pipeline.settings.analyses import SamplerTrialParams
 from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_params
 from pipeline.toyland.pretrain.autoencoder import to_tensor
 from pipeline.toyland.pretrain.judge import hits, load_judge
@@ -35,7 +35,7 @@ def analyse_sampler(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or a model is missing.
     """
     params = load_params(profile)
-    about = section(params, "sampler", SamplerTrialParams)
+    about = Parameters.of(params)
     base, scorer, judge = load_base(params.base), Judge(params), load_judge(MODELS / "judge")
     wanted = [*single_prompts(about.singles), *pair_prompts(about.pairs)]
     prompts, scenes = [w.prompt for w in wanted], [w.scene for w in wanted]

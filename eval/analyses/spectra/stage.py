@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.analyses.common import adapter_of, folder_of, made, section, write_results
+from eval.analyses.common import adapter_of, folder_of, made, write_results
+from eval.analyses.spectra import Parameters
 from eval.style import COLOURS, STYLE
 from pipeline.common.errors import BenchError
 from pipeline.exchange.compression import spectra
-from pipeline.settings.analyses import SpectraParams
 from pipeline.settings.profile import DEFAULT_PROFILE, load_params
 
 KINDS = {".to_k.weight": "keys", ".to_v.weight": "values"}
@@ -47,7 +47,7 @@ def analyse_spectra(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or an adapter is missing or changes no matrix.
     """
     params = load_params(profile)
-    about = section(params, "spectra", SpectraParams)
+    about = Parameters.of(params)
     parts = []
     for concept, adapter in made(about.concepts, partial(adapter_of, params, about.method)):
         for name, values in spectra(adapter).items():

@@ -19,10 +19,10 @@ from eval.analyses.common import (
     adapter_scores,
     folder_of,
     made,
-    section,
     summary,
     write_results,
 )
+from eval.analyses.steps import Parameters
 from eval.metrics.catalogue import METRICS
 from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
@@ -30,7 +30,6 @@ from pipeline.concepts.concept import load_subject
 from pipeline.methods import Trained
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, load_base
-from pipeline.settings.analyses import StepsParams
 from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, Params, load_params
 from pipeline.train.loop import TrainingSet, load_training_set
 from pipeline.train.stage import check_hyper, how_of, trained_through
@@ -66,7 +65,7 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
             shard is missing.
     """
     params = load_params(profile)
-    about = section(params, "steps", StepsParams)
+    about = Parameters.of(params)
     hyper = params.methods.get(about.method)
     if hyper is None:
         raise BenchError(f"params.yaml: methods.{about.method}: missing: analyses.steps trains it")

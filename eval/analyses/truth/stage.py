@@ -30,9 +30,9 @@ from eval.analyses.common import (
     folder_of,
     made,
     picture_table,
-    section,
     write_results,
 )
+from eval.analyses.truth import Parameters
 from eval.encoders.dino import dino_extractor
 from eval.encoders.distance import distance_extractor, kernel_features
 from eval.encoders.extractor import Extractor
@@ -46,7 +46,6 @@ from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.shards import image_of, targets_of
-from pipeline.settings.analyses import TruthParams
 from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Params,
@@ -157,7 +156,7 @@ def analyse_truth(profile: str = DEFAULT_PROFILE) -> Path:
             models that measure are missing.
     """
     params = load_params(profile)
-    about = section(params, "truth", TruthParams)
+    about = Parameters.of(params)
     concepts = about.concepts or [name for name in load_grid(profile).concepts if name in PERSONAL]
     for name in concepts:
         if name not in PERSONAL:
@@ -181,7 +180,7 @@ def analyse_truth(profile: str = DEFAULT_PROFILE) -> Path:
 
 
 def measured(
-    judge: Judge, likeness: Mapping[str, Extractor], concept: str, about: TruthParams
+    judge: Judge, likeness: Mapping[str, Extractor], concept: str, about: Parameters
 ) -> pd.DataFrame:
     """What each metric of the protocol says of a concept's series.
 
@@ -262,7 +261,7 @@ def chart(values: pd.DataFrame, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sheet(concepts: Sequence[str], about: TruthParams) -> Figure:
+def sheet(concepts: Sequence[str], about: Parameters) -> Figure:
     """The first series of the first concepts."""
     rows = {}
     for concept in concepts[:SHOWN]:
@@ -275,7 +274,7 @@ def sheet(concepts: Sequence[str], about: TruthParams) -> Figure:
     return picture_table(rows)
 
 
-def _class_values(judge: Judge, concept: str, about: TruthParams) -> pd.DataFrame:
+def _class_values(judge: Judge, concept: str, about: Parameters) -> pd.DataFrame:
     noun = PERSONAL[concept].category
     extract = distance_extractor(judge.params, judge.extract)
     metrics = {"kid": kid, "fid": fid}

@@ -25,10 +25,10 @@ from eval.analyses.common import (
     Judge,
     adapter_scores,
     folder_of,
-    section,
     write_results,
 )
 from eval.analyses.steps.stage import adapters_along
+from eval.analyses.tuning import Parameters
 from eval.metrics.catalogue import METRICS
 from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
@@ -36,7 +36,6 @@ from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, load_base
-from pipeline.settings.analyses import TuningParams
 from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, Params, load_grid, load_params
 from pipeline.train.loop import load_training_set
 from pipeline.train.stage import how_of, merged
@@ -88,7 +87,7 @@ def products(prompts: pd.DataFrame) -> pd.DataFrame:
 class _Trials:
     """Trains, samples and scores; keeps the adapters that a merge may need."""
 
-    def __init__(self, params: Params, about: TuningParams, profile: str) -> None:
+    def __init__(self, params: Params, about: Parameters, profile: str) -> None:
         self.params, self.about = params, about
         grid = load_grid(profile)
         self.subjects = {
@@ -157,7 +156,7 @@ class _Trials:
                 yield self.scored(adapter, subject, COMPOSITIONS, method, ridge=ridge)
 
 
-def _check(params: Params, about: TuningParams, subjects: Sequence[Subject]) -> None:
+def _check(params: Params, about: Parameters, subjects: Sequence[Subject]) -> None:
     """Finds out whether every method can be tried as asked.
 
     Raises:
@@ -185,7 +184,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, a method cannot be tried, or a shard is missing.
     """
     params = load_params(profile)
-    about = section(params, "tuning", TuningParams)
+    about = Parameters.of(params)
     grid = load_grid(profile)
     _check(params, about, [load_subject(name, profile) for name in grid.subjects()])
     trials = _Trials(params, about, profile)
@@ -223,7 +222,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
     return write_results(folder_of(params, "tuning"), tables, {"tuning": chart(table)})
 
 
-def marked(table: pd.DataFrame, about: TuningParams) -> pd.DataFrame:
+def marked(table: pd.DataFrame, about: Parameters) -> pd.DataFrame:
     """The table of `products` with the columns `chosen` and `quick`: what the rule takes.
 
     Of a method that trains compositions only settings at the rate for single concepts can be.

@@ -16,11 +16,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.analyses.common import adapter_of, folder_of, made, section, write_results
+from eval.analyses.common import adapter_of, folder_of, made, write_results
+from eval.analyses.weights import Parameters
 from eval.style import COLOURS, STYLE, words
 from pipeline.models.adapter import Delta, dense
 from pipeline.models.base import load_base
-from pipeline.settings.analyses import WeightsParams
 from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params
 
 GROUPS = ("cross-attention", "self-attention", "other")
@@ -83,7 +83,7 @@ def analyse_weights(profile: str = DEFAULT_PROFILE) -> Path:
         BenchError: the profile does not run it, or an adapter is missing.
     """
     params = load_params(profile)
-    about = section(params, "weights", WeightsParams)
+    about = Parameters.of(params)
     weights = dict(load_base(params.base, torch.device("cpu")).unet.named_parameters())
     rows = []
     cells = product(about.methods, about.concepts or load_grid(profile).concepts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.analyses.cost.stage import read_cost
+from eval.analyses.cost.file import read_cost
 from eval.scores.file import COLUMNS
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, FailureError, about, failure_of
