@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from eval.report.cost import cost_table
 from eval.report.figures import write_figures
 from eval.report.grids import (
     PAGE_PIXELS,
@@ -24,7 +25,7 @@ from eval.report.grids import (
     sheet,
     write_image,
 )
-from eval.report.page import cost_table, render
+from eval.report.page import render
 from eval.results import KINDS, Results, load_results, subjects_of
 from eval.scores.file import ORACLE
 from eval.scores.reading import missing_cells

@@ -28,13 +28,14 @@ from eval.study.measures import (
     design_effect,
     others_agree,
 )
+from eval.study.outcome import SUMMARY, TABLES
 from eval.study.questionnaire import (
     KINDS,
     load_questionnaire,
     method_pairs,
 )
 from eval.study.read import REASONS, load_responses
-from eval.tables.rendering import FORMATS
+from eval.tables.rendering import FORMATS, texts_of
 from eval.tables.table import Cell, Column, Table
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.seeds import seed_of
@@ -92,11 +93,14 @@ def analyse(profile: str, study: StudyParams | None = None) -> None:
                 "power": power(answers, grid),
             }
             summary["answers_on_present_images"] = int(agreeing["present"].sum())
+            # For the report's page, which need not read what is written for people.
+            texts = {name: texts_of(table)._asdict() for name, table in tables.items()}
+            write_json(temporary / TABLES, texts)
             for name, table in tables.items():
                 for style, suffix in (("csv", ".csv"), ("markdown", ".md")):
                     text = FORMATS[style](table)
                     (temporary / f"{name}{suffix}").write_text(text, encoding="utf-8")
-        write_json(temporary / "summary.json", summary)
+        write_json(temporary / SUMMARY, summary)
     if not len(answers):
         print(f"profile {profile!r} has no responses -> {folder}")
         return

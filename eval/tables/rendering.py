@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from textwrap import fill
+from typing import NamedTuple
 
 from eval.statistics import Estimate, interval
 from eval.tables.table import Cell, Compared, Table
@@ -34,6 +35,20 @@ def p_text(p: float, digits: int) -> str:
     return f"< {least:.{digits}f}" if p < least else f"{p:.{digits}f}"
 
 
+class Texts(NamedTuple):
+    """A table as people read it, cell by cell."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def texts_of(table: Table) -> Texts:
+    """The texts that Markdown and a page are made of; titles of columns name their group."""
+    titles = [f"{c.title} ({c.group})" if c.group else c.title for c in table.columns]
+    return Texts(f"{table.caption}.", titles, _texts(table))
+
+
 def as_text(table: Table) -> str:
     """Aligned columns for a terminal."""
     grid = [[column.title for column in table.columns], *_texts(table)]
@@ -58,13 +73,13 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A table in GitHub's Markdown."""
-    titles = [f"{c.title} ({c.group})" if c.group else c.title for c in table.columns]
+    caption, titles, texts = texts_of(table)
     alignment = ["---" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
-    rows = [titles, alignment, *_texts(table)]
+    rows = [titles, alignment, *texts]
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     heading = [f"{table.heading}:"] if table.heading else []
-    said = [f"{text}." for text in (table.caption, *table.notes)]
-    return "\n\n".join([*heading, body, *said]) + "\n"
+    notes = [f"{note}." for note in table.notes]
+    return "\n\n".join([*heading, body, caption, *notes]) + "\n"
 
 
 def as_csv(table: Table) -> str:

@@ -16,11 +16,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from eval.papers.claims import print_claims
+from eval.report.maps import LEVELS, shades
 from eval.report.origin import CODE, origin
-from eval.report.page import LEVELS, shades
 from eval.report.stage import write_report
 from eval.statistics import Estimate
-from eval.tables.rendering import as_csv, as_markdown
+from eval.tables.rendering import texts_of
 from eval.tables.table import Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
@@ -193,14 +193,17 @@ def test_what_people_said_is_shown(profile: Path) -> None:
         (Column("method", "method"), Column("preferred", "preferred, %", digits=1)),
         (("custom_diffusion", Estimate(61.25, 3.0, 80, 8)),),
     )
-    (folder / "ranking.md").write_text(as_markdown(table), encoding="utf-8")
-    (folder / "ranking.csv").write_text(as_csv(table), encoding="utf-8")
+    (folder / "tables.json").write_text(json.dumps({"ranking": texts_of(table)._asdict()}))
     (folder / "summary.json").write_text('{"responses": 80, "raters": 8, "excluded": {"fast": 3}}')
     write_report("toyland")
     text = (REPORTS / "index.html").read_text(encoding="utf-8")
     assert "<strong>80</strong> responses of 8 raters" in text
     assert "3 (the rater was too fast)" in text
     assert "<td>custom diffusion</td><td>61.2 ± 3.0</td>" in text
+    assert '<span>Shares of answers. (<a href="study/ranking.csv">CSV</a>)</span>' in text
+    (folder / "tables.json").unlink()
+    with pytest.raises(BenchError, match="not what `bench study analyse` writes"):
+        write_report("toyland")
     (folder / "summary.json").write_text("{}")
     with pytest.raises(BenchError, match="not what `bench study analyse` writes"):
         write_report("toyland")

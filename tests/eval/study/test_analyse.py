@@ -236,13 +236,19 @@ def test_a_study_from_answers_to_tables(study: Path) -> None:
     assert summary["raters"] == 6
     assert summary["excluded"] == {"checks": len(about.questions)}
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted(
-        ["summary.json"]
+        ["summary.json", "tables.json"]
         + [
             f"{name}{suffix}"
             for name in ("preferences", "ranking", "agreement", "raters", "power")
             for suffix in (".csv", ".md")
         ]
     )
+    texts = json.loads((FOLDER / "tables.json").read_text())
+    assert list(texts) == ["preferences", "ranking", "agreement", "raters", "power"]
+    for name, table in texts.items():
+        rows = csv_rows(name)
+        assert [row[0] for row in table["rows"]] == [row["kind"] for row in rows]
+        assert {len(row) for row in table["rows"]} == {len(table["header"])}
     found = csv_rows("preferences")
     assert len(found) == 8
     assert np.mean([float(row["preferred"]) for row in found]) == pytest.approx(75, abs=6)
