@@ -83,7 +83,11 @@ def scatter(results: Results, kind: str) -> Figure | None:
     if oracle:
         _dashed(ax, oracle.mean)
     ax.margins(0.12)
-    ax.set(title=KINDS[kind].capitalize(), xlabel="text-alignment →", ylabel="image-alignment →")
+    ax.set(
+        title=KINDS[kind].capitalize(),
+        xlabel=f"{METRICS['text_alignment'].title} →",
+        ylabel=f"{METRICS['image_alignment'].title} →",
+    )
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
@@ -127,5 +131,7 @@ def bars(results: Results, metric: str) -> Figure | None:
     ax.grid(axis="y", visible=False)
     ax.axvline(0, color=INK, lw=0.8)
     title = METRICS[metric].title
-    ax.set(xlabel=f"← {title} (dots: concepts)", title=f"{title}: distance to real images")
+    said = f"{title} (dots: concepts)"
+    better = f"{said} →" if METRICS[metric].higher_is_better else f"← {said}"
+    ax.set(xlabel=better, title=f"{title}: distance to real images")
     return figure

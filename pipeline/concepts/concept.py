@@ -24,7 +24,11 @@ class ConceptFile(BaseModel):
 
     name: str = Field(pattern=f"^{NAME}$", description="that of its folder")
     class_noun: str = Field(min_length=1)
-    modifier_token: str = Field(pattern=r"^<[^<>\s]+>$")
+    modifier_token: str | None = Field(
+        default=None,
+        pattern=r"^<[^<>\s]+>$",
+        description="not used: concepts get their tokens by position",
+    )
     caption: str
     prompts: str = Field(description="relative to datasets/")
     queries: tuple[str, ...] = Field(
@@ -40,7 +44,6 @@ class Concept:
 
     name: str
     class_noun: str  # "wooden pot"
-    modifier_token: str  # "<new1>"
     caption: str  # template of training captions: PHOTO_CAPTION, or what suits a style
     prompts: tuple[str, ...]  # templates with {}
     images: tuple[Path, ...]  # sorted
@@ -90,7 +93,6 @@ def load_concept(name: str) -> Concept:
     return Concept(
         name=file.name,
         class_noun=file.class_noun,
-        modifier_token=file.modifier_token,
         caption=file.caption,
         prompts=read_prompts(DATASETS / file.prompts, 1),
         images=images,
