@@ -38,7 +38,12 @@ def words(name: str) -> str:
 
 
 def method_style(grid: Grid, method: str) -> tuple[str, str]:
-    """Colour and marker of a method, the same in all charts."""
+    """Colour and marker of a method, the same in all charts of a profile.
+
+    What is not in the grid, as the oracle, is grey.
+    """
+    if method not in grid.methods:
+        return GREY, MARKERS[0]
     number = grid.methods.index(method)
     # The next round of colours has other markers.
     marker = (number + number // len(COLOURS)) % len(MARKERS)

@@ -119,7 +119,7 @@ def bars(results: Results, metric: str) -> Figure | None:
     figure = Figure(figsize=(4.5, 0.42 * len(rows) + 1.1), layout="constrained")
     ax = figure.subplots()
     for i, (method, mean, cells) in enumerate(rows):
-        colour = GREY if method == ORACLE else method_style(grid, method)[0]
+        colour, _ = method_style(grid, method)
         ax.barh(i, mean.mean, 0.62, color=colour, alpha=0.85)
         if not math.isnan(mean.std_error):
             ax.errorbar(mean.mean, i, xerr=mean.std_error, color=INK, lw=1.2, capsize=3)

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from eval.analyses.common import folder_of, made, write_results
 from eval.analyses.cost import Parameters
 from eval.analyses.cost.file import COST_FILE, read_cost
-from eval.style import COLOURS, STYLE, words
+from eval.style import STYLE, method_style, words
 from pipeline.common.errors import BenchError
 from pipeline.models.adapter import load_adapter
-from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params, repro_command
+from pipeline.settings.profile import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
 
 MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")
 
@@ -75,10 +75,10 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
         took = "" if math.isnan(row["seconds"]) else f", {row['seconds']:.1f} s"
         print(f"cost: {row['method']}, {row['kind']}: {row['bytes'] / 1e6:.3f} MB{took}")
     tables = {"cells": cells, "cost": means}
-    return write_results(folder_of(params, "cost"), tables, {"cost": chart(means)})
+    return write_results(folder_of(params, "cost"), tables, {"cost": chart(means, grid)})
 
 
-def chart(means: pd.DataFrame) -> Figure:
+def chart(means: pd.DataFrame, grid: Grid) -> Figure:
     """Megabytes of a concept, and seconds of its training where they are known, logarithmic."""
     shown: Sequence[tuple[str, str, float]] = (
         ("bytes", "← stored, MB", 1e-6),
@@ -93,7 +93,7 @@ def chart(means: pd.DataFrame) -> Figure:
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
         for ax, (column, title, unit) in zip(axes, panels):
-            colours = [COLOURS[i % len(COLOURS)] for i in range(len(single))]
+            colours = [method_style(grid, method)[0] for method in single["method"]]
             ax.barh(range(len(single)), single[column].fillna(0) * unit, 0.62, color=colours)
             ax.set(xscale="log", xlabel=title)
             ax.grid(axis="y", visible=False)

@@ -26,13 +26,13 @@ from eval.analyses.common import (
 from eval.analyses.drift import Parameters, single_methods
 from eval.metrics.catalogue import METRICS
 from eval.statistics import mean_over
-from eval.style import COLOURS, STYLE, words
+from eval.style import STYLE, method_style, words
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import Request, sample_all
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_grid, load_params
+from pipeline.settings.profile import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
 
 SHOWN = 8
 
@@ -56,9 +56,9 @@ def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
     Raises:
         BenchError: the profile does not run it, or adapters or real images are missing.
     """
-    params = load_params(profile)
+    params, grid = load_params(profile), load_grid(profile)
     about = Parameters.of(params)
-    methods = about.methods or single_methods(load_grid(profile))
+    methods = about.methods or single_methods(grid)
     base, judge = load_base(params.base), Judge(params)
     rows: list[dict[str, str | float]] = []
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
@@ -76,7 +76,7 @@ def analyse_drift(profile: str = DEFAULT_PROFILE) -> Path:
     table = pd.DataFrame(rows)
     figures = {name: picture_table(sheet) for name, sheet in sheets.items()}
     folder = folder_of(params, "drift")
-    return write_results(folder, {"drift": table}, {"drift": chart(table), **figures})
+    return write_results(folder, {"drift": table}, {"drift": chart(table, grid), **figures})
 
 
 def _drift(
@@ -104,7 +104,7 @@ def _drift(
     return row, images
 
 
-def chart(table: pd.DataFrame) -> Figure:
+def chart(table: pd.DataFrame, grid: Grid) -> Figure:
     """A panel for each metric: the mean over concepts of each method, and each concept as a dot."""
     methods = list(dict.fromkeys(table["method"]))
     titles = {
@@ -118,7 +118,7 @@ def chart(table: pd.DataFrame) -> Figure:
         for ax, (metric, title) in zip(axes, titles.items()):
             for place, method in enumerate(methods):
                 values = table.loc[table["method"] == method, metric]
-                ax.barh(place, values.mean(), 0.62, color=COLOURS[place % len(COLOURS)], alpha=0.85)
+                ax.barh(place, values.mean(), 0.62, color=method_style(grid, method)[0], alpha=0.85)
                 ax.plot(values, np.full(len(values), place), "o", color="white", mec="k", ms=4)
             ax.set(xlabel=title)
             ax.grid(axis="y", visible=False)
