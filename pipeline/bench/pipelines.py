@@ -162,6 +162,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             analyses=[
                 {
                     "name": name,
+                    "module": f"eval.analyses.{name}",
                     "desc": analysis.desc,
                     "deps": [
                         *code(f"eval.analyses.{name}.stage", "eval.analyses.stages"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 
@@ -12,60 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eval.metrics.catalogue import METRICS
-from eval.results import Results, estimates, load_results
-from eval.scores.reading import load_scores
+from eval.results import Results, load_results
 from eval.statistics import Estimate, holm
 from eval.tables.building import by_prompt, by_subject, comparison, differences
-from eval.tables.printing import print_table
-from eval.tables.rendering import as_csv, as_latex, as_markdown, as_text
-from eval.tables.table import Column, Compared, Table
-from pipeline.common.errors import BenchError
+from eval.tables.rendering import as_csv, as_text
+from eval.tables.table import Compared
 from pipeline.settings.profile import load_grid
 from pipeline.settings.protocol import Protocol, load_protocol
-
-CELLS = Path("runs/toyland/cells")
-EXAMPLE = Table(
-    "An example",
-    (Column("method", "method"), Column("a_b", "a_b × 10³ ↓", "some", 2), Column("n", "n")),
-    (
-        ("custom_diffusion", Compared(Estimate(-1.234, 0.056, 20, 4), 0.0123, 0.002, True), "3/4"),
-        ("pretrained", None, "0/4"),
-        ("dreambooth", Estimate(2.0, float("nan"), 5, 1), "1/4"),
-    ),
-)
-
-
-def raw(method: str, subject: str) -> pd.DataFrame:
-    return pd.read_csv(CELLS / method / subject / "scores.csv")
-
-
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def prompt_means(method: str, subject: str, metrics: list[str]) -> np.ndarray:
-    rows = raw(method, subject)
-    rows = rows[rows["metric"].isin(metrics)]
-    return rows.groupby("prompt_index")["value"].mean().to_numpy()
-
-
-def test_a_cells_error_is_that_of_its_prompts_means(profile: Path) -> None:
-    found = estimates(load_scores("toyland"))
-    means = prompt_means("custom_diffusion", "cat", ["image_alignment"])
-    cell = found["custom_diffusion", "cat", "image_alignment"]
-    assert cell.mean == pytest.approx(means.mean())
-    assert cell.std_error == pytest.approx(stats.sem(means))
-    assert (cell.n, cell.clusters) == (6, 3)
-
-
-def test_compositions_get_the_mean_over_their_concepts(profile: Path) -> None:
-    found = estimates(load_scores("toyland"))
-    both = ["image_alignment"]
-    means = prompt_means("custom_diffusion_merge", "cat+chair", both)
-    cell = found["custom_diffusion_merge", "cat+chair", "image_alignment"]
-    assert cell.mean == pytest.approx(means.mean())
-    assert cell.std_error == pytest.approx(stats.sem(means))
+from tests.eval.read import prompt_means, raw, read_csv
 
 
 def test_comparison_is_a_mean_over_subjects_with_their_error(profile: Path) -> None:
@@ -119,23 +71,6 @@ def test_tables_by_subject_hold_every_cell(profile: Path) -> None:
         for subject in ("cat", "chair")
         for method in ("oracle", "pretrained", "custom_diffusion")
     ]
-
-
-def test_formats_say_the_same() -> None:
-    lines = as_text(EXAMPLE).splitlines()
-    assert lines[1].split() == ["method", "a_b", "×", "10³", "↓", "n"]
-    assert lines[3].split() == ["custom_diffusion", "-1.23", "±", "0.06", "▲", "3/4"]
-    assert lines[5].split() == ["dreambooth", "2.00", "1/4"]
-    assert "| custom_diffusion | -1.23 ± 0.06 ▲ | 3/4 |" in as_markdown(EXAMPLE).splitlines()
-    latex = as_latex(EXAMPLE)
-    assert r"custom\_diffusion & $-$1.23 $\pm$ 0.06$^{+}$ & 3/4 \\" in latex
-    assert r"a\_b $\times 10^3$ $\downarrow$" in latex
-    assert latex.count("{") == latex.count("}")
-    assert not re.search(r"(?<!\\)_", latex)
-    rows = read_csv(as_csv(EXAMPLE))
-    assert rows[0]["a_b"] == "-1.234"
-    assert (rows[0]["a_b_p"], rows[0]["a_b_p_here"]) == ("0.0123", "0.002")
-    assert rows[1]["a_b_se"] == rows[2]["a_b_se"] == rows[2]["a_b_p"] == ""
 
 
 def with_protocol(**score: object) -> Results:
@@ -232,15 +167,6 @@ def test_where_nothing_differs_few_tables_have_a_mark(project: Path) -> None:
     assert marked <= 8  # 5 % of 30 tables for each of two kinds of marks; more: one in 300
 
 
-def test_lower_kid_is_better() -> None:
-    assert not METRICS["kid"].higher_is_better
-    one, none = Estimate(1, 0.1, 4, 4), float("nan")
-    assert Compared(one, 0.01, 0.01, better=False).mark() == "▼"
-    assert Compared(one, 0.06, 0.01, better=False).mark() == "▽"
-    assert Compared(one, none, 0.01, better=True).mark() == "△"
-    assert Compared(one, 0.06, none, better=True).mark() == ""
-
-
 def test_prompts_are_means_over_samples(profile: Path) -> None:
     rows = read_csv(as_csv(by_prompt(load_results(), "cat+chair")))
     assert [row["prompt_index"] for row in rows] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
@@ -248,67 +174,3 @@ def test_prompts_are_means_over_samples(profile: Path) -> None:
     means = prompt_means("pretrained", "cat+chair", both)
     shown = [float(row["image_alignment"]) for row in rows if row["method"] == "pretrained"]
     assert shown == pytest.approx(means)
-
-
-def test_printed_table_can_be_narrowed(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(metrics=["kid"], methods=["pretrained"], subjects=["cat"], format="csv")
-    (row,) = read_csv(capsys.readouterr().out)
-    cell = raw("pretrained", "cat")
-    expected = cell.loc[cell["metric"] == "kid", "value"].item()
-    assert float(row["single_kid"]) == pytest.approx(expected, rel=1e-5)
-    assert [key for key in row if "alignment" in key or "compositions" in key] == []
-
-
-def test_partial_scores_are_shown_and_gaps_named(
-    profile: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
-    print_table()
-    out = capsys.readouterr().out
-    assert "not run: pretrained: chair" in out
-    assert "1/2" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"metrics": ["fid"]}, "metric 'fid'"),
-        ({"methods": ["lora"]}, "method 'lora'"),
-        ({"subjects": ["unicorn"]}, "subject 'unicorn'"),
-        ({"format": "xml"}, "format 'xml'"),
-    ],
-)
-def test_unknown_names_are_refused_with_those_there_are(
-    profile: Path, arguments: dict, name: str
-) -> None:
-    with pytest.raises(BenchError, match=f"{name} is unknown: choose from"):
-        print_table(**arguments)
-
-
-def test_no_scores_are_told(project: Path) -> None:
-    with pytest.raises(BenchError, match="no scores yet"):
-        print_table()
-
-
-def test_cells_that_were_not_chosen_are_not_said_to_be_missing(
-    profile: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
-    print_table(subjects=["cat"])
-    assert "not run" not in capsys.readouterr().out
-    print_table(subjects=["chair"])
-    assert "not run: pretrained: chair\n" in capsys.readouterr().out
-
-
-def test_a_metric_that_the_subjects_do_not_have_is_told(profile: Path) -> None:
-    with pytest.raises(BenchError, match=r"KID × 10³ cannot be measured on cat\+chair"):
-        print_table(subjects=["cat+chair"], metrics=["kid"])
-
-
-def test_small_p_values_are_not_printed_as_zero() -> None:
-    columns = (Column("m", "method"), Column("p", "p of no preference", digits=4, p_value=True))
-    table = Table("Made up", columns, (("a", 0.00004), ("b", 0.0312)))
-    assert "| a | < 0.0001 |" in as_markdown(table)
-    assert "| b | 0.0312 |" in as_markdown(table)
-    assert r"a & $<$ 0.0001" in as_latex(table)
-    assert "a,4e-05" in as_csv(table)
