@@ -20,7 +20,8 @@ from eval.statistics import Estimate, clustered_mean, mean_over, mean_over_strat
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
-from pipeline.settings.profile import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
+from pipeline.settings.profile import Grid, load_grid, load_params
 from pipeline.settings.protocol import Protocol
 
 # The groups of subjects; KID and FID need real images of what was asked for, so of one concept.

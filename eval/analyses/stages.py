@@ -11,7 +11,8 @@ from pathlib import Path
 
 from eval.analyses.analysis import Analysis
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, profile_folder
+from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.settings.profile import Params, profile_folder
 
 # In the order of a report; each is a folder here.
 NAMES = (

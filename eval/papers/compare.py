@@ -27,12 +27,12 @@ from eval.papers.reference import (
 )
 from eval.results import KINDS, Estimates, Results, load_results, over_subjects, subjects_of
 from eval.statistics import Estimate, rank_correlation
-from eval.tables.printing import show
-from eval.tables.rendering import FORMATS
+from eval.tables.rendering import FORMATS, show
 from eval.tables.table import STALE, Cell, Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_params
+from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.settings.profile import Params, load_params
 
 Z = 1.959963984540054  # of a 95 % interval
 

@@ -25,10 +25,10 @@ from eval.report.grids import (
     sheet,
     write_image,
 )
+from eval.report.missing import missing_cells
 from eval.report.page import render
 from eval.results import KINDS, Results, load_results, subjects_of
 from eval.scores.file import ORACLE
-from eval.scores.reading import missing_cells
 from eval.tables.building import by_prompt, by_subject, comparison, differences
 from eval.tables.gaps import could_not_be_made, not_run
 from eval.tables.rendering import FORMATS, as_csv

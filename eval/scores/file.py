@@ -21,8 +21,8 @@ import pandas as pd
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
+from pipeline.common.places import repro_command_for
 from pipeline.concepts.shards import Sample
-from pipeline.settings.profile import repro_command_for
 
 ORACLE = "oracle"
 SCORES = "scores.csv"  # in the folder of a cell

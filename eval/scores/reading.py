@@ -1,4 +1,4 @@
-"""Reading scores back: those of a profile, and which cells have none."""
+"""Reading scores back: those of a profile, and why cells have none."""
 
 from __future__ import annotations
 
@@ -52,24 +52,6 @@ def failed_cells(profile: str) -> dict[tuple[str, str], Failure]:
         for subject in grid.subjects()
         if (failure := failure_of(params.cell(method, subject) / SCORES))
     }
-
-
-def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
-    """By method, the subjects that it makes adapters of and that were not run, if there are any.
-
-    A cell that failed was run.
-    """
-    from pipeline.methods import load_method  # imports torch
-
-    grid = load_grid(profile)
-    there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
-    asked = {ORACLE: list(grid.concepts)}
-    for method in grid.methods:
-        how = load_method(method)
-        asked[method] = [*grid.concepts] if how.single else []
-        asked[method] += [*grid.composed()] if how.composition else []
-    missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}
-    return {method: subjects for method, subjects in missing.items() if subjects}
 
 
 def check_comparable(scores: pd.DataFrame) -> None:

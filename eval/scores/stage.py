@@ -8,9 +8,8 @@ from eval.metrics.catalogue import OfSets
 from eval.scores.file import ORACLE, write_scores
 from eval.scores.measure import Measure
 from pipeline.common.errors import BenchError
-from pipeline.concepts.concept import load_subject
 from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, targets_of
-from pipeline.settings.profile import load_params
+from pipeline.settings.profile import load_grid, load_params
 
 
 def score_cell(method: str, subject: str, profile: str) -> None:
@@ -25,7 +24,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
         FailureError: samples or targets could not be made.
     """
     start = time.monotonic()
-    params, concepts = load_params(profile), load_subject(subject, profile).concepts
+    params, concepts = load_params(profile), load_grid(profile).concepts_of(subject)
     folder = params.cell(method, subject)
     samples = samples_of(params, method, subject)
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
@@ -37,17 +36,17 @@ def score_cell(method: str, subject: str, profile: str) -> None:
     prompts = [s["json"]["scored_prompt"] for s in of_prompts]
     rows = measure.text_rows(of_prompts, prompts)
     for number, concept in enumerate(concepts, 1):
-        targets = targets_of(params, concept.name)
+        targets = targets_of(params, concept)
         rows += measure.target_rows(of_prompts, prompts, targets, number)
     if of_captions and measure.asked(OfSets):
         (concept,) = concepts
-        reals = held_out_of(params, concept.name)
+        reals = held_out_of(params, concept)
         captions = [one_line(s["json"]["scored_prompt"]) for s in of_captions]
         known = [s["txt"] for s in reals]
         if not set(captions) <= set(known):
             raise BenchError(
                 f"{folder / 'samples.tar'}: its captions are not those of the held-out "
-                f"images of {concept.name!r}: sample again"
+                f"images of {concept!r}: sample again"
             )
         rows += measure.set_rows(reals, known, of_captions, captions)
     write_scores(folder, params.protocol.name, rows, start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import NamedTuple
@@ -135,6 +136,13 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "csv": as_csv,
     "latex": as_latex,
 }
+
+
+def show(table: Table, format: str) -> None:
+    """Prints a table in one of FORMATS; the notes of CSV, which has no room for them, on stderr."""
+    print(FORMATS[format](table), end="")
+    if format == "csv" and table.notes:
+        print("\n".join(table.notes), file=sys.stderr)
 
 
 def _suffixes(cells: Sequence[Cell]) -> Sequence[str]:

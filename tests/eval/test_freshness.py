@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 from eval.freshness import Freshness
 from eval.papers.claims import claims_table
 from eval.papers.compare import compare, print_comparison
+from eval.report.printing import print_table
 from eval.report.stage import write_report
 from eval.results import load_results
 from eval.tables.building import by_subject, comparison
-from eval.tables.printing import print_table
 from eval.tables.rendering import as_csv
 from eval.tables.table import FEWER, STALE
 from pipeline.common.errors import BenchError

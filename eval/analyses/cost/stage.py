@@ -20,8 +20,9 @@ from eval.analyses.cost import Parameters
 from eval.analyses.cost.file import COST_FILE, read_cost
 from eval.style import STYLE, method_style, words
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.models.adapter import load_adapter
-from pipeline.settings.profile import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
+from pipeline.settings.profile import Grid, load_grid, load_params
 
 MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")
 

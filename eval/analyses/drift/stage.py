@@ -27,12 +27,13 @@ from eval.analyses.drift import Parameters, single_methods
 from eval.metrics.catalogue import METRICS
 from eval.statistics import mean_over
 from eval.style import STYLE, method_style, words
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import Request, sample_all
-from pipeline.settings.profile import DEFAULT_PROFILE, Grid, Params, load_grid, load_params
+from pipeline.settings.profile import Grid, Params, load_grid, load_params
 
 SHOWN = 8
 

@@ -17,8 +17,9 @@ from eval.analyses.common import adapter_of, folder_of, made, write_results
 from eval.analyses.spectra import Parameters
 from eval.style import COLOURS, STYLE
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.exchange.compression import spectra
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.settings.profile import load_params
 
 KINDS = {".to_k.weight": "keys", ".to_v.weight": "values"}
 

@@ -16,9 +16,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from eval.encoders.dino import dino_extractor
+from eval.report.missing import missing_cells
 from eval.report.stage import write_report
 from eval.scores.file import COLUMNS
-from eval.scores.reading import check_comparable, load_scores, missing_cells
+from eval.scores.reading import check_comparable, load_scores
 from eval.scores.stage import score_cell, score_oracle
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError

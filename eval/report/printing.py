@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from eval.metrics.catalogue import METRICS
+from eval.report.missing import missing_cells
 from eval.results import load_results
 from eval.scores.file import ORACLE
-from eval.scores.reading import missing_cells
 from eval.tables.building import comparison
 from eval.tables.gaps import could_not_be_made, not_run
-from eval.tables.rendering import FORMATS
-from eval.tables.table import Table
+from eval.tables.rendering import FORMATS, show
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.settings.profile import load_grid, load_params
 
 
 def print_table(
@@ -69,13 +68,6 @@ def print_table(
     if format == "text":
         failed = {key: why for key, why in results.failed.items() if key[0] in chosen_methods}
         print("".join(f"{line}\n" for line in could_not_be_made(failed)), end="")
-
-
-def show(table: Table, format: str) -> None:
-    """Prints a table in one of FORMATS; the notes of CSV, which has no room for them, on stderr."""
-    print(FORMATS[format](table), end="")
-    if format == "csv" and table.notes:
-        print("\n".join(table.notes), file=sys.stderr)
 
 
 def _chosen(what: str, names: Sequence[str] | None, known: Iterable[str]) -> list[str]:

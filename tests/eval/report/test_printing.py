@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.tables.printing import print_table
+from eval.report.printing import print_table
 from pipeline.common.errors import BenchError
 from tests.eval.read import CELLS, raw, read_csv
 
