@@ -75,9 +75,9 @@ def imports(path: Path) -> Iterator[Path]:
             continue
         for name in names:
             module = Path(*name.split("."))
-            for one in (module, module.parent):
+            for one in filter(lambda path: path.parts, (module, module.parent)):
                 files = (one.with_suffix(".py"), one / "__init__.py")
-                if one.parts and (found := [file for file in files if file.is_file()]):
+                if found := [file for file in files if file.is_file()]:
                     yield found[0]
                     break
 
