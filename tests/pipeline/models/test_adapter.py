@@ -62,16 +62,18 @@ def test_base_is_restored_bit_by_bit_even_after_an_error(base):
 
 def test_modifier_rows_embed_their_tokens_and_leave_others_alone(base):
     text = "photo of a cat and a dog"
-    plain = base.encode_text([text])
+    plain = base.condition([text]).text
     row = base.embedding_row(RARE_TOKENS[0])
     table = base.text_encoder.get_input_embeddings()
     layer = base.add_modifier_tokens({"<new1>": row, "<new2>": row + 1})
     ids = base.tokenize(["a <new1> cat"])
     assert torch.equal(layer(ids)[0, 2], row)
     assert torch.equal(layer(ids)[0, 3], table.weight[ids[0, 3]])
-    assert torch.equal(base.encode_text([text]), plain)
+    assert torch.equal(base.condition([text]).text, plain)
     # A token that starts from a row of the table acts like that row's own token.
-    torch.testing.assert_close(base.encode_text(["a <new1> cat"]), base.encode_text(["a q cat"]))
+    torch.testing.assert_close(
+        base.condition(["a <new1> cat"]).text, base.condition(["a q cat"]).text
+    )
     base.text_encoder.set_input_embeddings(table)
 
 
@@ -79,7 +81,7 @@ def test_gradient_reaches_the_modifier_row_alone(base):
     table = base.text_encoder.get_input_embeddings()
     layer = base.add_modifier_tokens({"<new1>": base.embedding_row(300)})
     layer.rows.requires_grad_(True)
-    base.encode_text(["photo of a <new1> cat"]).sum().backward()
+    base.condition(["photo of a <new1> cat"]).text.sum().backward()
     assert layer.rows.grad is not None and layer.rows.grad.abs().sum() > 0
     assert all(p.grad is None for n, p in base.text_encoder.named_parameters() if "rows" not in n)
     base.text_encoder.set_input_embeddings(table)
@@ -143,14 +145,15 @@ def test_values_that_are_not_finite_are_neither_written_nor_read(base, tmp_path,
 
 
 def test_incomplete_base_folder_is_named(tmp_path):
-    write_base(tmp_path)
-    check_base(str(tmp_path))
+    params = write_base(tmp_path)
+    check_base(params)
     for path in (tmp_path / "vae").iterdir():
         path.unlink()
     with pytest.raises(BenchError, match="vae.*lacks its vae"):
-        check_base(str(tmp_path))
-    with pytest.raises(BenchError, match="no such folder"):
-        check_base("./nowhere")
+        check_base(params)
+    for missing in ("./nowhere", "../nowhere", "models/own/nowhere", "nowhere"):
+        with pytest.raises(BenchError, match="no such folder"):
+            check_base(params.model_copy(update={"path": missing}))
 
 
 def described(**changes: Any) -> str:

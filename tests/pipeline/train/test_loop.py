@@ -238,7 +238,7 @@ def test_a_step_is_the_step_computed_plainly(base, params):
     names = key_value_names(base.unet)
     weights = [dict(base.unet.named_parameters())[n].requires_grad_(True) for n in names]
     embedding.rows.requires_grad_(True)
-    text = base.encode_text([r.caption for r in rows])
+    text = base.condition([r.caption for r in rows]).text
     with detached_start_token(base.unet):
         error = base.unet(noisy, timesteps, text).sample - noise
     total = 0.0
@@ -417,7 +417,7 @@ def test_merge_maps_each_concept_as_its_own_adapter(
     table = base.text_encoder.get_input_embeddings()
     base.add_modifier_tokens(result.tokens)
     with torch.no_grad():
-        text = base.encode_text(list(result.provenance.references))
+        text = base.condition(list(result.provenance.references)).text
     base.text_encoder.set_input_embeddings(table)
     weights = dict(base.unet.named_parameters())
     for i, part in enumerate(parts):
