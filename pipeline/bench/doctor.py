@@ -56,6 +56,8 @@ BASE_FILES = {
     "tokenizer": TOKENIZER_FILES,
     "scheduler": ("scheduler_config.json",),
 }
+# Of models on the hub: has the last word on what texts are padded with, and is easily left out.
+SPECIAL_TOKENS = "tokenizer/special_tokens_map.json"
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = (
@@ -304,6 +306,7 @@ def _base(base: BaseParams, settings: Path) -> Iterator[Check]:
         what = f"base model: {component}"
         if is_hub_id(path):
             names = [f"{component}/{file}" for file in files]
+            names += [SPECIAL_TOKENS] if component == "tokenizer" else []
             yield _downloaded(what, path, names, base.revision)
         else:
             folder = Path(path) / component

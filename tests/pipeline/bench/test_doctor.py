@@ -165,6 +165,11 @@ def test_a_downloaded_base_is_compared_with_the_digests_of_the_hub(project, monk
     weights.rename(blob)
     weights.symlink_to(blob)
     assert check("base model: unet").state == "ready"
+    found = check("base model: tokenizer")
+    assert found.state == "missing"
+    assert f"`hf download {REPOSITORY} tokenizer/special_tokens_map.json`" in found.note
+    (snapshot / module.SPECIAL_TOKENS).write_text("{}")
+    assert check("base model: tokenizer").state == "ready"
     found = check("base model: revision")
     assert found.state == "wrong"
     assert f"base.revision: name the commit of {REPOSITORY} to use" in found.note
