@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.settings.analyses import (
     AttentionParams,
     CompressionParams,
@@ -18,7 +19,7 @@ from pipeline.settings.analyses import (
     StepsParams,
     TuningParams,
 )
-from pipeline.settings.profile import DEFAULT_PROFILE, Grid, Params, is_hub_id
+from pipeline.settings.profile import Grid, Params, is_hub_id
 
 SAMPLING = (
     "pipeline/sample/sampler.py",
@@ -29,7 +30,7 @@ SCORING = (
     "eval/features.py",
     "pipeline/concepts/shards.py",
     "eval/metrics",
-    "pipeline/models/openclip.py",
+    "pipeline/clip/openclip.py",
 )
 BASE = ("pipeline/models/base.py", "pipeline/models/adapter.py")
 
@@ -176,7 +177,7 @@ def deps(name: str, params: Params, grid: Grid) -> list[str]:
     """All that an analysis depends on: code, local models, and what the profile made."""
     paths = {"base": params.base.path, "scorer": params.protocol.score.clip}
     models = [paths[model] for model in STAGES[name].models if not is_hub_id(paths[model])]
-    return [*sources(name), *models, *datasets(name, params, grid), *inputs(name, params, grid)]
+    return [*models, *datasets(name, params, grid), *inputs(name, params, grid)]
 
 
 def datasets(name: str, params: Params, grid: Grid) -> list[str]:
