@@ -12,25 +12,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.common.seeds import seed_of
-from pipeline.methods import Trained
+from pipeline.methods import Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, to_tensor
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams
 from pipeline.train.augment import render_view, view_mask
-from pipeline.train.loop import TrainingSet, draw_schedule, loss_of_rows
+from pipeline.train.loop import draw_schedule, loss_of_rows
 
 
-def train(
+def train_through(
     base: Base,
     method: Trained,
     sets: Sequence[TrainingSet],
+    references: Sequence[str],
     tokens: dict[str, Tensor],
     params: TrainParams,
     hyper: MethodParams,
-    steps: int,
+    checkpoints: Sequence[int],
     provenance: Provenance,
-) -> Adapter:
-    """As `pipeline.train.loop.train`, for methods that train weights and tokens, step by step.
+) -> list[Adapter]:
+    """As `pipeline.train.loop`'s, for methods that train weights and tokens, step by step.
+
+    The last of `checkpoints` alone is kept.
 
     In each step every image is augmented and goes through the VAE and every caption through the
     text encoder. The optimizer holds the whole embedding table, with the gradient of all rows but
@@ -38,7 +41,7 @@ def train(
     stopped by multiplying with a mask. The draws are those of the project, so that results are
     comparable.
     """
-    references = provenance.references[-len(sets) :]
+    steps = checkpoints[-1]
     schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
     weights = {n: w for n, w in base.unet.named_parameters() if n in method.weights(base.unet)}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -90,7 +93,7 @@ def train(
     with torch.no_grad():
         for name, original in originals.items():
             weights[name].copy_(original)
-    return Adapter(dict(zip(tokens, rows_after)), deltas, provenance)
+    return [Adapter(dict(zip(tokens, rows_after)), deltas, provenance)]
 
 
 def _stop_start_token(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

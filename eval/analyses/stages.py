@@ -33,6 +33,14 @@ SCORING = (
 )
 BASE = ("pipeline/models/base.py", "pipeline/models/adapter.py")
 
+TRAINING = (
+    "pipeline/methods",
+    *(
+        f"pipeline/train/{name}.py"
+        for name in ("augment", "inputs", "loop", "lowrank", "making", "merging", "stage")
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -67,7 +75,7 @@ STAGES: dict[str, Stage] = {
     ),
     "steps": Stage(
         "score a method along its training",
-        (*BASE, *SAMPLING, *SCORING, "pipeline/train/stage.py", "pipeline/train/loop.py"),
+        (*BASE, *SAMPLING, *SCORING, *TRAINING),
         ("base", "scorer"),
         ("base", "protocol", "train"),
         ("sample", "score"),
@@ -78,13 +86,7 @@ STAGES: dict[str, Stage] = {
             *BASE,
             *SAMPLING,
             *SCORING,
-            "eval/analyses/steps.py",
-            "pipeline/train/augment.py",
-            "pipeline/train/stage.py",
-            "pipeline/train/lowrank.py",
-            "pipeline/train/merging.py",
-            "pipeline/methods",
-            "pipeline/train/loop.py",
+            *TRAINING,
         ),
         ("base", "scorer"),
         ("base", "protocol", "train"),

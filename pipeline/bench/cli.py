@@ -20,6 +20,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
 from pipeline.concepts.concept import PHOTO_CAPTION
+from pipeline.methods import check_methods
 from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Grid,
@@ -544,6 +545,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    check_methods(grid, profile)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
     _check_name("subject", subject, grid.subjects())

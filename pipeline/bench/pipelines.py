@@ -9,7 +9,6 @@ one profile at a time.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import STAGES, chosen, deps, settings
 from pipeline.common.files import atomic
-from pipeline.methods import Continued, How, Merged, load_method, training_of
+from pipeline.methods import Needs, check_methods, load_method, method_files
+from pipeline.methods.registry import NO_METHODS
 from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Grid,
@@ -49,6 +49,17 @@ PROJECT = {
 }
 
 
+# What every method may import; the stages that run methods depend on them.
+ROOMS = (
+    "pipeline/__init__.py",
+    "pipeline/common/",
+    "pipeline/settings/",
+    "pipeline/concepts/",
+    "pipeline/models/",
+    *(f"pipeline/methods/{name}.py" for name in NO_METHODS),
+)
+
+
 @dataclass(frozen=True)
 class Kind:
     """The stages of one kind of subject in a method's file."""
@@ -56,13 +67,23 @@ class Kind:
     suffix: str  # of the stages' names
     subjects: str  # the grid's group of them
     concepts: tuple[str, ...]  # what stands for their concepts in a template
-    sources: tuple[str, ...]  # files in pipeline/ that only some methods need
-    train_deps: tuple[str, ...]  # in runs/<profile>/
+    needs: Needs
 
     @property
     def single(self) -> bool:
         """Whether the subjects are concepts."""
         return self.subjects == "concepts"
+
+    @property
+    def train_deps(self) -> list[str]:
+        """What training depends on in runs/<profile>/."""
+        needs = self.needs
+        return [
+            *(f"cells/{method}/{c}/adapter.safetensors" for method, c in needs.adapters),
+            *(f"shards/{concept}.tar" for concept in needs.shards),
+            *(f"generated/{concept}.tar" for concept in needs.generated),
+            *(["index"] if needs.index else []),
+        ]
 
 
 def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
@@ -116,6 +137,7 @@ def _remove(path: Path) -> bool:
 def pipelines(profile: str) -> dict[Path, str]:
     """The text of each dvc.yaml of a profile."""
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
+    check_methods(grid, profile)
     default = profile == DEFAULT_PROFILE
 
     def here(path: str | Path) -> str:
@@ -141,8 +163,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "inception": local(params.score.inception) if _needs_inception(params) else None,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
-    methods = {name: load_method(name) for name in grid.methods}
-    hows = [how for m in methods.values() for how in (m.single, m.composition)]
+    kinds = {name: _kinds(name, grid) for name in grid.methods}
     texts = {
         folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
             clip=local(params.retrieve.clip),
@@ -166,16 +187,21 @@ def pipelines(profile: str) -> dict[Path, str]:
                 }
                 for name in chosen(params)
             ],
-            generated=any(_needs_generated(how) for how in hows)
+            generated=any(kind.needs.generated for found in kinds.values() for kind in found)
             or any(
                 "/generated/" in dep for name in chosen(params) for dep in deps(name, params, grid)
             ),
         )
     }
-    for name in methods:
+    for name, found in kinds.items():
         texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
             "cells.yaml.jinja"
-        ).render(method=name, groups=",".join(_groups(grid)), kinds=_kinds(name, grid, params))
+        ).render(
+            method=name,
+            groups=",".join(_groups(grid)),
+            kinds=found,
+            sources=[here(file) for file in _own_files(name, grid)],
+        )
     return texts
 
 
@@ -199,41 +225,24 @@ def _groups(grid: Grid) -> list[str]:
     return ["concepts", "compositions", *(["triples"] if grid.triples else [])]
 
 
-def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
+def _kinds(name: str, grid: Grid) -> list[Kind]:
     """The kinds of subjects that the method makes adapters of."""
-    method = load_method(name)
+    method = load_method(name, grid)
     items = ("${item.first}", "${item.second}", "${item.third}")
-    found = []
-    for group, how, suffix, concepts in (
-        ("concepts", method.single, "", ("${key}",)),
-        ("compositions", method.composition, "_composition", items[:2]),
-        ("triples", method.composition, "_triple", items),
-    ):
-        if how is None or group not in _groups(grid):
-            continue
-        deps: list[str] = []
-        trained = training_of(how)
-        if isinstance(how, (Merged, Continued)):
-            used = concepts if isinstance(how, Merged) else concepts[:1]
-            deps += [f"cells/{how.of}/{c}/adapter.safetensors" for c in used]
-        if trained:
-            deps += [f"shards/{c}.tar" for c in concepts]
-        if _needs_generated(how):
-            deps += [f"generated/{c}.tar" for c in concepts]
-        if isinstance(how, Merged) and how.rule == "constrained":
-            deps.append("index")
-        sources = ["merging.py"] if isinstance(how, Merged) else []
-        sources += ["lowrank.py"] if trained and trained.low_rank else []
-        code = (TEMPLATES.parent / "methods" / f"{name}.py").read_text(encoding="utf-8")
-        others = re.findall(r"^from pipeline\.methods\.(\w+) import", code, re.MULTILINE)
-        sources += [f"methods/{other}.py" for other in others]
-        found.append(Kind(suffix, group, concepts, tuple(sources), tuple(deps)))
-    return found
+    return [
+        Kind(suffix, group, concepts, how.needs(concepts))
+        for group, suffix, concepts in (
+            ("concepts", "", ("${key}",)),
+            ("compositions", "_composition", items[:2]),
+            ("triples", "_triple", items),
+        )
+        if group in _groups(grid) and (how := method.of(len(concepts)))
+    ]
 
 
-def _needs_generated(how: How | None) -> bool:
-    trained = training_of(how)
-    return trained is not None and trained.regularization == "generated"
+def _own_files(name: str, grid: Grid) -> list[str]:
+    """The files that this method alone is made of, or few methods: not those of the rooms."""
+    return [file for file in method_files(name, grid) if not file.startswith(ROOMS)]
 
 
 def _needs_inception(params: Params) -> bool:

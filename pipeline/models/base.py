@@ -111,6 +111,16 @@ class Base:
         """Text features float32 [n, context, d]: the last hidden states after the final norm."""
         return self.text_encoder(self.tokenize(texts))[0]
 
+    def condition(self, texts: Sequence[str]) -> Tensor:
+        """What these texts tell the UNet."""
+        return self.encode_text(texts)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor | int, condition: Tensor) -> Tensor:
+        """What the UNet makes of noisy scaled latents, float32 [n, c, h, w]."""
+        with self.autocast():
+            predicted: Tensor = self.unet(noisy, timesteps, condition).sample
+        return predicted.float()
+
     @torch.no_grad()
     def encode_images(self, images: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [n, c, h, w] of the latents of images [n, 3, H, W].

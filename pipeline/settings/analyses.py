@@ -34,7 +34,7 @@ def single_methods(grid: Grid) -> list[str]:
     """The methods of the grid that make adapters of single concepts."""
     from pipeline.methods import load_method  # imports torch
 
-    return [method for method in grid.methods if load_method(method).single]
+    return [method for method in grid.methods if load_method(method, grid).single]
 
 
 class WeightsParams(_Section):
@@ -97,8 +97,9 @@ class StepsParams(_Section):
         """See `_Section`."""
         from pipeline.methods import load_method  # imports torch
 
-        made = getattr(load_method(self.method).single, "regularization", None) == "generated"
-        return _shards(self.concepts) + (_shards(self.concepts, "generated") if made else [])
+        how = load_method(self.method, grid).single
+        made = how.needs(self.concepts).generated if how else ()
+        return _shards(self.concepts) + _shards(made, "generated")
 
 
 class TuningParams(_Section):

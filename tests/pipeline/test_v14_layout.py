@@ -41,7 +41,7 @@ from pipeline.sample.sampler import sample_cell
 from pipeline.settings.profile import load_params
 from pipeline.settings.protocol import PROTOCOLS
 from pipeline.toyland.pretrain.vocabulary import END, START, learn_merges, vocabulary
-from pipeline.train.stage import how_of, train_cell
+from pipeline.train.stage import train_cell
 
 RESOLUTION, WIDTH, CONTEXT = 64, 16, 77
 IMAGES, CAPTIONS = 2, 2
@@ -315,7 +315,7 @@ def test_adapters_apply_and_images_are_made(
             assert "adapter" in file.metadata()
         adapter = load_adapter(path)
         about = load_subject(subject)
-        how = how_of(method, about)
+        how = load_method(method).how(about, method)
         if isinstance(how, Trained):
             assert set(adapter.deltas) == set(how.weights(base.unet))
         elif method not in ("pretrained", "textual_inversion"):
