@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import STAGES, chosen, deps, settings
+from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.methods import Needs, check_methods, load_method, method_files
 from pipeline.methods.registry import NO_METHODS
@@ -135,7 +136,11 @@ def _remove(path: Path) -> bool:
 
 
 def pipelines(profile: str) -> dict[Path, str]:
-    """The text of each dvc.yaml of a profile."""
+    """The text of each dvc.yaml of a profile.
+
+    Raises:
+        BenchError: a method is unknown, or made of adapters of one that is not in the grid.
+    """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     check_methods(grid, profile)
     default = profile == DEFAULT_PROFILE
@@ -164,6 +169,13 @@ def pipelines(profile: str) -> dict[Path, str]:
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
     kinds = {name: _kinds(name, grid) for name in grid.methods}
+    for name, found in kinds.items():
+        for other, _ in (part for kind in found for part in kind.needs.adapters):
+            if other not in grid.methods:
+                raise BenchError(
+                    f"{folder / 'grid.yaml'}: methods: {name} is made of adapters of {other}: "
+                    f"add {other}"
+                )
     texts = {
         folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
             clip=local(params.retrieve.clip),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 
 from pipeline.common.errors import BenchError
@@ -91,8 +92,10 @@ def load_method(name: str, grid: Grid | None = None) -> Method:
         loaded = _module_of(module) if isinstance(module, Path) else importlib.import_module(module)
         found = getattr(loaded, attribute, None)
     except Exception as error:  # whatever other people's code raises
+        last = extract_tb(error.__traceback__)[-1]
         raise BenchError(
-            f"method {name!r}: {where} could not be imported ({type(error).__name__}: {error})"
+            f"method {name!r}: {where} could not be imported ({type(error).__name__}: {error}; at "
+            f"line {last.lineno} of {last.filename})"
         ) from error
     if not isinstance(found, Method):
         raise BenchError(

@@ -204,23 +204,22 @@ def train_through(
                 trained[TOKENS] = [embedding.rows.requires_grad_(True)]
             if method.detach_start_token:
                 stack.enter_context(detached_start_token(unet))
-
             groups = _groups(trained, method.rate, hyper.learning_rate or 0.0)
 
-            def changes() -> dict[str, Delta]:
-                if method.low_rank:
-                    return {**factors}
-                return {name: weights[name] - originals[name] for name in names}
+            def change(name: str) -> Delta:
+                return factors[name] if method.low_rank else weights[name] - originals[name]
 
             def penalty(batch: Batch) -> Tensor | None:
                 if method.penalty is None:
                     return None
-                return method.penalty(Step(changes(), embedding.rows, batch))
+                return method.penalty(
+                    Step({name: change(name) for name in names}, embedding.rows, batch)
+                )
 
             def changed(done: int) -> Adapter:
                 rows = embedding.rows.detach().cpu()
                 with torch.no_grad():
-                    deltas = {name: _copied(delta) for name, delta in changes().items()}
+                    deltas = {name: _copied(change(name)) for name in names}
                 by_token = {token: row.clone() for token, row in zip(tokens, rows)}
                 adapter = Adapter(by_token, deltas, replace(provenance, steps=done))
                 # A gradient may be the first that is not finite, and no loss comes after the last.

@@ -369,12 +369,21 @@ def test_methods_that_are_nowhere_or_twice_are_refused(lab: Path) -> None:
         check_methods(load_grid(), "toyland")
 
 
+def test_a_method_whose_parts_nobody_makes_is_refused(lab: Path) -> None:
+    rename("- custom_diffusion\n", "- pretrained\n")
+    message = (
+        "^grid.yaml: methods: mixture is made of adapters of custom_diffusion: add custom_diff"
+    )
+    with pytest.raises(BenchError, match=message):
+        write_pipelines(["toyland"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("METHOD = 3", "defines no Method called METHOD: write METHOD = Method"),
         ("", "defines no Method called METHOD"),
-        ("import nothing_such", r"could not be imported \(ModuleNotFoundError: No module named"),
+        ("\nimport nothing_such", r"could not be imported \(ModuleNotFoundError: .* at line 2 of "),
         ("def", r"could not be imported \(SyntaxError: "),
     ],
 )
