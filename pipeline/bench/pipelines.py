@@ -15,10 +15,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import STAGES, chosen, deps, settings
+from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.methods import Needs, check_methods, load_method, method_files
-from pipeline.methods.registry import NO_METHODS
 from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Grid,
@@ -48,17 +48,6 @@ PROJECT = {
 *.part
 """,
 }
-
-
-# What every method may import; the stages that run methods depend on them.
-ROOMS = (
-    "pipeline/__init__.py",
-    "pipeline/common/",
-    "pipeline/settings/",
-    "pipeline/concepts/",
-    "pipeline/models/",
-    *(f"pipeline/methods/{name}.py" for name in NO_METHODS),
-)
 
 
 @dataclass(frozen=True)
@@ -153,6 +142,15 @@ def pipelines(profile: str) -> dict[Path, str]:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
 
+    def code(*modules: str, method: str | None = None) -> list[str]:
+        """What a stage depends on that runs these modules and a method."""
+        files = method_files(method, grid) if method else []
+        found = rooms(modules, files)
+        return [
+            *(here(path) for room in found for path in ([room] if default else files_of(room))),
+            *(here(_from_here(file)) for file in files if not in_project(file)),
+        ]
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
@@ -161,7 +159,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "bench": "bench" if default else f"cd {here('.')} && bench",  # it runs in the root
         "up": "" if default else f"{here('.')}/",
         "runs": here(params.runs()),
-        "files": lambda folder: [here(file) for file in source_files(folder)],
+        "code": code,
         "base": local(params.base.path),
         "scorer": local(scoring.clip),
         "protocol": here(protocol_path(params.protocol.name)),
@@ -190,9 +188,8 @@ def pipelines(profile: str) -> dict[Path, str]:
                     "name": name,
                     "desc": STAGES[name].desc,
                     "deps": [
-                        here(file)
-                        for path in deps(name, params, grid)
-                        for file in source_files(path)
+                        *code(f"eval.analyses.{name}", "eval.analyses.stages"),
+                        *map(here, deps(name, params, grid)),
                     ],
                     "params": settings(name, params),
                     "protocol": STAGES[name].protocol,
@@ -212,23 +209,26 @@ def pipelines(profile: str) -> dict[Path, str]:
             method=name,
             groups=",".join(_groups(grid)),
             kinds=found,
-            sources=[here(file) for file in _own_files(name, grid)],
         )
     return texts
 
 
-def source_files(path: str) -> list[str]:
-    """The files of a package of this project, and any other path as it is.
+def _from_here(file: Path) -> Path:
+    """A file as it is called in the root, or its absolute path if it lies elsewhere."""
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+
+
+def files_of(room: str) -> list[str]:
+    """The files of a room.
 
     DVC reads no .dvcignore above a project of its own, so it would take the compiled files in a
     folder of sources for dependencies.
     """
-    root = TEMPLATES.parents[1]  # of the project whose code this is
-    if path.split("/", maxsplit=1)[0] not in ("eval", "pipeline") or not (root / path).is_dir():
-        return [path]
+    if (ROOT / room).is_file():
+        return [room]
     return sorted(
-        file.relative_to(root).as_posix()
-        for file in (root / path).rglob("*")
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / room).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     )
 
@@ -250,11 +250,6 @@ def _kinds(name: str, grid: Grid) -> list[Kind]:
         )
         if group in _groups(grid) and (how := method.of(len(concepts)))
     ]
-
-
-def _own_files(name: str, grid: Grid) -> list[str]:
-    """The files that this method alone is made of, or few methods: not those of the rooms."""
-    return [file for file in method_files(name, grid) if not file.startswith(ROOMS)]
 
 
 def _needs_inception(params: Params) -> bool:

@@ -7,25 +7,22 @@ whose stem is the method's name. All define a `Method`; the files call it METHOD
 
 from __future__ import annotations
 
-import ast
 import importlib
-import importlib.util
 import sys
-from collections.abc import Iterator
-from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
 from pipeline.common.errors import BenchError
+from pipeline.common.imports import names_imported, with_packages
 from pipeline.methods.method import Method
 from pipeline.settings.profile import Grid, check_name, profile_folder
 
 GROUP = "concept_bench.methods"
 FOLDER = Path(__file__).parent
-CODE = FOLDER.parents[1]  # where the packages of this project lie
-PACKAGES = (CODE / "pipeline", CODE / "eval")
 NO_METHODS = ("__init__", "answers", "method", "registry")
 TAKEN = ("oracle",)  # its scores lie among those of the methods
 
@@ -128,9 +125,9 @@ def _module_of(file: Path) -> ModuleType:
         return known
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(str(path), path)
+    spec = spec_from_file_location(str(path), path)
     assert spec is not None and spec.loader is not None
-    module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
+    module = sys.modules[str(path)] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -139,98 +136,59 @@ def _module_of(file: Path) -> ModuleType:
     return module
 
 
-def method_files(name: str, grid: Grid | None = None) -> list[str]:
-    """The method's file first, then those that it imports, directly or not.
+def method_files(name: str, grid: Grid | None = None) -> list[Path]:
+    """The method's file, then those that it imports of its own folder or package, at any depth.
 
-    Of these the project's own and those of the method's folder or package; others are
-    libraries. Imports for type checkers do not count.
-
-    Returns:
-        Paths: of this project's packages relative to where they lie, of other files in the
-        current directory relative to it, and absolute ones.
+    Of a method of this project that is its file alone, as `pipeline.bench.closure` says the rest.
     """
-    load_method(name, grid)  # so that what is to be found is on the path
+    load_method(name, grid)  # so that what lies beside a file is found
     _, module, _ = _place(name, grid)
     if isinstance(module, Path):
-        first, package, root = module.resolve(), "", module.resolve().parent
+        first, root = module.resolve(), module.resolve().parent
+        found, waiting = {first}, names_imported(first)
     else:
-        spec = importlib.util.find_spec(module)
-        assert spec is not None and spec.origin is not None
-        first = Path(spec.origin).resolve()
-        package = module if spec.submodule_search_locations else module.rpartition(".")[0]
-        top = importlib.util.find_spec(module.partition(".")[0])
-        folders = top.submodule_search_locations if top else None
-        root = Path(next(iter(folders))).resolve() if folders else first
-    ours = (*PACKAGES, root)
-    found, todo = {first: None}, [(first, package)]
-    while todo:
-        for imported in _imported(*todo.pop()):
-            file, its_package = _source(imported, ours)
-            if file is not None and file not in found:
-                found[file] = None
-                todo.append((file, its_package))
-    _, *others = found
-    return [_shown(first), *sorted(map(_shown, others))]
+        first, root = _file(find_spec(module)), _root(find_spec(module.partition(".")[0]))
+        found, waiting = set[Path](), with_packages(module)
+    while waiting and name not in method_names():
+        spec = _found(waiting.pop(), root)
+        if spec is not None and spec.has_location and (file := _file(spec)) not in found:
+            found.add(file)
+            waiting += names_imported(file, _package(spec))
+    return [first, *sorted(found - {first})]
 
 
-def _shown(file: Path) -> str:
-    if any(file.is_relative_to(package) for package in PACKAGES):
-        return file.relative_to(CODE).as_posix()
-    here = file.is_relative_to(Path.cwd())
-    return (file.relative_to(Path.cwd()) if here else file).as_posix()
+def _file(spec: ModuleSpec | None) -> Path:
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).resolve()
 
 
-def _source(module: str, ours: tuple[Path, ...]) -> tuple[Path | None, str]:
-    """The file of a module that lies in one of these folders, and its package; else None."""
-    parts, spec = module.split("."), None
-    for end in range(1, len(parts) + 1):
-        # Only packages of ours are looked into, as that imports them.
+def _root(spec: ModuleSpec | None) -> Path:
+    """The folder of a package, or the file of a module."""
+    folders = spec.submodule_search_locations if spec else None
+    return Path(folders[0]).resolve() if folders else _file(spec)
+
+
+def _package(spec: ModuleSpec) -> str:
+    """What relative imports of a module start from."""
+    return spec.name if spec.submodule_search_locations is not None else spec.parent or ""
+
+
+def _found(name: str, root: Path) -> ModuleSpec | None:
+    """Where a module is, if it lies in that folder."""
+    spec: ModuleSpec | None = None
+    for whole in with_packages(name):
+        # Only packages in the folder are looked into, as that imports them.
         if spec is not None and spec.submodule_search_locations is None:
-            return None, ""
-        spec = importlib.util.find_spec(".".join(parts[:end]))
+            return None
+        spec = find_spec(whole)
         if spec is None:  # the name of a function, or of a library that is not here
-            return None, ""
+            return None
         places = [*(spec.submodule_search_locations or []), *([spec.origin] if spec.origin else [])]
-        if not any(_lies_in(Path(place).resolve(), root) for place in places for root in ours):
-            return None, ""
-    assert spec is not None
-    package = module if spec.submodule_search_locations is not None else module.rpartition(".")[0]
-    return (Path(spec.origin).resolve() if spec.has_location and spec.origin else None), package
+        if not any(_lies_in(Path(place).resolve(), root) for place in places):
+            return None
+    return spec
 
 
 def _lies_in(path: Path, root: Path) -> bool:
     """Whether it does, but not in an environment with libraries that the folder may hold."""
     return path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts
-
-
-def _imported(file: Path, package: str) -> list[str]:
-    """The names of all that a file imports, and of the packages that those are in."""
-    return _names_in(file, package, file.stat().st_mtime_ns)
-
-
-@cache
-def _names_in(file: Path, package: str, _changed: int) -> list[str]:
-    names: dict[str, None] = {}
-    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            name = "." * node.level + (node.module or "")
-            module = importlib.util.resolve_name(name, package)
-            found = [module, *(f"{module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in found:
-            parts = name.split(".")
-            names |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    return list(names)
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all in it but what is for type checkers alone."""
-    yield node
-    children = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        children = iter(node.orelse)
-    for child in children:
-        yield from _statements(child)

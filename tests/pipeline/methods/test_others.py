@@ -22,10 +22,11 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from pipeline.bench.cli import app
+from pipeline.bench.closure import rooms
 from pipeline.bench.pipelines import write_pipelines
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, write_tar
-from pipeline.methods import check_methods, load_method, method_files
+from pipeline.methods import check_methods, load_method, method_files, registry
 from pipeline.models.adapter import Adapter, applied, dense, load_adapter
 from pipeline.models.base import Base, load_base
 from pipeline.models.crossattn import key_value_names
@@ -149,6 +150,7 @@ class Away:
 def lab(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> Iterator[Path]:
     """The default profile with a small base and two methods of other people; where they lie."""
     packages = tmp_path_factory.mktemp("packages")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.syspath_prepend(str(packages))
     (packages / "their_lab").mkdir()
     (packages / "their_lab/__init__.py").touch()
@@ -298,7 +300,7 @@ def test_dvc_watches_what_methods_are_made_of_and_what_they_need(lab: Path) -> N
         return {str(dep): dep for dep in stages[stage].deps}
 
     assert "cells/far/dvc.yaml:train_composition@cat+chair" not in stages
-    theirs = [str(lab / "their_lab" / name) for name in ("far.py", "terms.py")]
+    theirs = [str(lab / "their_lab" / name) for name in ("__init__.py", "far.py", "terms.py")]
     for stage, files in (
         ("mixture/dvc.yaml:{}_composition@cat+chair", ["my_lab/mixture.py", "my_lab/packing.py"]),
         ("far/dvc.yaml:{}@cat", theirs),
@@ -394,21 +396,33 @@ def test_files_that_are_no_methods_are_told(lab: Path, text: str, message: str) 
         load_method("broken", load_grid())
 
 
-def test_files_of_a_method_are_those_that_it_imports(lab: Path) -> None:
-    found = method_files("mixture", load_grid())
-    assert found[:2] == ["my_lab/mixture.py", "my_lab/packing.py"]
-    assert {"pipeline/models/adapter.py", "pipeline/methods/answers.py"} <= set(found)
-    assert not any("site-packages" in file for file in found)
-    own = [file for file in method_files("lora_kv") if file.startswith("pipeline/methods/")]
-    machinery = ["__init__", "answers", "custom_diffusion", "method", "registry"]
-    assert own == [f"pipeline/methods/{name}.py" for name in ("lora_kv", *machinery)]
-    # What a function imports too, but not what is for type checkers alone.
-    Path("my_lab/packing.py").write_text(
-        PACKING + "\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import unseen\n"
-        "def late():\n    import seen\n"
-    )
-    for name in ("seen", "unseen"):
-        Path(f"my_lab/{name}.py").touch()
-    found = method_files("mixture", load_grid())
-    assert "my_lab/seen.py" in found
-    assert "my_lab/unseen.py" not in found
+def test_files_of_a_method_are_those_that_it_imports_of_its_own(lab: Path) -> None:
+    def found(name: str, where: Path) -> list[str]:
+        return [file.relative_to(where).as_posix() for file in method_files(name, load_grid())]
+
+    here = Path.cwd().resolve()
+    assert found("mixture", here) == ["my_lab/mixture.py", "my_lab/packing.py"]
+    package = [f"their_lab/{name}.py" for name in ("far", "__init__", "terms")]
+    assert found("far", lab.resolve()) == package
+    code = Path(registry.__file__).parents[2]
+    assert found("lora_kv", code) == ["pipeline/methods/lora_kv.py"]
+    # What a function imports, and of packages what makes them packages.
+    Path("my_lab/packing.py").write_text(f"{PACKING}\ndef late():\n    from tools.seen import a\n")
+    Path("my_lab/tools").mkdir()
+    for name in ("__init__", "seen", "unseen"):
+        Path(f"my_lab/tools/{name}.py").touch()
+    tools = ["my_lab/tools/__init__.py", "my_lab/tools/seen.py"]
+    assert found("mixture", here) == ["my_lab/mixture.py", "my_lab/packing.py", *tools]
+
+
+def test_rooms_that_a_file_imports_from_are_dependencies(lab: Path) -> None:
+    path = Path("my_lab/packing.py")
+    assert "pipeline/exchange" not in rooms([], method_files("mixture", load_grid()))
+    path.write_text(f"from pipeline.exchange.compression import compress\n{PACKING}")
+    found = rooms([], method_files("mixture", load_grid()))
+    assert {"pipeline/exchange", "pipeline/models", "pipeline/methods/answers.py"} <= set(found)
+    assert not any("my_lab" in room for room in found)
+    found = rooms([], method_files("lora_kv", load_grid()))
+    methods = [room for room in found if room.startswith("pipeline/methods/")]
+    names = ["__init__", "answers", "custom_diffusion", "lora_kv", "method", "registry"]
+    assert methods == [f"pipeline/methods/{name}.py" for name in names]
