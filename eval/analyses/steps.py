@@ -26,11 +26,12 @@ from eval.analyses.common import (
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Trained, TrainingSet, load_method
 from pipeline.models.base import load_base
 from pipeline.settings.analyses import StepsParams
-from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.settings.profile import load_grid, load_params
 from pipeline.train.inputs import load_training_sets
 from pipeline.train.making import Making
 from pipeline.train.stage import check_hyper

@@ -31,19 +31,13 @@ from eval.analyses.common import (
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained, load_method
 from pipeline.models.adapter import Adapter
 from pipeline.models.base import Base, load_base
 from pipeline.settings.analyses import TuningParams
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    Grid,
-    MethodParams,
-    Params,
-    load_grid,
-    load_params,
-)
+from pipeline.settings.profile import Grid, MethodParams, Params, load_grid, load_params
 from pipeline.train.inputs import load_training_sets, regularization_captions
 from pipeline.train.making import Making, provenance_of
 

@@ -26,7 +26,6 @@ from pipeline.adding.add import (
     LICENCE,
     NewConcept,
     add_to_grid,
-    checked_noun,
     concept_folder,
     counted_captions,
     find_ignoring_case,
@@ -34,12 +33,13 @@ from pipeline.adding.add import (
     write_concept,
     write_prompts,
 )
-from pipeline.bench.doctor import aligned
 from pipeline.common.errors import BenchError
 from pipeline.common.schema import Section, parse, read_yaml
+from pipeline.common.text import aligned
 from pipeline.concepts.concept import (
     DATASETS,
     PHOTO_CAPTION,
+    checked_noun,
     load_concept,
     parse_prompts,
     read_lines,

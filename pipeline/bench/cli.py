@@ -19,16 +19,10 @@ import typer
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import PHOTO_CAPTION
 from pipeline.methods import check_methods
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    Grid,
-    Params,
-    is_hub_id,
-    load_grid,
-    load_params,
-)
+from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
 app = typer.Typer(
     help="Concept customization of text-to-image models: data pipeline and benchmark.",
@@ -465,7 +459,9 @@ def concept_add(
     prompts: Annotated[
         Path | None, typer.Option(help="One a line, each with {}; a set of 20 if absent.")
     ] = None,
-    caption: Annotated[str, typer.Option(help="Template of training captions.")] = PHOTO_CAPTION,
+    caption: Annotated[
+        str | None, typer.Option(help="Template of training captions; `photo of a {}` if absent.")
+    ] = None,
     licence: Annotated[str, typer.Option(help="Of the images.")] = "unknown",
     source: Annotated[
         str, typer.Option(help="Where the images are from.")
@@ -479,6 +475,7 @@ def concept_add(
     _check(profile)
     from pipeline.adding.add import add_concept
 
+    caption = PHOTO_CAPTION if caption is None else caption
     add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
 
 

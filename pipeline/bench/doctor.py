@@ -24,18 +24,18 @@ from pipeline.adding.add import LICENCE, ONLY_DRAWINGS, is_drawn
 from pipeline.adding.lengths import TOKENIZER_FILES, text_window
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.schema import read_yaml
+from pipeline.common.text import aligned
 from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
 from pipeline.concepts.photos import distinct_photos
 from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
     Grid,
     Params,
     is_hub_id,
     load_grid,
     load_params,
     profile_folder,
-    repro_command,
 )
 from pipeline.settings.protocol import Protocol
 
@@ -118,6 +118,7 @@ def examine(profile: str) -> list[Check]:
         *_dino(params, settings),
         _methods(params, grid, settings),
         *_pipelines(profile),
+        *_locks(profile),
         *_concepts(params, grid, profile),
         *_text_lengths(params, grid),
         *(_captions(params, grid) if clips[0].state == "ready" else ()),
@@ -436,6 +437,27 @@ def _pipelines(profile: str) -> Iterator[Check]:
         yield Check(what, "ready", f"{len(files)} dvc.yaml files")
 
 
+def _locks(profile: str) -> Iterator[Check]:
+    """What DVC wrote down and cannot read again: it writes in place, and may be killed meanwhile."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    folder = profile_folder(profile)
+    readers = folder / ".dvc/tmp/rwlock"
+    for path in (*folder.glob("dvc.lock"), *sorted(folder.glob("cells/*/dvc.lock")), readers):
+        try:
+            if path != readers:
+                COMPILED_LOCKFILE_SCHEMA(read_yaml(path))
+            elif path.exists():
+                json.loads(path.read_bytes())
+        except (BenchError, Invalid, ValueError):
+            note = (
+                f"{path}: cut, as happens if DVC is killed: delete it, and run "
+                f"`{repro_command(profile)}`, which takes what was made from DVC's cache"
+            )
+            yield Check("records", "wrong", note)
+
+
 def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
     for name, about in grid.concepts.items():
         yield _concept(name, about.class_noun, params, profile)
@@ -557,9 +579,3 @@ def _captions(params: Params, grid: Grid) -> Iterator[Check]:
         state: State = "ready" if one.enough else "missing"
         note = str(one) if one.enough else f"{one}: {coverage.ways_out(params)}"
         yield Check(f"captions for {name}", state, note)
-
-
-def aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """The rows as lines whose columns begin at the same place."""
-    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return [f"{what:<{first}}  {state:<{second}}  {note}" for what, state, note in rows]

@@ -18,9 +18,9 @@ from eval.analyses.stages import STAGES, chosen, deps, settings
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.methods import Needs, check_methods, load_method, method_files
 from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
     Grid,
     Params,
     is_hub_id,

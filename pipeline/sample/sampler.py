@@ -16,13 +16,14 @@ from tqdm import tqdm
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError, about
 from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Session, load_method
 from pipeline.models.adapter import load_adapter
 from pipeline.models.base import Base, load_base, to_images
 from pipeline.models.crossattn import cached_keys_and_values
-from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_grid, load_params
+from pipeline.settings.profile import SamplerParams, load_grid, load_params
 
 
 @dataclass(frozen=True)

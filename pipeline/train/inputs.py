@@ -11,11 +11,12 @@ from PIL import Image
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
+from pipeline.common.places import repro_command, repro_command_for
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, Subject
 from pipeline.methods import Needs, TrainingSet
 from pipeline.models.adapter import Adapter, load_adapter
-from pipeline.settings.profile import Params, repro_command, repro_command_for
+from pipeline.settings.profile import Params
 
 
 def load_training_sets(subject: Subject, runs: Path, needs: Needs) -> tuple[TrainingSet, ...]:

@@ -12,11 +12,12 @@ import torch
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import write_json
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Needs, load_method
 from pipeline.models.adapter import Adapter, save_adapter
 from pipeline.models.base import load_base
-from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, load_grid, load_params
+from pipeline.settings.profile import MethodParams, load_grid, load_params
 from pipeline.train.inputs import load_parts, load_training_sets, regularization_captions
 from pipeline.train.making import Making
 

@@ -425,3 +425,29 @@ def test_names_of_files_are_those_of_the_shipped_base():
             assert (ROOT / "models/toyland/base" / component / file).is_file()
     index = json.loads((ROOT / "models/toyland/base/model_index.json").read_text())
     assert set(module.BASE_FILES) <= set(index)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("cells/pretrained/dvc.lock", 0),
+        ("cells/pretrained/dvc.lock", 10),
+        ("cells/pretrained/dvc.lock", 25),
+        (".dvc/tmp/rwlock", 0),
+    ],
+)
+def test_record_that_was_cut_is_told(project, name: str, left: int) -> None:
+    lock = Path(name)
+    if not lock.exists():
+        lock.parent.mkdir(parents=True)
+        lock.write_text("{}")
+    whole = lock.read_text()
+    records = [found.note for found in examine("toyland") if found.what == "records"]
+    assert records == []
+    lock.write_text(whole[:left])
+    assert check("records") == Check(
+        "records",
+        "wrong",
+        f"{lock}: cut, as happens if DVC is killed: delete it, and run `dvc repro`, which takes "
+        "what was made from DVC's cache",
+    )
