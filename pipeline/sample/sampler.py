@@ -72,10 +72,10 @@ def sample(
         for timestep in scheduler.timesteps:
             both = session.predict(torch.cat([latents, latents]), timestep, condition)
             unconditional, conditional = both.chunk(2)
-            error = unconditional + params.guidance_scale * (conditional - unconditional)
+            guided = unconditional + params.guidance_scale * (conditional - unconditional)
             noise = _noise(generators, base) if params.eta > 0 else None
             latents = scheduler.step(
-                error, timestep, latents, eta=params.eta, variance_noise=noise
+                guided, timestep, latents, eta=params.eta, variance_noise=noise
             ).prev_sample
     pictures = base.decode_latents(latents)
     finite = pictures.isfinite().flatten(1).all(1).tolist()

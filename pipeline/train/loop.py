@@ -20,7 +20,7 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import PHOTO_CAPTION
 from pipeline.methods import TOKENS, Batch, Step, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
-from pipeline.models.base import Base, to_tensor
+from pipeline.models.base import Base, Condition, to_tensor
 from pipeline.models.crossattn import detached_start_token
 from pipeline.settings.profile import MethodParams, TrainParams
 from pipeline.train.augment import View, draw_view, render_view, view_mask
@@ -141,7 +141,7 @@ class Encoder:
 
 
 def loss_of_rows(error: Tensor, mask: Tensor, masked: bool) -> Tensor:
-    """The loss [n] of each image from its noise error [n, c, h, w] and mask [n, h, w].
+    """The loss [n] of each image from its prediction error [n, c, h, w] and mask [n, h, w].
 
     Masked as in the released code: the sum over channels and unmasked pixels of the squares,
     divided by the number of unmasked pixels; so c times a mean. Otherwise the plain mean.
@@ -281,7 +281,7 @@ def _steps(
     params: TrainParams,
     provenance: Provenance,
 ) -> Iterator[int]:
-    """The loop itself: AdamW on the noise-prediction error of the schedule's images.
+    """The loop itself: AdamW on the prediction error of the schedule's images.
 
     Yields:
         How many steps have been made: 0, 1 and so on.
@@ -303,11 +303,11 @@ def _steps(
             if not (row.picture.target and method.train_token)
         )
     )
-    features: dict[str, Tensor] = {}
+    fixed: dict[str, Condition] = {}
     with torch.no_grad():
         for start in range(0, len(captions), 64):
             part = captions[start : start + 64]
-            features.update(zip(part, base.condition(part)))
+            fixed.update(zip(part, base.condition(part).split()))
 
     optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
     training_steps = base.scheduler.config.num_train_timesteps
@@ -322,15 +322,16 @@ def _steps(
         mean, deviation, mask = encode(rows)
         clean = (mean + deviation * posterior) * base.scale
         noisy = base.scheduler.add_noise(clean, noise, timesteps)
+        learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in fixed))
         with base.autocast():
-            learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in features))
-            known = features | dict(zip(learned, base.condition(learned) if learned else []))
-        condition = torch.stack([known[row.caption] for row in rows])
+            known = fixed | dict(zip(learned, base.condition(learned).split() if learned else []))
+        condition = Condition.joined([known[row.caption] for row in rows])
         predicted = base.predict(noisy, timesteps, condition)
-        losses = loss_of_rows(predicted - noise, mask, method.masked_loss)
+        target = base.target(clean, noise, timesteps)
+        losses = loss_of_rows(predicted - target, mask, method.masked_loss)
         # The mean over each concept's images, summed over concepts.
         loss = losses.sum() * len(sets) / len(rows)
-        more = penalty(Batch(step, noisy, timesteps, condition, predicted, noise, mask))
+        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, mask))
         loss = loss if more is None else loss + more
         loss.backward()
         optimizer.step()

@@ -228,7 +228,7 @@ def averaged_image(base: Base, parts: list[Adapter], prompt: str, seed: int) -> 
                 if name in part.deltas:
                     weight.add_(dense(part.deltas[name]))
         model.add_modifier_tokens(part.tokens)
-        models.append((model.unet, model.encode_text(["", prompt])))
+        models.append((model.unet, model.text_encoder(model.tokenize(["", prompt]))[0]))
     scheduler = DDIMScheduler.from_config(base.scheduler.config)
     scheduler.set_timesteps(params.steps)
     generator = torch.Generator().manual_seed(seed)
