@@ -20,6 +20,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from eval.encoders.published import DINO_URL, INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL
 from pipeline.adding.add import LICENCE, ONLY_DRAWINGS, is_drawn
 from pipeline.adding.lengths import TOKENIZER_FILES, text_window
 from pipeline.common.errors import BenchError
@@ -59,12 +60,6 @@ BASE_FILES = {
 # Of models on the hub: has the last word on what texts are padded with, and is easily left out.
 SPECIAL_TOKENS = "tokenizer/special_tokens_map.json"
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
-INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_URL = (
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_FILE
-)
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-DINO_URL = "https://huggingface.co/timm/vit_small_patch16_224.dino/resolve/main/model.safetensors"
 SHA256_DIGITS = 64
 
 State = Literal["ready", "missing", "wrong", "unknown"]
@@ -455,7 +450,7 @@ def _pipelines(profile: str) -> Iterator[Check]:
 
 
 def _locks(profile: str) -> Iterator[Check]:
-    """What DVC wrote down and cannot read again: it writes in place, and may be killed meanwhile."""
+    """What DVC wrote down and cannot read again: it writes in place, and may be killed."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 

@@ -9,12 +9,13 @@ one profile at a time.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.analyses.stages import STAGES, chosen, deps, settings
+from eval.analyses.stages import analyses_of
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
@@ -132,7 +133,7 @@ def pipelines(profile: str) -> dict[Path, str]:
     """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     check_methods(grid, profile)
-    default = profile == DEFAULT_PROFILE
+    default, analyses = profile == DEFAULT_PROFILE, analyses_of(params)
 
     def here(path: str | Path) -> str:
         """A path that is relative to the root, as the profile's DVC project sees it."""
@@ -142,9 +143,9 @@ def pipelines(profile: str) -> dict[Path, str]:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
 
-    def code(*modules: str, method: str | None = None) -> list[str]:
-        """What a stage depends on that runs these modules and a method."""
-        files = method_files(method, grid) if method else []
+    def code(*modules: str, methods: Iterable[str] = ()) -> list[str]:
+        """What a stage depends on that runs these modules and methods."""
+        files = dict.fromkeys(file for method in methods for file in method_files(method, grid))
         found = rooms(modules, files)
         return [
             *(here(path) for room in found for path in ([room] if default else files_of(room))),
@@ -186,20 +187,23 @@ def pipelines(profile: str) -> dict[Path, str]:
             analyses=[
                 {
                     "name": name,
-                    "desc": STAGES[name].desc,
+                    "module": f"eval.analyses.{name}",
+                    "desc": analysis.desc,
                     "deps": [
-                        *code(f"eval.analyses.{name}", "eval.analyses.stages"),
-                        *map(here, deps(name, params, grid)),
+                        *code(
+                            f"eval.analyses.{name}.stage",
+                            "eval.analyses.stages",
+                            methods=analysis.makes(),
+                        ),
+                        *map(here, analysis.deps(params, grid)),
                     ],
-                    "params": settings(name, params),
-                    "protocol": STAGES[name].protocol,
+                    "params": analysis.keys(),
+                    "protocol": analysis.protocol,
                 }
-                for name in chosen(params)
+                for name, analysis in analyses.items()
             ],
             generated=any(kind.needs.generated for found in kinds.values() for kind in found)
-            or any(
-                "/generated/" in dep for name in chosen(params) for dep in deps(name, params, grid)
-            ),
+            or any("/generated/" in dep for a in analyses.values() for dep in a.deps(params, grid)),
         )
     }
     for name, found in kinds.items():

@@ -62,7 +62,7 @@ def adapter(base: Base, seed: int) -> Adapter:
 @pytest.mark.parametrize("caption", ["{}", "picture in the style of {}"])
 def test_style_and_object_are_merged(project: Path, caption: str, template_words: bool) -> None:
     base, params = new_base(), load_params()
-    style = Concept("neon", "picture", "<new1>", caption, Path("neon.txt"), ())
+    style = Concept("neon", "picture", caption, Path("neon.txt"), ())
     about = Subject("neon+cat", (style, concept("cat", "cat")), Path("neon+cat.txt"))
     parts = [adapter(base, 0), adapter(base, 1)]
     how = load_method("custom_diffusion_merge").composition

@@ -83,13 +83,6 @@ def test_every_thing_that_is_missing_has_a_line_that_says_where_to_get_it(
         assert part in text
 
 
-def test_inception_and_dino_are_the_files_that_scores_use():
-    from eval import features
-
-    for name in ("INCEPTION_FILE", "INCEPTION_URL", "INCEPTION_SHA256", "DINO_URL"):
-        assert getattr(module, name) == getattr(features, name)
-
-
 def test_dino_is_wanted_by_its_metric_and_is_a_whole_safetensors_file(project, settings):
     what = "DINO of image-alignment"
     assert not [c for c in examine("toyland") if c.what == what]
