@@ -20,7 +20,7 @@ def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
     there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
     asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
-        how = load_method(method)
+        how = load_method(method, grid)
         asked[method] = [*grid.concepts] if how.single else []
         asked[method] += [*grid.composed()] if how.composition else []
     missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}

@@ -21,6 +21,8 @@ from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
 from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.concepts.concept import PHOTO_CAPTION
+from pipeline.methods import check_methods
 from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
 app = typer.Typer(
@@ -475,7 +477,6 @@ def concept_add(
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.adding.add import add_concept
-    from pipeline.concepts.concept import PHOTO_CAPTION
 
     caption = PHOTO_CAPTION if caption is None else caption
     add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
@@ -544,6 +545,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    check_methods(grid, profile)
     analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))

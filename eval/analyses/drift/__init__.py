@@ -12,7 +12,7 @@ def single_methods(grid: Grid) -> list[str]:
     """The methods of the grid that make adapters of single concepts."""
     from pipeline.methods import load_method  # imports torch
 
-    return [method for method in grid.methods if load_method(method).single]
+    return [method for method in grid.methods if load_method(method, grid).single]
 
 
 class Parameters(Analysis):
