@@ -129,7 +129,7 @@ def test_ending_a_command_that_runs_by_itself_cleans_up(home: Path, number: sign
 
 
 def test_a_hang_up_is_ignored_under_nohup(home: Path) -> None:
-    command = ["nohup", sys.executable, "-c", "import signal; from pipeline import warm;"]
+    command = ["nohup", sys.executable, "-c", "import signal; from pipeline.bench import warm;"]
     command[-1] += "warm._end_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "SIG_IGN\n"
