@@ -501,7 +501,7 @@ def concept_import(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     layout: Annotated[
         str | None,
-        typer.Option(help="customconcept101, dreambooth or folders; recognised if absent."),
+        typer.Option(help="One in pipeline/adding/layouts/; recognised if absent."),
     ] = None,
     prefix: Annotated[str, typer.Option(help="In front of every name.")] = "",
     class_noun: Annotated[
@@ -520,7 +520,8 @@ def concept_import(
 ) -> None:
     """Make concepts of a data set whose images are here; downloads nothing."""
     _check(profile or DEFAULT_PROFILE)
-    from pipeline.adding.importing import Given, import_concepts
+    from pipeline.adding.dataset import Given
+    from pipeline.adding.importing import import_concepts
 
     given = Given(class_noun, classes, prompts, licence, origin)
     status = import_concepts(source, images, only or (), profile, dry_run, layout, prefix, given)

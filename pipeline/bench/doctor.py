@@ -25,6 +25,7 @@ from pipeline.adding.lengths import TOKENIZER_FILES, text_window
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
 from pipeline.common.schema import read_yaml
+from pipeline.common.text import aligned
 from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
 from pipeline.concepts.photos import distinct_photos
 from pipeline.settings.profile import (
@@ -557,9 +558,3 @@ def _captions(params: Params, grid: Grid) -> Iterator[Check]:
         state: State = "ready" if one.enough else "missing"
         note = str(one) if one.enough else f"{one}: {coverage.ways_out(params)}"
         yield Check(f"captions for {name}", state, note)
-
-
-def aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """The rows as lines whose columns begin at the same place."""
-    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return [f"{what:<{first}}  {state:<{second}}  {note}" for what, state, note in rows]
