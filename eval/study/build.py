@@ -41,9 +41,8 @@ from pipeline.common.failures import failure_of
 from pipeline.common.files import atomic_folder, png_bytes
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept, load_subject
-from pipeline.concepts.photos import read_photo
+from pipeline.concepts.photos import read_photo, square
 from pipeline.concepts.shards import samples_of
-from pipeline.corpus.shard import square
 from pipeline.settings.profile import (
     Grid,
     Params,

@@ -10,7 +10,8 @@ from pipeline.common.files import png_bytes, write_tar
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_concept
 from pipeline.models.base import load_base
-from pipeline.sample.sampler import Request, sample_all
+from pipeline.sample.requests import Request
+from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import DEFAULT_PROFILE, load_params
 
 
