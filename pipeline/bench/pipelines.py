@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from eval.analyses.stages import STAGES, chosen, deps, settings
 from pipeline.common.files import atomic
 from pipeline.methods import Continued, How, Merged, load_method, training_of
+from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
     DEFAULT_PROFILE,
     Grid,
@@ -141,7 +142,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "inception": local(params.score.inception) if _needs_inception(params) else None,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
-    methods = {name: load_method(name) for name in grid.methods}
+    methods = {name: load_method(name) for name in grid.methods if not is_external(name)}
     hows = [how for m in methods.values() for how in (m.single, m.composition)]
     texts = {
         folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
@@ -172,10 +173,15 @@ def pipelines(profile: str) -> dict[Path, str]:
             ),
         )
     }
-    for name in methods:
+    for name in grid.methods:
         texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
             "cells.yaml.jinja"
-        ).render(method=name, groups=",".join(_groups(grid)), kinds=_kinds(name, grid, params))
+        ).render(
+            method=name,
+            external=here(external_folder(name)) if is_external(name) else None,
+            groups=",".join(_groups(grid)),
+            kinds=_kinds(name, grid, params),
+        )
     return texts
 
 
@@ -200,16 +206,22 @@ def _groups(grid: Grid) -> list[str]:
 
 
 def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
-    """The kinds of subjects that the method makes adapters of."""
-    method = load_method(name)
+    """The kinds of subjects that the method makes adapters of; of others' methods all."""
+    method = None if is_external(name) else load_method(name)
     items = ("${item.first}", "${item.second}", "${item.third}")
     found = []
-    for group, how, suffix, concepts in (
-        ("concepts", method.single, "", ("${key}",)),
-        ("compositions", method.composition, "_composition", items[:2]),
-        ("triples", method.composition, "_triple", items),
+    for group, suffix, concepts in (
+        ("concepts", "", ("${key}",)),
+        ("compositions", "_composition", items[:2]),
+        ("triples", "_triple", items),
     ):
-        if how is None or group not in _groups(grid):
+        if group not in _groups(grid):
+            continue
+        if method is None:
+            found.append(Kind(suffix, group, concepts, (), ()))
+            continue
+        how = method.single if group == "concepts" else method.composition
+        if how is None:
             continue
         deps: list[str] = []
         trained = training_of(how)

@@ -16,6 +16,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.schema import Section, parse, read_yaml
 from pipeline.methods import check_method
 from pipeline.settings.analyses import AnalysesParams
+from pipeline.settings.external import is_external
 from pipeline.settings.protocol import Protocol, load_protocol
 from pipeline.settings.study import StudyParams
 
@@ -292,6 +293,8 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
     if repeated := _repeated((*grid.concepts, *grid.compositions, *grid.triples)):
         raise BenchError(f"{path}: two subjects have the name {repeated!r}: rename one")
     for method in grid.methods:
+        if is_external(method):
+            continue
         try:
             check_method(method)
         except BenchError as error:
