@@ -31,6 +31,7 @@ from pipeline.common.failures import Failure, failure_of
 from pipeline.common.files import atomic
 from pipeline.concepts.concept import load_subject
 from pipeline.concepts.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
+from pipeline.settings.external import is_external
 from pipeline.settings.profile import Params, load_grid, load_params, repro_command_for
 
 if TYPE_CHECKING:
@@ -183,9 +184,9 @@ def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
     there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
     asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
-        how = load_method(method)
-        asked[method] = [*grid.concepts] if how.single else []
-        asked[method] += [*grid.composed()] if how.composition else []
+        how = None if is_external(method) else load_method(method)
+        asked[method] = [*grid.concepts] if how is None or how.single else []
+        asked[method] += [*grid.composed()] if how is None or how.composition else []
     missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}
     return {method: subjects for method, subjects in missing.items() if subjects}
 

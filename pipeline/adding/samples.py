@@ -142,7 +142,7 @@ def import_samples(
     _check_all_there(found, wanted, where, params)
     samples, remarks = _samples(found, wanted, params.base.resolution)
     tar = external_tar(method, subject)
-    unchanged = tar.is_file() and read_tar(tar) == samples
+    unchanged = _holds(tar, samples)
     if tar.exists() and not unchanged and not replace:
         raise BenchError(f"{tar}: is there already with other images: replace it with --replace")
 
@@ -330,6 +330,14 @@ def _samples(
         f"{same} are the same picture as another: was each made from a seed of its own?": same,
     }
     return samples, [remark for remark, count in remarks.items() if count]
+
+
+def _holds(tar: Path, samples: Sequence[dict[str, Any]]) -> bool:
+    """Whether the tar is there, whole, and of these samples in this order."""
+    try:
+        return tar.is_file() and read_tar(tar) == samples
+    except BenchError:
+        return False
 
 
 def _short(key: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.common.errors import BenchError
+from pipeline.settings.external import is_external
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,8 +107,10 @@ def load_method(name: str) -> Method:
     """The method of that name.
 
     Raises:
-        BenchError: there is none.
+        BenchError: there is none, or its images were made elsewhere.
     """
+    if is_external(name):
+        raise BenchError(f"method {name!r} is of images made elsewhere: it has no adapters")
     check_method(name)
     method: Method = importlib.import_module(f"pipeline.methods.{name}").METHOD
     return method

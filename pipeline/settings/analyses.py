@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.settings.external import is_external
+
 if TYPE_CHECKING:
     from pipeline.settings.profile import Grid  # which imports this module
 
@@ -34,7 +36,8 @@ def single_methods(grid: Grid) -> list[str]:
     """The methods of the grid that make adapters of single concepts."""
     from pipeline.methods import load_method  # imports torch
 
-    return [method for method in grid.methods if load_method(method).single]
+    made_here = [method for method in grid.methods if not is_external(method)]
+    return [method for method in made_here if load_method(method).single]
 
 
 class WeightsParams(_Section):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.adding.samples import Credit, import_samples, print_prompts
+from pipeline.bench.doctor import examine
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import NOT_IMPORTED, FailureError
 from pipeline.common.files import png_bytes, read_tar, write_tar
@@ -333,12 +336,52 @@ def test_other_held_out_images_cost_kid_alone(folder: Path, capsys: Said) -> Non
     assert "no KID, as it has not the images of all 3 held-out captions" in capsys.readouterr().out
 
 
+def test_doctor(folder: Path) -> None:
+    import_samples(MINE, "cat", folder, profile="smoke", credit=CREDIT)
+    checks = {check.what: check for check in examine("smoke")}
+    assert checks["methods"].state == "ready"  # though it has no parameters
+    made = checks["images of my-model"]
+    assert (made.state, made.note) == ("ready", "1 of 3 subjects: a large model, by me, CC0-1.0")
+    Path("datasets/external/my-model/method.yaml").write_text("source: me\n")
+    checks = {check.what: check for check in examine("smoke")}
+    assert checks["images of my-model"].state == "wrong"
+    assert "method.yaml: licence: field required" in checks["images of my-model"].note
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_full_disk_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    left, moved = [writes], os.replace
+
+    def filling(source: str, target: str) -> None:
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        moved(source, target)
+
+    before = {path for path in snapshot(Path.cwd())}
+    grid = Path("profiles/smoke/grid.yaml").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", filling)
+        with pytest.raises(BenchError, match="No space left on device"):
+            import_samples(MINE, "cat", folder, profile="smoke", credit=CREDIT)
+    folders = {"datasets/external", "datasets/external/my-model"}
+    assert {path for path in snapshot(Path.cwd())} - folders == before
+    assert Path("profiles/smoke/grid.yaml").read_text() == grid
+    import_samples(MINE, "cat", folder, profile="smoke", credit=CREDIT)
+    assert len(taken()) == 23
+
+
 def test_a_damaged_tar(folder: Path, project: Path) -> None:
     import_samples(MINE, "cat", folder, profile="smoke", credit=CREDIT)
     tar = project / "datasets/external/my-model/cat.tar"
     tar.write_bytes(tar.read_bytes()[:20000])
     with pytest.raises(BenchError, match=r"cat\.tar: is damaged: import the images again with"):
         take_cell(MINE, "cat", "smoke")
+    refused(r"my-model/cat\.tar: is there already with other images: .*--replace", folder)
+    import_samples(MINE, "cat", folder, profile="smoke", replace=True)
+    assert len(taken()) == 23
 
 
 def test_the_images_are_there_once_for_all_profiles(folder: Path, capsys: Said) -> None:
