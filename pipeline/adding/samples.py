@@ -167,7 +167,8 @@ def import_samples(
     lacking = [name for name in grid.subjects() if not external_tar(method, name).is_file()]
     if lacking:
         print(f"not imported of {method}: {', '.join(lacking)}")
-    print(f"{profile_folder(profile) / 'grid.yaml'}: has {method}: `{repro_command(profile)}`")
+    path = profile_folder(profile) / "grid.yaml"
+    print(f"{path}: {method} is a row: `{repro_command(profile)}` scores it")
 
 
 def _check_method(method: str) -> None:

@@ -15,14 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from typer.testing import CliRunner
 
 from pipeline.adding.samples import Credit, import_samples, print_prompts
+from pipeline.bench.cli import app
 from pipeline.bench.doctor import examine
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import NOT_IMPORTED, FailureError
 from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.common.schema import read_yaml
 from pipeline.concepts.shards import samples_of
+from pipeline.methods import load_method
 from pipeline.sample.external import take_cell
+from pipeline.settings.analyses import single_methods
+from pipeline.settings.external import External, load_external
 from pipeline.settings.profile import load_grid, load_params
 from tests.pipeline.adding.test_add import snapshot
 
@@ -371,6 +377,32 @@ def test_a_full_disk_leaves_nothing(
     assert Path("profiles/smoke/grid.yaml").read_text() == grid
     import_samples(MINE, "cat", folder, profile="smoke", credit=CREDIT)
     assert len(taken()) == 23
+
+
+def test_the_command_writes_stages_that_train_nothing(folder: Path, project: Path) -> None:
+    options = ("--source", "me", "--url", "https://example.org", "-p", "smoke")
+    result = CliRunner().invoke(app, ["samples", "import", MINE, "cat", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    assert load_external(MINE) == External(
+        source="me", licence="unknown", url="https://example.org"
+    )
+    path = project / "profiles/smoke/cells" / MINE / "dvc.yaml"
+    assert "profiles/smoke/cells/my-model/dvc.yaml" in result.output
+    stages = read_yaml(path)["stages"]
+    assert set(stages) == {"sample", "score", "sample_composition", "score_composition"}
+    for name in ("sample", "sample_composition"):
+        deps = stages[name]["do"]["deps"]
+        assert "../../datasets/external/my-model" in deps
+        assert not [dep for dep in deps if "adapter" in dep or "models/" in dep]
+        assert "base.resolution" in stages[name]["do"]["params"]
+
+
+def test_what_needs_adapters_leaves_it_out(folder: Path) -> None:
+    import_samples(MINE, "cat", folder, profile="smoke", credit=CREDIT)
+    grid = load_grid("smoke")
+    assert MINE in grid.methods and MINE not in single_methods(grid)
+    with pytest.raises(BenchError, match="'my-model' is of images made elsewhere: it has no adap"):
+        load_method(MINE)
 
 
 def test_a_damaged_tar(folder: Path, project: Path) -> None:
