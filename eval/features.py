@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
+from pipeline.clip.openclip import MICRO_BATCH, Clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
 from pipeline.concepts.photos import to_rgb
-from pipeline.models.openclip import MICRO_BATCH, Clip
 from pipeline.settings.profile import Params
 
 CACHE = Path(".cache") / "features"

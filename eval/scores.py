@@ -220,7 +220,7 @@ class _Measure:
     def __init__(self, params: Params) -> None:
         # Here, as reading scores does not need torch, which takes seconds to import.
         from eval.features import clip_extractor, dino_extractor, distance_extractor
-        from pipeline.models.openclip import load_clip
+        from pipeline.clip.openclip import load_clip
 
         self.how = params.protocol.score
         self.clip = load_clip(self.how.clip)

@@ -21,6 +21,7 @@ from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
 from eval.statistics import clustered_mean, mean_over
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import RESULTS, atomic_folder, png_bytes
@@ -28,7 +29,6 @@ from pipeline.concepts.concept import Subject
 from pipeline.concepts.shards import held_out_of, image_of, targets_of
 from pipeline.models.adapter import Adapter, applied, load_adapter
 from pipeline.models.base import Base
-from pipeline.models.openclip import load_clip
 from pipeline.sample.requests import Request, prompt_requests
 from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import Params, profile_folder

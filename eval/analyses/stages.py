@@ -29,7 +29,7 @@ SCORING = (
     "eval/features.py",
     "pipeline/concepts/shards.py",
     "eval/metrics",
-    "pipeline/models/openclip.py",
+    "pipeline/clip/openclip.py",
 )
 BASE = ("pipeline/models/base.py", "pipeline/models/adapter.py")
 
@@ -176,7 +176,7 @@ def deps(name: str, params: Params, grid: Grid) -> list[str]:
     """All that an analysis depends on: code, local models, and what the profile made."""
     paths = {"base": params.base.path, "scorer": params.protocol.score.clip}
     models = [paths[model] for model in STAGES[name].models if not is_hub_id(paths[model])]
-    return [*sources(name), *models, *datasets(name, params, grid), *inputs(name, params, grid)]
+    return [*models, *datasets(name, params, grid), *inputs(name, params, grid)]
 
 
 def datasets(name: str, params: Params, grid: Grid) -> list[str]:

@@ -38,10 +38,10 @@ from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid, kid_subsets
 from eval.metrics.text_alignment import text_alignment
+from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import write_json
 from pipeline.common.seeds import seed_of
-from pipeline.models.openclip import Clip, load_clip
 from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_params
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL

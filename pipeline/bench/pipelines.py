@@ -9,13 +9,13 @@ one profile at a time.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import STAGES, chosen, deps, settings
+from pipeline.bench.closure import ROOT, rooms
 from pipeline.common.files import atomic
 from pipeline.methods import Continued, How, Merged, load_method, training_of
 from pipeline.settings.external import external_folder, is_external
@@ -57,7 +57,6 @@ class Kind:
     suffix: str  # of the stages' names
     subjects: str  # the grid's group of them
     concepts: tuple[str, ...]  # what stands for their concepts in a template
-    sources: tuple[str, ...]  # files in pipeline/ that only some methods need
     train_deps: tuple[str, ...]  # in runs/<profile>/
 
     @property
@@ -127,6 +126,14 @@ def pipelines(profile: str) -> dict[Path, str]:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
 
+    def code(*modules: str) -> list[str]:
+        """What a stage depends on that runs these modules."""
+        return [
+            here(path)
+            for room in rooms(modules)
+            for path in ([room] if default else files_of(room))
+        ]
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
@@ -135,7 +142,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "bench": "bench" if default else f"cd {here('.')} && bench",  # it runs in the root
         "up": "" if default else f"{here('.')}/",
         "runs": here(params.runs()),
-        "files": lambda folder: [here(file) for file in source_files(folder)],
+        "code": code,
         "base": local(params.base.path),
         "scorer": local(scoring.clip),
         "protocol": here(protocol_path(params.protocol.name)),
@@ -158,9 +165,8 @@ def pipelines(profile: str) -> dict[Path, str]:
                     "name": name,
                     "desc": STAGES[name].desc,
                     "deps": [
-                        here(file)
-                        for path in deps(name, params, grid)
-                        for file in source_files(path)
+                        *code(f"eval.analyses.{name}", "eval.analyses.stages"),
+                        *map(here, deps(name, params, grid)),
                     ],
                     "params": settings(name, params),
                     "protocol": STAGES[name].protocol,
@@ -185,18 +191,17 @@ def pipelines(profile: str) -> dict[Path, str]:
     return texts
 
 
-def source_files(path: str) -> list[str]:
-    """The files of a package of this project, and any other path as it is.
+def files_of(room: str) -> list[str]:
+    """The files of a room.
 
     DVC reads no .dvcignore above a project of its own, so it would take the compiled files in a
     folder of sources for dependencies.
     """
-    root = TEMPLATES.parents[1]  # of the project whose code this is
-    if path.split("/", maxsplit=1)[0] not in ("eval", "pipeline") or not (root / path).is_dir():
-        return [path]
+    if (ROOT / room).is_file():
+        return [room]
     return sorted(
-        file.relative_to(root).as_posix()
-        for file in (root / path).rglob("*")
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / room).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     )
 
@@ -218,7 +223,7 @@ def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
         if group not in _groups(grid):
             continue
         if method is None:
-            found.append(Kind(suffix, group, concepts, (), ()))
+            found.append(Kind(suffix, group, concepts, ()))
             continue
         how = method.single if group == "concepts" else method.composition
         if how is None:
@@ -234,12 +239,7 @@ def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
             deps += [f"generated/{c}.tar" for c in concepts]
         if isinstance(how, Merged) and how.rule == "constrained":
             deps.append("index")
-        sources = ["merging.py"] if isinstance(how, Merged) else []
-        sources += ["lowrank.py"] if trained and trained.low_rank else []
-        code = (TEMPLATES.parent / "methods" / f"{name}.py").read_text(encoding="utf-8")
-        others = re.findall(r"^from pipeline\.methods\.(\w+) import", code, re.MULTILINE)
-        sources += [f"methods/{other}.py" for other in others]
-        found.append(Kind(suffix, group, concepts, tuple(sources), tuple(deps)))
+        found.append(Kind(suffix, group, concepts, tuple(deps)))
     return found
 
 

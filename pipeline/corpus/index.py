@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic_folder
 from pipeline.corpus.fetch import MANIFEST, shard_of
-from pipeline.models.openclip import Clip, load_clip
 from pipeline.settings.profile import load_params, repro_command_for
 
 INDEX, METADATA = "text.index", "metadata.parquet"

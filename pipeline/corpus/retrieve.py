@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import TOO_FEW_IMAGES, FailureError
 from pipeline.common.files import read_tar, write_tar
 from pipeline.concepts.concept import DATASETS, load_concept
 from pipeline.corpus.fetch import HELD_OUT, TRAIN, shard_of
 from pipeline.corpus.index import INDEX, METADATA
-from pipeline.models.openclip import load_clip
 from pipeline.settings.profile import (
     Params,
     RetrieveParams,

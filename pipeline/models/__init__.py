@@ -1,1 +1,1 @@
-"""The base model, its tokens and cross-attention, CLIP, and the adapter's file."""
+"""The base model, its tokens and cross-attention, and the adapter's file."""

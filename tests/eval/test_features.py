@@ -26,9 +26,9 @@ from eval.features import (
     too_long,
 )
 from pipeline.bench import doctor
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, sha256
-from pipeline.models.openclip import load_clip
 from tests.eval.synthetic import save_scorer
 
 

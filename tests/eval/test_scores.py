@@ -25,9 +25,9 @@ from eval.scores import (
     score_cell,
     score_oracle,
 )
+from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
-from pipeline.models.openclip import Clip, load_clip
 from pipeline.settings.profile import load_params
 from pipeline.settings.protocol import protocol_path
 from tests.eval.test_features import dino_file

@@ -14,9 +14,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic_folder
-from pipeline.models.openclip import load_clip
 from pipeline.toyland.pretrain.autoencoder import latents_of, psnr, reconstruct, train_autoencoder
 from pipeline.toyland.pretrain.budget import BUDGET, Budget
 from pipeline.toyland.pretrain.cards import hardware_of, write_cards

@@ -18,10 +18,10 @@ from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.files import atomic, sha256, write_json
 from pipeline.common.seeds import seed_of
 from pipeline.models.base import Base, load_base
-from pipeline.models.openclip import Clip, load_clip
 from pipeline.sample.requests import Request
 from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import BaseParams, SamplerParams

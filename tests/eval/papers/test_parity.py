@@ -21,8 +21,8 @@ from eval.papers.parity import (
     like_vit_b_32,
     parity,
 )
+from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
-from pipeline.models.openclip import Clip, load_clip
 
 # A checkout of adobe-research/custom-diffusion.
 CHECKOUT = "CUSTOM_DIFFUSION_CHECKOUT"

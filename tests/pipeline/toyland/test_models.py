@@ -91,7 +91,7 @@ def test_text_encoder_is_the_text_tower(tmp_path: Path) -> None:
 
 
 def test_shipped_text_encoder_was_trained_along_from_the_text_tower_of_the_shipped_clip() -> None:
-    from pipeline.models.openclip import load_clip
+    from pipeline.clip.openclip import load_clip
 
     base = shipped("base")
     encoder = CLIPTextModel.from_pretrained(base / "text_encoder").float()

@@ -413,7 +413,7 @@ def test_the_shipped_clip_s_text_tower_tells_letters_apart() -> None:
     """Where a new base starts from: its CLIP has never seen a letter in a caption."""
     if not (MODELS / "clip").is_dir():
         pytest.skip("models/toyland/clip is not here")
-    from pipeline.models.openclip import load_clip
+    from pipeline.clip.openclip import load_clip
 
     features = text_encoder_of(load_clip(str(MODELS / "clip")).model.cpu())(lettered_ids(20))[0]
     at_letter = F.normalize(features[:, 4], dim=-1)

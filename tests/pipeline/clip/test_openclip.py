@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipeline.clip import openclip
+from pipeline.clip.openclip import load_clip, register
 from pipeline.common.errors import BenchError
-from pipeline.models import openclip
-from pipeline.models.openclip import load_clip, register
 from pipeline.toyland.pretrain.clip import SCORING, model_config, new_clip, save_clip
 from pipeline.toyland.pretrain.vocabulary import CONTEXT_LENGTH, write_open_clip
 

@@ -1,0 +1,80 @@
+"""What code a stage runs: everything that its module imports, and what that imports, and so on.
+
+DVC is told of *rooms*: the folders that these files lie in. So a list of dependencies is short,
+does not change with every import, and is never incomplete. Of a few folders each file is a thing of
+its own, and is listed by itself: a change of one method trains no other one again.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]  # of the project whose code this is
+# How a command gets to its stage, which no result depends on; and what says which rooms there are.
+NEUTRAL = {
+    "pipeline/bench",
+    "pipeline/__init__.py",
+    "pipeline/toyland/__init__.py",
+    "eval/__init__.py",
+}
+# Folders whose files are things of their own; `eval` holds a few beside its rooms.
+COLLECTIONS = {"eval", "eval/analyses", "pipeline/methods"}
+
+
+def rooms(modules: Iterable[str]) -> list[str]:
+    """The rooms, and files of collections, that running these modules takes.
+
+    Args:
+        modules: dotted names of modules of this project.
+
+    Returns:
+        Paths from the root, in order, without what is neutral.
+    """
+    found = {_room(file) for file in closure(modules)}
+    return sorted(found - NEUTRAL)
+
+
+def closure(modules: Iterable[str]) -> set[Path]:
+    """The files of these modules and of all that they import of this project, wherever they do."""
+    found: set[Path] = set()
+    waiting = [file for module in modules for file in _files(module)]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            # Of the command line's code only its name is used: it imports everything.
+            waiting += [] if _room(file) in NEUTRAL else imported(file)
+    return found
+
+
+@cache
+def imported(file: Path) -> list[Path]:
+    """The files of this project that a file imports, at its top or within a function."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [path for name in dict.fromkeys(names) for path in _files(name)]
+
+
+def _files(name: str) -> list[Path]:
+    """The file of a module of this project, and those of the packages it lies in; else none."""
+    parts = name.split(".")
+    if parts[0] not in ("eval", "pipeline"):
+        return []
+    module = ROOT.joinpath(*parts)
+    candidates = [module.with_suffix(".py"), module / "__init__.py"]
+    candidates += [parent / "__init__.py" for parent in module.parents if parent != ROOT]
+    return [path for path in candidates if path.is_relative_to(ROOT) and path.is_file()]
+
+
+def _room(file: Path) -> str:
+    path = file.relative_to(ROOT)
+    if path.parent.as_posix() in COLLECTIONS or path.as_posix() in NEUTRAL:
+        return path.as_posix()
+    return "/".join(path.parts[: 3 if path.parts[1] == "toyland" else 2])
