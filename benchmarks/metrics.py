@@ -33,8 +33,9 @@ from eval.metrics.kid import kid
 from eval.scores import SCORES, score_cell
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.files import png_bytes, write_tar
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.settings.profile import load_params
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.scenes import random_scene
 

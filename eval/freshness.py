@@ -23,7 +23,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import Params, load_params, profile_folder, repro_command_for
+from pipeline.common.places import repro_command_for
+from pipeline.settings.profile import Params, load_params, profile_folder
 from pipeline.settings.protocol import PROTOCOLS
 
 Cell = tuple[str, str]  # method and subject

@@ -29,10 +29,10 @@ from eval.metrics.text_alignment import text_alignment
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, failure_of
 from pipeline.common.files import atomic
-from pipeline.concepts.concept import load_subject
+from pipeline.common.places import repro_command_for
 from pipeline.concepts.shards import Sample, held_out_of, image_of, one_line, samples_of, targets_of
 from pipeline.settings.external import is_external
-from pipeline.settings.profile import Params, load_grid, load_params, repro_command_for
+from pipeline.settings.profile import Params, load_grid, load_params
 
 if TYPE_CHECKING:
     from eval.features import Extractor
@@ -76,7 +76,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
         FailureError: samples or targets could not be made.
     """
     start = time.monotonic()
-    params, concepts = load_params(profile), load_subject(subject, profile).concepts
+    params, concepts = load_params(profile), load_grid(profile).concepts_of(subject)
     folder = params.cell(method, subject)
     samples = samples_of(params, method, subject)
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
@@ -89,16 +89,16 @@ def score_cell(method: str, subject: str, profile: str) -> None:
     rows = measure.text_rows(of_prompts, prompts)
     for number, concept in enumerate(concepts, 1):
         suffix = "" if len(concepts) == 1 else f"_{number}"
-        rows += measure.image_rows(of_prompts, prompts, targets_of(params, concept.name), suffix)
+        rows += measure.image_rows(of_prompts, prompts, targets_of(params, concept), suffix)
     if of_captions and measure.asked("kid", "fid"):
         (concept,) = concepts
-        reals = held_out_of(params, concept.name)
+        reals = held_out_of(params, concept)
         captions = [one_line(s["json"]["scored_prompt"]) for s in of_captions]
         known = [s["txt"] for s in reals]
         if not set(captions) <= set(known):
             raise BenchError(
                 f"{folder / 'samples.tar'}: its captions are not those of the held-out "
-                f"images of {concept.name!r}: sample again"
+                f"images of {concept!r}: sample again"
             )
         rows += measure.distance_rows(reals, known, of_captions, captions)
     _write(folder, params.protocol.name, rows, start)

@@ -35,7 +35,8 @@ from eval.statistics import (
 )
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
-from pipeline.settings.profile import DEFAULT_PROFILE, Grid, load_grid, load_params, repro_command
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
+from pipeline.settings.profile import Grid, load_grid, load_params
 from pipeline.settings.protocol import Protocol
 
 SIGNIFICANT = 0.05

@@ -21,11 +21,13 @@ class Clone:
     """What git holds of the project, with nothing made yet."""
 
     root: Path
+    hooks: Path | None = None  # a folder of modules that come before all others
 
     @property
     def environment(self) -> dict[str, str]:
         path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.root)}
+        modules = ":".join(str(folder) for folder in (self.hooks, self.root) if folder)
+        return {**os.environ, "PATH": path, "PYTHONPATH": modules}
 
     def start(self, output: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
         """`dvc repro` of the profile in a process group of its own."""

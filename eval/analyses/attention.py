@@ -31,20 +31,14 @@ from eval.scores import failed_cells, load_scores
 from eval.tables import estimates, words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_subject
 from pipeline.models.adapter import Adapter, applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import sample
 from pipeline.settings.analyses import AttentionParams
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    Params,
-    SamplerParams,
-    load_grid,
-    load_params,
-    repro_command,
-)
+from pipeline.settings.profile import Params, SamplerParams, load_grid, load_params
 
 Map = npt.NDArray[np.float64]
 THRESHOLD = 0.3

@@ -27,12 +27,13 @@ from eval.analyses.common import (
 )
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.exchange.compression import compress
 from pipeline.models.adapter import Adapter, save_adapter
 from pipeline.models.base import load_base
 from pipeline.settings.analyses import CompressionParams
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.settings.profile import load_params
 
 
 def saved_bytes(adapter: Adapter) -> int:

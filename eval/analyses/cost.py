@@ -21,10 +21,11 @@ from eval.figures import COLOURS, STYLE
 from eval.tables import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import failure_of
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.schema import parse, read_yaml
 from pipeline.models.adapter import load_adapter
 from pipeline.settings.analyses import CostParams
-from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params, repro_command
+from pipeline.settings.profile import load_grid, load_params
 
 COST_FILE = "cost.json"
 MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")

@@ -27,6 +27,7 @@ from eval.analyses.common import (
 from eval.figures import COLOURS, STYLE
 from eval.statistics import mean_over
 from eval.tables import METRICS, words
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied
@@ -34,7 +35,7 @@ from pipeline.models.base import Base, load_base
 from pipeline.sample.requests import Request
 from pipeline.sample.sampler import sample_all
 from pipeline.settings.analyses import DriftParams, single_methods
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_grid, load_params
+from pipeline.settings.profile import Params, load_grid, load_params
 
 SHOWN = 8
 

@@ -27,13 +27,14 @@ from eval.analyses.common import (
     write_results,
 )
 from eval.analyses.probes import CROSS, SELF, Word, attention_through, words_of
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_concept
 from pipeline.models.adapter import applied
 from pipeline.models.base import Base, load_base
 from pipeline.sample.sampler import sample
 from pipeline.settings.analyses import Edit, EditingParams
-from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_params
+from pipeline.settings.profile import SamplerParams, load_params
 
 MOST_QUERIES = 256  # self-attention of finer layers is not replaced, as in the released code
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 from eval.analyses.common import Judge, folder_of, picture_table, section, write_results
 from eval.statistics import mean_over
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.models.base import load_base
 from pipeline.settings.analyses import SamplerTrialParams
-from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_params
+from pipeline.settings.profile import SamplerParams, load_params
 from pipeline.toyland.pretrain.autoencoder import to_tensor
 from pipeline.toyland.pretrain.judge import hits, load_judge
 from pipeline.toyland.pretrain.prompts import pair_prompts, single_prompts

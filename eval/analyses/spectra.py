@@ -16,9 +16,10 @@ from torch import Tensor
 from eval.analyses.common import adapter_of, folder_of, made, section, write_results
 from eval.figures import COLOURS, STYLE
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.exchange.compression import spectra
 from pipeline.settings.analyses import SpectraParams
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.settings.profile import load_params
 
 KINDS = {".to_k.weight": "keys", ".to_v.weight": "values"}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.settings.analyses import (
     AttentionParams,
     CompressionParams,
@@ -18,7 +19,7 @@ from pipeline.settings.analyses import (
     StepsParams,
     TuningParams,
 )
-from pipeline.settings.profile import DEFAULT_PROFILE, Grid, Params, is_hub_id
+from pipeline.settings.profile import Grid, Params, is_hub_id
 
 SAMPLING = (
     "pipeline/sample/sampler.py",

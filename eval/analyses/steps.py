@@ -26,12 +26,13 @@ from eval.analyses.common import (
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Trained
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, load_base
 from pipeline.settings.analyses import StepsParams
-from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, Params, load_params
+from pipeline.settings.profile import MethodParams, Params, load_params
 from pipeline.train.loop import TrainingSet, load_training_set
 from pipeline.train.stage import check_hyper, how_of, trained_through
 

@@ -42,16 +42,11 @@ from eval.statistics import interval, mean_over, rank_correlation
 from eval.tables import METRICS, words
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.shards import image_of, targets_of
 from pipeline.settings.analyses import TruthParams
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    Params,
-    load_grid,
-    load_params,
-    profile_folder,
-)
+from pipeline.settings.profile import Params, load_grid, load_params, profile_folder
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import (

@@ -32,12 +32,13 @@ from eval.analyses.steps import adapters_along
 from eval.figures import COLOURS, STYLE
 from eval.tables import METRICS, words
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, load_base
 from pipeline.settings.analyses import TuningParams
-from pipeline.settings.profile import DEFAULT_PROFILE, MethodParams, Params, load_grid, load_params
+from pipeline.settings.profile import MethodParams, Params, load_grid, load_params
 from pipeline.train.loop import load_training_set
 from pipeline.train.stage import how_of, merged
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from eval.analyses.common import adapter_of, folder_of, made, section, write_results
 from eval.figures import COLOURS, STYLE
 from eval.tables import words
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.models.adapter import Delta, dense
 from pipeline.models.base import load_base
 from pipeline.settings.analyses import WeightsParams
-from pipeline.settings.profile import DEFAULT_PROFILE, load_grid, load_params
+from pipeline.settings.profile import load_grid, load_params
 
 GROUPS = ("cross-attention", "self-attention", "other")
 

@@ -35,7 +35,8 @@ from eval.tables import (
 )
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params, repro_command_for
+from pipeline.common.places import DEFAULT_PROFILE, repro_command_for
+from pipeline.settings.profile import load_params
 
 LEVEL = 0.95
 # What "on a par" allows: a little more than the paper's own differences between rows that it calls

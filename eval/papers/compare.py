@@ -37,7 +37,8 @@ from eval.tables import (
 )
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_params
+from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.settings.profile import Params, load_params
 
 Z = 1.959963984540054  # of a 95 % interval
 TITLES = {

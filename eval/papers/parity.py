@@ -41,8 +41,9 @@ from eval.metrics.text_alignment import text_alignment
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import write_json
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_params
+from pipeline.settings.profile import Params, load_params
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import full_caption, random_scene, random_thing

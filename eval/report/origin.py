@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.settings.profile import Params, profile_folder, repro_command
+from pipeline.common.places import repro_command
+from pipeline.settings.profile import Params, profile_folder
 from pipeline.settings.protocol import protocol_path
 
 # What the numbers depend on. The report itself is committed too, so its own commit cannot be in it,

@@ -39,19 +39,12 @@ from eval.study.questionnaire import (
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import failure_of
 from pipeline.common.files import atomic_folder, png_bytes
+from pipeline.common.places import repro_command, repro_command_for
 from pipeline.common.seeds import seed_of
-from pipeline.concepts.concept import Concept, load_concept, load_subject
+from pipeline.concepts.concept import Concept, load_concept
 from pipeline.concepts.photos import read_photo, square
 from pipeline.concepts.shards import samples_of
-from pipeline.settings.profile import (
-    Grid,
-    Params,
-    load_grid,
-    load_params,
-    profile_folder,
-    repro_command,
-    repro_command_for,
-)
+from pipeline.settings.profile import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.settings.study import StudyParams
 
 T = TypeVar("T")
@@ -145,9 +138,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
         concepts = [load_concept(name) for name in grid.concepts]
         targets = _targets(params, concepts, images)
         views = {
-            name: shown_targets(
-                [concept.name for concept in load_subject(name, profile).concepts], targets, study
-            )
+            name: shown_targets(grid.concepts_of(name), targets, study)
             for name in sorted({duel.trial.subject for duel in duels})
         }
         for kind in study.kinds:

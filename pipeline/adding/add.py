@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,18 +14,17 @@ from ruamel.yaml import YAML
 from pipeline.adding.lengths import text_window
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic, atomic_folder, png_bytes
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.schema import read_yaml
-from pipeline.concepts.concept import DATASETS, PHOTO_CAPTION, check_caption, read_prompts
-from pipeline.concepts.photos import distinct_photos, find_photos, read_photo
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    Params,
-    check_name,
-    load_grid,
-    load_params,
-    profile_folder,
-    repro_command,
+from pipeline.concepts.concept import (
+    DATASETS,
+    PHOTO_CAPTION,
+    check_caption,
+    checked_noun,
+    read_prompts,
 )
+from pipeline.concepts.photos import distinct_photos, find_photos, read_photo
+from pipeline.settings.profile import Params, check_name, load_grid, load_params, profile_folder
 
 LICENCE = "unknown"
 SOURCE = "added with `bench concept add`"
@@ -221,18 +219,6 @@ def concept_folder(name: str) -> Path:
 def prompt_path(subject: str) -> Path:
     """Where the prompts of a concept or a composition lie."""
     return DATASETS / "prompts" / f"{subject}.txt"
-
-
-def checked_noun(noun: str, where: str) -> str:
-    """A class noun without superfluous blanks.
-
-    Raises:
-        BenchError: it has other than words; begins with `where` it stands.
-    """
-    noun = " ".join(noun.split())
-    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", noun):
-        raise BenchError(f"{where} {noun!r}: needs a noun in plain words (wooden pot)")
-    return noun
 
 
 def find_ignoring_case(path: Path) -> Path | None:

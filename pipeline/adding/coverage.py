@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
+from pipeline.common.places import repro_command
 from pipeline.corpus.fetch import HELD_OUT, TRAIN
 from pipeline.corpus.retrieve import Captions, has_index, least, load_index, queries_of, search
-from pipeline.settings.profile import Params, WorldParams, repro_command
+from pipeline.settings.profile import Params, WorldParams
 from pipeline.toyland.world.corpus import captioned_scene
 from pipeline.toyland.world.scenes import CATEGORIES
 

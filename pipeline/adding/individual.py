@@ -11,8 +11,9 @@ from PIL import Image
 
 from pipeline.adding.add import DRAWN, add_concept, concept_folder
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params, profile_folder
+from pipeline.settings.profile import load_params, profile_folder
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL, portrait
 from pipeline.toyland.world.scenes import (

@@ -26,6 +26,7 @@ from pipeline.adding.add import (
 from pipeline.adding.dataset import inside
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic, png_bytes, read_tar, write_tar
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.concepts.concept import Subject, load_subject, read_lines
 from pipeline.concepts.photos import pictures_in, read_photo
 from pipeline.concepts.shards import one_line
@@ -41,13 +42,11 @@ from pipeline.settings.external import (
     load_external,
 )
 from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
     Params,
     check_name,
     load_grid,
     load_params,
     profile_folder,
-    repro_command,
 )
 
 ORACLE = "oracle"  # the row of real images

@@ -19,16 +19,9 @@ import typer
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
-from pipeline.concepts.concept import PHOTO_CAPTION
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.settings.external import is_external
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    Grid,
-    Params,
-    is_hub_id,
-    load_grid,
-    load_params,
-)
+from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
 app = typer.Typer(
     help="Concept customization of text-to-image models: data pipeline and benchmark.",
@@ -470,7 +463,9 @@ def concept_add(
     prompts: Annotated[
         Path | None, typer.Option(help="One a line, each with {}; a set of 20 if absent.")
     ] = None,
-    caption: Annotated[str, typer.Option(help="Template of training captions.")] = PHOTO_CAPTION,
+    caption: Annotated[
+        str | None, typer.Option(help="Template of training captions; `photo of a {}` if absent.")
+    ] = None,
     licence: Annotated[str, typer.Option(help="Of the images.")] = "unknown",
     source: Annotated[
         str, typer.Option(help="Where the images are from.")
@@ -483,7 +478,9 @@ def concept_add(
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.adding.add import add_concept
+    from pipeline.concepts.concept import PHOTO_CAPTION
 
+    caption = PHOTO_CAPTION if caption is None else caption
     add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
 
 

@@ -24,20 +24,19 @@ from pipeline.adding.add import LICENCE, ONLY_DRAWINGS, is_drawn
 from pipeline.adding.lengths import TOKENIZER_FILES, text_window
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.schema import read_yaml
 from pipeline.common.text import aligned
 from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
 from pipeline.concepts.photos import distinct_photos
 from pipeline.settings.external import external_tar, is_external, load_external
 from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
     Grid,
     Params,
     is_hub_id,
     load_grid,
     load_params,
     profile_folder,
-    repro_command,
 )
 from pipeline.settings.protocol import Protocol
 
@@ -121,6 +120,7 @@ def examine(profile: str) -> list[Check]:
         _methods(params, grid, settings),
         *_images_made_elsewhere(grid),
         *_pipelines(profile),
+        *_locks(profile),
         *_concepts(params, grid, profile),
         *_text_lengths(params, grid),
         *(_captions(params, grid) if clips[0].state == "ready" else ()),
@@ -452,6 +452,23 @@ def _pipelines(profile: str) -> Iterator[Check]:
         yield Check(what, state, note)
     else:
         yield Check(what, "ready", f"{len(files)} dvc.yaml files")
+
+
+def _locks(profile: str) -> Iterator[Check]:
+    """What DVC wrote down and could not read again: it writes in place, and may be killed."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    folder = profile_folder(profile)
+    for lock in (*folder.glob("dvc.lock"), *sorted(folder.glob("cells/*/dvc.lock"))):
+        try:
+            COMPILED_LOCKFILE_SCHEMA(read_yaml(lock))
+        except (BenchError, Invalid):
+            note = (
+                f"{lock}: cut, as happens if DVC is killed: delete it, and run "
+                f"`{repro_command(profile)}`, which takes what was made from DVC's cache"
+            )
+            yield Check("records", "wrong", note)
 
 
 def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:

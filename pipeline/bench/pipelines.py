@@ -17,10 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from eval.analyses.stages import STAGES, chosen, deps, settings
 from pipeline.bench.closure import ROOT, rooms
 from pipeline.common.files import atomic
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.methods import Continued, How, Merged, load_method, training_of
 from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
     Grid,
     Params,
     is_hub_id,

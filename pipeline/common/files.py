@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import INSIDE, Failure, refuse_failed
-from pipeline.settings.profile import repro_command_for
+from pipeline.common.places import repro_command_for
 
 RESULTS = (".csv", ".png", ".json")  # kinds of files of an analysis; JSON says that it failed
 

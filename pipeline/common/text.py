@@ -1,4 +1,4 @@
-"""Text for people to read on a terminal."""
+"""Text for people."""
 
 from __future__ import annotations
 

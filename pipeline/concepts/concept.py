@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.schema import parse, read_yaml
-from pipeline.settings.profile import DEFAULT_PROFILE, NAME, load_grid
+from pipeline.settings.profile import NAME, load_grid
 
 DATASETS = Path("datasets")
 PHOTO_CAPTION = "photo of a {}"
@@ -42,9 +45,14 @@ class Concept:
     class_noun: str  # "wooden pot"
     modifier_token: str  # "<new1>"
     caption: str  # template of training captions: PHOTO_CAPTION, or what suits a style
-    prompts: tuple[str, ...]  # templates with {}
+    prompt_file: Path
     images: tuple[Path, ...]  # sorted
     queries: tuple[str, ...] = ()  # captions of regularization images; empty: by the class noun
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Templates with {}; see `read_prompts`. Read when asked for: few stages depend on them."""
+        return read_prompts(self.prompt_file, 1)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,12 @@ class Subject:
 
     name: str
     concepts: tuple[Concept, ...]
-    prompts: tuple[str, ...]  # templates with {} (one concept) or {0}, {1} (several)
+    prompt_file: Path
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Templates with {} (one concept) or {0}, {1} (several), read when asked for."""
+        return read_prompts(self.prompt_file, len(self.concepts))
 
     def scored_prompts(self) -> tuple[str, ...]:
         """The prompts with class nouns alone, as text-alignment sees them."""
@@ -92,7 +105,7 @@ def load_concept(name: str) -> Concept:
         class_noun=file.class_noun,
         modifier_token=file.modifier_token,
         caption=file.caption,
-        prompts=read_prompts(DATASETS / file.prompts, 1),
+        prompt_file=DATASETS / file.prompts,
         images=images,
         queries=file.queries,
     )
@@ -108,21 +121,28 @@ def check_caption(caption: str, where: str) -> None:
         raise BenchError(f"{where} {caption!r}: needs the placeholder {{}} once, and no other")
 
 
+def checked_noun(noun: str, where: str) -> str:
+    """A class noun without superfluous blanks.
+
+    Raises:
+        BenchError: it has other than words; begins with `where` it stands.
+    """
+    noun = " ".join(noun.split())
+    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", noun):
+        raise BenchError(f"{where} {noun!r}: needs a noun in plain words (wooden pot)")
+    return noun
+
+
 def load_subject(name: str, profile: str = DEFAULT_PROFILE) -> Subject:
     """The concept or the composition of that name in the profile's grid.
 
     Raises:
         BenchError: the grid has no such subject, or something about it is wrong.
     """
-    grid = load_grid(profile)
-    if name in grid.concepts:
-        concept = load_concept(name)
-        return Subject(name, (concept,), concept.prompts)
-    if name in grid.composed():
-        concepts = tuple(load_concept(concept) for concept in grid.composed()[name].concepts())
-        prompts = read_prompts(DATASETS / "prompts" / f"{name}.txt", len(concepts))
-        return Subject(name, concepts, prompts)
-    raise BenchError(f"subject {name!r} is unknown: the grid has {', '.join(grid.subjects())}")
+    concepts = tuple(map(load_concept, load_grid(profile).concepts_of(name)))
+    if len(concepts) == 1:
+        return Subject(name, concepts, concepts[0].prompt_file)
+    return Subject(name, concepts, DATASETS / "prompts" / f"{name}.txt")
 
 
 def read_prompts(path: Path, concepts: int) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
-from pipeline.settings.profile import Params, repro_command_for
+from pipeline.common.places import repro_command_for
+from pipeline.settings.profile import Params
 
 Sample = dict[str, Any]  # of a shard: "__key__", "png" or "jpg", "txt", "json"
 

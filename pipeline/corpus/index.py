@@ -25,8 +25,9 @@ from tqdm import tqdm
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic_folder
+from pipeline.common.places import repro_command_for
 from pipeline.corpus.fetch import MANIFEST, shard_of
-from pipeline.settings.profile import load_params, repro_command_for
+from pipeline.settings.profile import load_params
 
 INDEX, METADATA = "text.index", "metadata.parquet"
 INDEX_FILES = (".index", ".parquet")

@@ -24,16 +24,11 @@ from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import TOO_FEW_IMAGES, FailureError
 from pipeline.common.files import read_tar, write_tar
+from pipeline.common.places import repro_command_for
 from pipeline.concepts.concept import DATASETS, load_concept
 from pipeline.corpus.fetch import HELD_OUT, TRAIN, shard_of
 from pipeline.corpus.index import INDEX, METADATA
-from pipeline.settings.profile import (
-    Params,
-    RetrieveParams,
-    load_params,
-    profile_folder,
-    repro_command_for,
-)
+from pipeline.settings.profile import Params, RetrieveParams, load_params, profile_folder
 
 LEAST_HELD_OUT = 20  # fewer real images say little about a distribution
 

@@ -27,10 +27,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.adding.add import checked_noun
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import refuse_failed
 from pipeline.common.files import atomic, check_new
+from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.concepts.concept import checked_noun
 from pipeline.models.adapter import (
     FORMAT,
     Adapter,
@@ -43,7 +44,7 @@ from pipeline.models.adapter import (
 )
 from pipeline.models.base import Base, load_base
 from pipeline.models.crossattn import key_value_names
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.settings.profile import load_params
 
 MADE_FOR = "concept-bench-base"  # the metadata entry with the hash of the base
 LORA_SETTINGS = "lora_adapter_metadata"  # where diffusers' trainers put alpha and rank

@@ -22,9 +22,9 @@ from torch import Tensor
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError, refuse_failed
 from pipeline.common.files import atomic
+from pipeline.common.places import repro_command_for
 from pipeline.common.schema import parse
 from pipeline.models.base import Base
-from pipeline.settings.profile import repro_command_for
 
 FORMAT = "concept-bench-adapter-1"
 TOKEN = re.compile(r"<[^<>\s]+>")  # a modifier token in a reference

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import NOT_IMPORTED, FailureError
 from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.concepts.photos import square
 from pipeline.concepts.shards import image_of, one_line
@@ -22,7 +23,7 @@ from pipeline.sample.requests import (
     held_out_captions,
 )
 from pipeline.settings.external import external_tar
-from pipeline.settings.profile import DEFAULT_PROFILE, Params, load_params
+from pipeline.settings.profile import Params, load_params
 
 Record = dict[str, str | int]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pipeline.common.failures import about
 from pipeline.common.files import png_bytes, write_tar
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_concept
 from pipeline.models.base import load_base
 from pipeline.sample.requests import Request
 from pipeline.sample.sampler import sample_all
-from pipeline.settings.profile import DEFAULT_PROFILE, load_params
+from pipeline.settings.profile import load_params
 
 
 def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from pipeline.common.failures import DIVERGED, FailureError, about
 from pipeline.common.files import png_bytes, write_tar
+from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.models.adapter import applied, load_adapter
 from pipeline.models.base import Base, load_base, to_images
 from pipeline.models.crossattn import cached_keys_and_values
 from pipeline.sample.requests import Request, cell_requests, held_out_captions
-from pipeline.settings.profile import DEFAULT_PROFILE, SamplerParams, load_params
+from pipeline.settings.profile import SamplerParams, load_params
 
 
 @torch.no_grad()

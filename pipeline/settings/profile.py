@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE, folder_of
 from pipeline.common.schema import Section, parse, read_yaml
 from pipeline.methods import check_method
 from pipeline.settings.analyses import AnalysesParams
@@ -20,7 +21,6 @@ from pipeline.settings.external import is_external
 from pipeline.settings.protocol import Protocol, load_protocol
 from pipeline.settings.study import StudyParams
 
-DEFAULT_PROFILE = "toyland"
 # Of a concept. Three of such length, as in the name of a triple, still make a file's name.
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 
@@ -139,11 +139,11 @@ class Params(Section):
     def runs(self) -> Path:
         """The folder of everything that this profile makes."""
         default = self.profile == DEFAULT_PROFILE
-        return Path("runs", DEFAULT_PROFILE) if default else _folder(self.profile) / "runs"
+        return Path("runs", DEFAULT_PROFILE) if default else folder_of(self.profile) / "runs"
 
     def reports(self) -> Path:
         """The folder of the profile's report."""
-        return _folder(self.profile) / "reports"
+        return folder_of(self.profile) / "reports"
 
     def cell(self, method: str, subject: str) -> Path:
         """The folder of a cell: its adapter, cost, samples and scores."""
@@ -203,6 +203,19 @@ class Grid(Section):
         """Concepts, then compositions."""
         return [*self.concepts, *self.composed()]
 
+    def concepts_of(self, subject: str) -> tuple[str, ...]:
+        """The names of a subject's concepts.
+
+        Raises:
+            BenchError: there is no such subject.
+        """
+        if subject in self.concepts:
+            return (subject,)
+        if subject in self.composed():
+            return self.composed()[subject].concepts()
+        known = ", ".join(self.subjects())
+        raise BenchError(f"subject {subject!r} is unknown: the grid has {known}")
+
 
 def profile_folder(profile: str) -> Path:
     """Where the profile's files lie.
@@ -210,28 +223,11 @@ def profile_folder(profile: str) -> Path:
     Raises:
         BenchError: there is no such profile.
     """
-    folder = _folder(profile)
+    folder = folder_of(profile)
     if not (folder / "params.yaml").is_file():
         known = ", ".join(profile_names())
         raise BenchError(f"profile {profile!r} is unknown: choose one of {known}")
     return folder
-
-
-def _folder(profile: str) -> Path:
-    return Path() if profile == DEFAULT_PROFILE else Path("profiles", profile)
-
-
-def repro_command(profile: str) -> str:
-    """What runs the profile's pipeline, typed in the root of the project."""
-    if profile == DEFAULT_PROFILE:
-        return "dvc repro"
-    return f"dvc --cd {_folder(profile).as_posix()} repro"
-
-
-def repro_command_for(path: Path) -> str:
-    """What makes a file of `runs/` or `reports/` again: the command of its profile."""
-    in_profile = path.parts[:1] == ("profiles",) and len(path.parts) > 1
-    return repro_command(path.parts[1] if in_profile else DEFAULT_PROFILE)
 
 
 def profile_names() -> list[str]:

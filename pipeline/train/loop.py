@@ -20,13 +20,14 @@ from tqdm import tqdm
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError
 from pipeline.common.files import read_tar
+from pipeline.common.places import repro_command_for
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import PHOTO_CAPTION, Concept
 from pipeline.methods import Trained
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
 from pipeline.models.base import Base, to_tensor
 from pipeline.models.crossattn import detached_start_token
-from pipeline.settings.profile import MethodParams, TrainParams, repro_command_for
+from pipeline.settings.profile import MethodParams, TrainParams
 from pipeline.train.augment import View, draw_view, render_view, view_mask
 from pipeline.train.lowrank import low_rank_changes
 

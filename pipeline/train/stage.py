@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError
 from pipeline.common.files import write_json
+from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, Subject, load_subject
 from pipeline.methods import Continued, How, Merged, Trained, load_method, training_of
@@ -31,13 +32,7 @@ from pipeline.models.adapter import (
     save_adapter,
 )
 from pipeline.models.base import Base, load_base
-from pipeline.settings.profile import (
-    DEFAULT_PROFILE,
-    MethodParams,
-    Params,
-    load_params,
-    repro_command,
-)
+from pipeline.settings.profile import MethodParams, Params, load_params
 from pipeline.train.loop import TrainingSet, load_training_set, train_through
 from pipeline.train.merging import average, constrained
 

@@ -12,11 +12,16 @@ import signal
 import subprocess
 import tarfile
 import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from tests.clones import FOLDER, ROOT, Clone, make_clone
+from tests.watching import Watch
 
 METHODS = ("pretrained", "textual_inversion", "dreambooth", "custom_diffusion")
 
@@ -29,8 +34,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    return make_clone(tmp_path_factory.mktemp("clone"))
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Watch:
+    return Watch(tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("hooks"))
+
+
+@pytest.fixture(scope="module")
+def clone(watch: Watch) -> Clone:
+    return replace(make_clone(watch.root), hooks=watch.folder)
 
 
 def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
@@ -42,6 +52,15 @@ def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
     }
 
 
+# What stages open and no result comes from.
+NEUTRAL = (
+    r"pipeline/bench/\w+\.py",  # how a command gets to its stage
+    r"(eval|pipeline|pipeline/toyland)/__init__\.py",  # hold a line of text
+    r"(.+/)?(params|grid)\.yaml",  # DVC watches the values in them
+    r"datasets/protocols/.+\.yaml",
+    r"(.+/)?dvc\.lock",  # tells whether scores are stale
+    r".+/\..+\.part(/.+)?",  # a result under its temporary name
+)
 REPORT = {"study_build", "study_analyse", "claims", "report"}
 
 
@@ -57,6 +76,30 @@ def test_fresh_clone(clone: Clone) -> None:
     for image in re.findall(r'src="([^":]+)"', page):
         assert (reports / image).is_file()
     assert not clone.half_written()
+
+
+def test_stages_open_nothing_but_what_they_depend_on(clone: Clone, watch: Watch) -> None:
+    """Code and data, as the stages of `test_fresh_clone` opened them."""
+    opened = watch.opened()
+    with closing(Repo(str(clone.root / FOLDER))) as repo:
+        stages = {
+            f"{stage.path_in_repo}:{stage.name}".removeprefix("dvc.yaml:"): stage
+            for stage in repo.index.stages
+        }
+        assert opened.keys() == stages.keys()
+        for address, stage in stages.items():
+            known = {
+                Path(one.fs_path).relative_to(clone.root).as_posix()
+                for one in (*stage.deps, *stage.outs)
+            }
+            beside = {
+                path
+                for path in opened[address]
+                if not known.intersection([path, *map(str, Path(path).parents)])
+                and not any(re.fullmatch(pattern, path) for pattern in NEUTRAL)
+            }
+            assert not beside, address
+            assert any(path.startswith(("pipeline/", "eval/")) for path in opened[address])
 
 
 def test_nothing_changed(clone: Clone) -> None:

@@ -65,8 +65,8 @@ def test_style_and_object_are_merged(
 ) -> None:
     base, params = new_base(), load_params()
     monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
-    style = Concept("neon", "picture", "<new1>", caption, ("{} of a cat",), ())
-    about = Subject("neon+cat", (style, concept("cat", "cat")), ("{0} of a {1}",))
+    style = Concept("neon", "picture", "<new1>", caption, Path("neon.txt"), ())
+    about = Subject("neon+cat", (style, concept("cat", "cat")), Path("neon+cat.txt"))
     parts = [adapter(base, 0), adapter(base, 1)]
     how = load_method("custom_diffusion_merge").composition
     assert isinstance(how, Merged)
@@ -82,9 +82,6 @@ def test_style_and_object_are_merged(
     assert result.provenance.notes["constraints"] == expected
     assert result.provenance.notes["residual"] < 1e-6
     assert result.provenance.references == ("<new1> picture", "<new2> cat")
-    assert about.prompts[0].format(*result.provenance.references) == (
-        "<new1> picture of a <new2> cat"
-    )
 
     # The style's words are mapped as by its own adapter, in the prompt as in its caption.
     table = base.text_encoder.get_input_embeddings()

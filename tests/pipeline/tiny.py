@@ -77,7 +77,7 @@ def new_base() -> Base:
 
 def concept(name: str, noun: str) -> Concept:
     """A concept without files."""
-    return Concept(name, noun, "<new1>", "photo of a {}", ("a {} in the snow",), ())
+    return Concept(name, noun, "<new1>", "photo of a {}", Path(f"{name}.txt"), ())
 
 
 def training_set(name: str, noun: str, seed: int = 0) -> TrainingSet:
@@ -97,6 +97,6 @@ def training_set(name: str, noun: str, seed: int = 0) -> TrainingSet:
 
 def subject(*sets: TrainingSet) -> Subject:
     """The subject of these concepts."""
-    prompts = ("a {} in the snow",) if len(sets) == 1 else ("a {0} and a {1}",)
     concepts = tuple(part.concept for part in sets)
-    return Subject("+".join(c.name for c in concepts), concepts, prompts)
+    name = "+".join(c.name for c in concepts)
+    return Subject(name, concepts, Path(f"{name}.txt"))

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import BaseModel, RootModel
 
-from pipeline.adding.add import checked_noun
 from pipeline.adding.dataset import (
     NOTHING,
     DataSet,
@@ -28,7 +27,13 @@ from pipeline.adding.dataset import (
 )
 from pipeline.common.errors import BenchError
 from pipeline.common.schema import Section, parse, read_yaml
-from pipeline.concepts.concept import DATASETS, PHOTO_CAPTION, parse_prompts, read_lines
+from pipeline.concepts.concept import (
+    DATASETS,
+    PHOTO_CAPTION,
+    checked_noun,
+    parse_prompts,
+    read_lines,
+)
 
 SINGLES, MULTIPLES = "dataset.json", "dataset_multiconcept.json"
 

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.adding.add import checked_noun
 from pipeline.adding.dataset import NOTHING, DataSet, Entry, Given, Layout, image_folder, name_of
 from pipeline.common.errors import BenchError
-from pipeline.concepts.concept import parse_prompts, read_lines
+from pipeline.concepts.concept import checked_noun, parse_prompts, read_lines
 
 INDEX, CREDITS = "prompts_and_classes.txt", "references_and_licenses.txt"
 LIVE_CLASSES = {"cat", "dog"}  # these nine subjects get the prompts of live subjects

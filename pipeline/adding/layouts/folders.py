@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import RootModel
 
-from pipeline.adding.add import DEFAULT_PROMPTS, LICENCE, checked_noun
+from pipeline.adding.add import DEFAULT_PROMPTS, LICENCE
 from pipeline.adding.dataset import DataSet, Entry, Given, Layout, image_folder, name_of, to_ascii
 from pipeline.common.errors import BenchError
 from pipeline.common.schema import parse, read_yaml
-from pipeline.concepts.concept import read_lines, read_prompts
+from pipeline.concepts.concept import checked_noun, read_lines, read_prompts
 from pipeline.concepts.photos import pictures_in
 
 

@@ -425,3 +425,18 @@ def test_names_of_files_are_those_of_the_shipped_base():
             assert (ROOT / "models/toyland/base" / component / file).is_file()
     index = json.loads((ROOT / "models/toyland/base/model_index.json").read_text())
     assert set(module.BASE_FILES) <= set(index)
+
+
+@pytest.mark.parametrize("left", [0, 10, 25])
+def test_record_that_was_cut_is_told(project, left: int) -> None:
+    lock = Path("cells/pretrained/dvc.lock")
+    whole = lock.read_text()
+    records = [found.note for found in examine("toyland") if found.what == "records"]
+    assert records == []
+    lock.write_text(whole[:left])
+    assert check("records") == Check(
+        "records",
+        "wrong",
+        f"{lock}: cut, as happens if DVC is killed: delete it, and run `dvc repro`, which takes "
+        "what was made from DVC's cache",
+    )

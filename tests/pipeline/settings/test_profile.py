@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import load_grid, load_params, repro_command, repro_command_for
+from pipeline.common.places import repro_command, repro_command_for
+from pipeline.settings.profile import load_grid, load_params
 
 PROFILES = ("toyland", "toyland-full", "smoke")
 
