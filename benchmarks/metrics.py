@@ -27,10 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.speed import timed
-from eval.features import CACHE
+from eval.encoders.cache import CACHE
 from eval.metrics.fid import fid
 from eval.metrics.kid import kid
-from eval.scores import SCORES, score_cell
+from eval.scores.file import SCORES
+from eval.scores.stage import score_cell
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.common.places import DEFAULT_PROFILE

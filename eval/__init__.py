@@ -1,4 +1,6 @@
-"""Measuring and reporting: features, metrics, statistics, scores, tables, figures, the report.
+"""Measuring and reporting, room by room; each imports only from those before it.
 
-Each module uses only those before it in this list; metrics see arrays and never open files.
+`style`, `metrics`, `statistics`, `encoders`, `scores`, `freshness`, `results`, `tables`, `papers`,
+`study`, `analyses`, `report`. Metrics see arrays and never open files; only analyses train or
+sample.
 """

@@ -67,7 +67,7 @@ def freshness(profile: str, scores: pd.DataFrame) -> Freshness:
 
     Args:
         profile: the name of a profile.
-        scores: those of its cells, as `eval.scores.load_scores` gives.
+        scores: those of its cells, as `eval.scores.reading.load_scores` gives.
 
     Raises:
         BenchError: a dvc.lock is damaged.

@@ -131,18 +131,6 @@ def mean_over_strata(
     return Estimate(float(np.mean([p.mean for p in parts])), error, len(x), freedom + 1)
 
 
-def paired_difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Estimate:
-    """The mean of first - second, of which each pair of values belongs to one prompt.
-
-    How hard a prompt is cancels out, so the error is far smaller than that of two separate means.
-
-    Args:
-        first: means by prompt, [prompts], of one method.
-        second: means of the same prompts, [prompts], of another one.
-    """
-    return mean_over(np.asarray(first, np.float64) - np.asarray(second, np.float64))
-
-
 def interval(estimate: Estimate, level: float = 0.95) -> Interval:
     """Student's t interval of a mean with clusters - 1 degrees of freedom; NaN without an error."""
     if estimate.clusters < 2:

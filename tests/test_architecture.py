@@ -31,13 +31,13 @@ ORDER = (
     "pipeline/toyland/world",
     "pipeline/toyland/pretrain",
     "pipeline/adding",
+    "eval/style.py",
     "eval/metrics",
     "eval/statistics.py",
     "eval/encoders",
     "eval/scores",
     "eval/freshness.py",
     "eval/results.py",
-    "eval/style.py",
     "eval/tables",
     "eval/papers",
     "eval/study",
@@ -75,9 +75,9 @@ def imports(path: Path) -> Iterator[Path]:
             continue
         for name in names:
             module = Path(*name.split("."))
-            for one in (module, module.parent):
+            for one in filter(lambda path: path.parts, (module, module.parent)):
                 files = (one.with_suffix(".py"), one / "__init__.py")
-                if one.parts and (found := [file for file in files if file.is_file()]):
+                if found := [file for file in files if file.is_file()]:
                     yield found[0]
                     break
 
@@ -145,7 +145,7 @@ def modules_of(command: str) -> set[str]:
         return entry_of(f"{words[0]}.command('{words[1]}')")
     found = entry_of(words[0])
     if words[0] == "analyse":
-        found |= {f"eval.analyses.{words[1]}"}
+        found |= {f"eval.analyses.{words[1]}.stage"}
     if words[0] == "train":
         found |= {f"pipeline.methods.{words[1]}"}
     return found

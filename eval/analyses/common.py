@@ -1,4 +1,4 @@
-"""What the analyses share: their parameters, scores of images in memory, files and pictures."""
+"""What the analyses share: scores of images in memory, files and pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.features import clip_extractor, distance_extractor, kernel_features
-from eval.figures import DPI, STYLE
+from eval.encoders.clip import clip_extractor
+from eval.encoders.distance import distance_extractor, kernel_features
 from eval.metrics import SetValue
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.metrics.text_alignment import text_alignment
 from eval.statistics import clustered_mean, mean_over
+from eval.style import DPI, STYLE
 from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
@@ -31,27 +32,12 @@ from pipeline.models.adapter import Adapter, applied, load_adapter
 from pipeline.models.base import Base
 from pipeline.sample.requests import Request, prompt_requests
 from pipeline.sample.sampler import sample_all
-from pipeline.settings.profile import Params, profile_folder
+from pipeline.settings.profile import Params
 
 ALIGNMENTS = ("text_alignment", "image_alignment")
 Values = npt.NDArray[np.float64]
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-def section(params: Params, name: str, kind: type[S]) -> S:
-    """The parameters of an analysis.
-
-    Raises:
-        BenchError: the profile does not run it.
-    """
-    found = getattr(params.analyses, name)
-    if not isinstance(found, kind):
-        path = profile_folder(params.profile) / "params.yaml"
-        raise BenchError(
-            f"{path}: analyses.{name}: missing: the profile does not run this analysis"
-        )
-    return found
 
 
 def folder_of(params: Params, name: str) -> Path:
@@ -100,7 +86,7 @@ def requests_of(
 
 
 class Judge:
-    """The models that measure, loaded once; what they give is what `eval.scores` would."""
+    """The models that measure, loaded once; what they give is what `eval.scores.stage` would."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -112,7 +98,7 @@ class Judge:
         features = self.extract([png_bytes(image) for image in images])
         how = self.params.protocol.score
         texts = self.clip.encode_texts([how.text_prefix + prompt for prompt in prompts])
-        return text_alignment(features, texts, how.text_scale).values
+        return text_alignment(features, texts, how.text_scale)
 
     def image_alignment(self, images: Sequence[Image.Image], concept: str) -> Values:
         """Image-alignment [n] of each image with the concept's target images.
@@ -122,7 +108,7 @@ class Judge:
         """
         targets = [image_of(s) for s in targets_of(self.params, concept)]
         features = self.extract([png_bytes(image) for image in images])
-        return image_alignment(features, self.extract(targets)).values
+        return image_alignment(features, self.extract(targets))
 
     def kid(self, images: Sequence[Image.Image], concept: str) -> SetValue:
         """KID of images that are independent of each other and the concept's held-out real ones.

@@ -1,4 +1,4 @@
-"""Metrics as pure functions: feature arrays in, named results out."""
+"""Metrics as pure functions of features, and their catalogue; no file is opened here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-
-
-class PerImage(NamedTuple):
-    """One value for each image."""
-
-    values: npt.NDArray[np.float64]  # [n]
-    unit: str
+Values = npt.NDArray[np.float64]  # [n], one for each image
 
 
 class SetValue(NamedTuple):
@@ -23,7 +17,6 @@ class SetValue(NamedTuple):
     value: float
     std_error: float  # NaN where the set is too small to tell
     n: int  # images in the set
-    unit: str
 
 
 def doubles(features: FloatArray) -> npt.NDArray[np.float64]:

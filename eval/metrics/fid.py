@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from eval.metrics import FloatArray, SetValue, cluster_numbers, doubles
 
-UNIT = "squared Fréchet distance"
-
 
 def fid(
     reals: FloatArray,
@@ -65,4 +63,4 @@ def fid(
     error = float("nan")
     if count > 1:
         error = float(np.sqrt(count / (count - 1) * np.sum(pulls**2)))
-    return SetValue(value, error, m, UNIT)
+    return SetValue(value, error, m)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.metrics import FloatArray, PerImage, SetValue, doubles, jackknife_error
+from eval.metrics import FloatArray, SetValue, Values, doubles, jackknife_error
 
 
-def image_alignment(images: FloatArray, targets: FloatArray) -> PerImage:
+def image_alignment(images: FloatArray, targets: FloatArray) -> Values:
     """The mean cosine of each image with all target images, in [-1, 1].
 
     The mean over all pairs of an image and a target is the mean of these values. The cosines
@@ -20,10 +20,13 @@ def image_alignment(images: FloatArray, targets: FloatArray) -> PerImage:
     Args:
         images: unit features [n, d].
         targets: unit features [m, d].
+
+    Returns:
+        float64 [n].
     """
     if not len(targets):
         raise ValueError("image-alignment needs a target image")
-    return PerImage(doubles(images) @ doubles(targets).mean(0), "cosine")
+    return doubles(images) @ doubles(targets).mean(0)
 
 
 def leave_one_out(targets: FloatArray) -> SetValue:
@@ -49,4 +52,4 @@ def leave_one_out(targets: FloatArray) -> SetValue:
     error = float("nan")
     if m > 2:
         error = jackknife_error((total - 2 * sums) / ((m - 1) * (m - 2)))
-    return SetValue(total / (m * (m - 1)), error, m, "cosine")
+    return SetValue(total / (m * (m - 1)), error, m)

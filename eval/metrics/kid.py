@@ -14,7 +14,6 @@ import numpy.typing as npt
 from eval.metrics import FloatArray, SetValue, cluster_numbers, doubles, jackknife_error
 
 SCALE = 1e3  # as in Custom Diffusion's tables
-UNIT = "squared MMD * 1000"
 BLOCK = 2048
 
 _Array = npt.NDArray[np.float64]
@@ -61,7 +60,7 @@ def kid(
     error = float("nan")
     if min(p.min(), q.min()) > 1:
         error = jackknife_error(_mmd(xx.without, yy.without, xy.without, p, q))
-    return SetValue(SCALE * float(value), SCALE * error, m, UNIT)
+    return SetValue(SCALE * float(value), SCALE * error, m)
 
 
 def kid_by_caption(reals: FloatArray, generated: FloatArray) -> SetValue:
@@ -89,7 +88,7 @@ def kid_by_caption(reals: FloatArray, generated: FloatArray) -> SetValue:
     rows = terms.sum(1)
     without = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
     value = float(rows.sum()) / (n * (n - 1))
-    return SetValue(SCALE * value, SCALE * jackknife_error(without), n, UNIT)
+    return SetValue(SCALE * value, SCALE * jackknife_error(without), n)
 
 
 def kid_subsets(
@@ -122,7 +121,7 @@ def kid_subsets(
         xx, yy, xy = _same(a, alone, 1), _same(b, alone, 1), _cross(a, b, alone, alone, 1)
         # Images of the same number count as a pair across the sets, as they are different images.
         values.append(_mmd(xx.total, yy.total, xy.total, size, size))
-    return SetValue(SCALE * float(np.mean(values)), float("nan"), len(y), UNIT)
+    return SetValue(SCALE * float(np.mean(values)), float("nan"), len(y))
 
 
 class _Sums(NamedTuple):

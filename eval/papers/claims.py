@@ -19,20 +19,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from eval.metrics.catalogue import METRICS
+from eval.papers.reference import metric_title
+from eval.results import Differences, Results, load_results, mean_difference
 from eval.statistics import Estimate, Interval, holm, interval, p_value
-from eval.tables import (
-    FORMATS,
-    METRICS,
-    STALE,
-    Cell,
-    Column,
-    Differences,
-    Results,
-    Table,
-    load_results,
-    mean_difference,
-    words,
-)
+from eval.style import words
+from eval.tables.rendering import FORMATS
+from eval.tables.table import STALE, Cell, Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, repro_command_for
@@ -74,12 +67,13 @@ class Claim:
     name: str
     says: str
     where: str  # in the paper
-    kind: str  # of subjects: a key of `eval.tables.KINDS`
+    kind: str  # of subjects: a key of `eval.results.KINDS`
     metric: str
     first: str
     relation: Relation
     second: str
     margin: float = MARGIN
+    target: int | None = None  # the number of the concept, if it is about one of several
 
 
 @dataclass(frozen=True)
@@ -218,10 +212,11 @@ CLAIMS: tuple[Claim, ...] = (
         "Trained one after the other, the first concept is lost more than in joint training.",
         "section 4.2, Table 8",
         "compositions",
-        "image_alignment_1",
+        "image_alignment",
         "custom_diffusion_sequential",
         Relation.LESS,
         "custom_diffusion",
+        target=1,
     ),
     *(
         Claim(
@@ -271,16 +266,14 @@ def differences(scores: pd.DataFrame, claim: Claim, subjects: Sequence[str]) -> 
     Where the two share a single subject both errors are those of the sample of prompts.
 
     Args:
-        scores: as `eval.scores.load_scores` gives. "image_alignment" of compositions is the mean
-            of that with their concepts.
+        scores: as `eval.scores.reading.load_scores` gives. Image-alignment of compositions is the
+            mean of that with their concepts, unless the claim is about one of them.
         claim: what to compare.
         subjects: those to look at.
     """
-    metric = scores["metric"]
-    chosen = metric == claim.metric
-    if claim.metric == "image_alignment":
-        chosen |= metric.str.fullmatch(r"image_alignment_\d+").astype(bool)
-    chosen &= scores["subject"].isin(list(subjects))
+    chosen = (scores["metric"] == claim.metric) & scores["subject"].isin(list(subjects))
+    if claim.target is not None:
+        chosen &= scores["target"].eq(claim.target).fillna(False)
     # Images of a prompt, then prompts of a subject; a set's only value has no prompt.
     by_prompt = [
         scores[chosen & (scores["method"] == method)]
@@ -438,7 +431,7 @@ def claims_table(results: Results) -> Table:
 
 def comparison_text(claim: Claim) -> str:
     """The claim as a relation: "image-alignment: custom diffusion > dreambooth"."""
-    title = METRICS[claim.metric].title if claim.metric in METRICS else words(claim.metric)
+    title = metric_title(claim.metric, claim.target)
     return f"{title}: {words(claim.first)} {claim.relation.value} {words(claim.second)}"
 
 

@@ -8,7 +8,6 @@ left to compare is the order of the methods.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -18,36 +17,24 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.papers.reference import PrintedRow, PrintedTable, Source, printed_name, printed_tables
-from eval.statistics import Estimate, rank_correlation
-from eval.tables import (
-    FORMATS,
-    KINDS,
-    METRICS,
-    STALE,
-    Cell,
-    Column,
-    Results,
-    Table,
-    load_results,
-    over_subjects,
-    show,
-    subjects_of,
-    words,
+from eval.papers.reference import (
+    PrintedRow,
+    PrintedTable,
+    Source,
+    metric_title,
+    printed_name,
+    printed_tables,
 )
+from eval.results import KINDS, Estimates, Results, load_results, over_subjects, subjects_of
+from eval.statistics import Estimate, rank_correlation
+from eval.tables.rendering import FORMATS, show
+from eval.tables.table import STALE, Cell, Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.settings.profile import Params, load_params
 
 Z = 1.959963984540054  # of a 95 % interval
-TITLES = {
-    "image_alignment_1": "image-alignment, first",
-    "image_alignment_2": "image-alignment, second",
-    "prefers_by_text": "preferred by text, %",
-    "prefers_by_image": "preferred by image, %",
-    "coco_fid": "FID on MS-COCO",
-}
 
 
 class Line(NamedTuple):
@@ -63,6 +50,7 @@ class Line(NamedTuple):
     against: str | None = None  # the rival, where people chose between two
     stale: bool = False  # ours is at least partly of cells that `eval.freshness` calls so
     failure: Failure | None = None  # why there is nothing of ours
+    target: int | None = None  # the number of the concept, if it is about one of several
 
     def verdict(self) -> str:
         """Whether ours is what the paper prints, as far as that can be said."""
@@ -99,10 +87,8 @@ def obstacle(
         return source.never_comparable[metric]
     sample = params.protocol.sample
     steps = (sample.single if printed.kind == "single" else sample.composition).steps
-    measure = source.extractors.get(re.sub(r"_\d$", "", metric))  # people have none
-    metrics = results.scores["metric"]
-    rows = metrics.eq(metric) | metrics.str.fullmatch(rf"{metric}_\d").astype(bool)
-    extractors = results.scores.loc[rows, "extractor"].unique()
+    measure = source.extractors.get(metric)  # people have none
+    extractors = results.scores.loc[results.scores["metric"] == metric, "extractor"].unique()
     differs = {
         "protocol": params.protocol.name != source.protocol,
         "steps": printed.steps not in (None, steps),
@@ -124,6 +110,7 @@ def lines(
     """
     preferred = preferences(params)
     for row in printed.rows:
+        found = results.found if row.target is None else results.found_by_target.get(row.target, {})
         for metric in dict.fromkeys((*row.values, *row.means)):
             why = obstacle(results, params, source, printed, metric)
             step = printed.step(metric)
@@ -132,8 +119,8 @@ def lines(
                 if row.against is not None:
                     ours = preferred.get((printed.kind, row.method, row.against, metric))
                     errors = [ours.std_error] if ours else []
-                elif cells := _cells(results, printed, row.method, metric, subject):
-                    ours = over_subjects(results.found, row.method, metric, list(cells))
+                elif cells := _cells(results, found, printed, row.method, metric, subject):
+                    ours = over_subjects(found, row.method, metric, list(cells))
                     errors = [cell.std_error for cell in cells.values()]
                 allowed = tolerance(errors, step) if errors else float("nan")
                 if subject is None and not why and row.against is None:
@@ -141,7 +128,7 @@ def lines(
                 stale = any((row.method, cell) in results.fresh.stale for cell in cells)
                 chosen = [(row.method, s) for s in _subjects(results, printed, metric, subject)]
                 failure = next((f for key in chosen if (f := results.failed.get(key))), None)
-                said = (why, row.against, stale, failure)
+                said = (why, row.against, stale, failure, row.target)
                 yield Line(row.method, subject, metric, ours, value, allowed, *said)
 
 
@@ -201,11 +188,16 @@ def _subjects(
 
 
 def _cells(
-    results: Results, printed: PrintedTable, method: str, metric: str, subject: str | None
+    results: Results,
+    found: Estimates,
+    printed: PrintedTable,
+    method: str,
+    metric: str,
+    subject: str | None,
 ) -> dict[str, Estimate]:
     """Our estimates that a printed number is about, by subject."""
     chosen = _subjects(results, printed, metric, subject)
-    return {s: results.found[key] for s in chosen if (key := (method, s, metric)) in results.found}
+    return {s: found[key] for s in chosen if (key := (method, s, metric)) in found}
 
 
 def compared(
@@ -233,7 +225,7 @@ def compared(
         rows.append(
             (
                 *row,
-                _title(line.metric),
+                metric_title(line.metric, line.target),
                 line.ours,
                 line.printed,
                 line.ours.mean - line.printed if line.ours and not line.obstacle else None,
@@ -289,8 +281,9 @@ def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Tab
     rows: list[tuple[Cell, ...]] = []
     marks: dict[tuple[int, int], str] = {}
     for printed, found in compared_lines:
-        for metric in dict.fromkeys(line.metric for line in found if line.against is None):
-            of_metric = [line for line in found if line.metric == metric]
+        ours = [line for line in found if line.against is None]
+        for metric, target in dict.fromkeys((line.metric, line.target) for line in ours):
+            of_metric = [line for line in ours if (line.metric, line.target) == (metric, target)]
             agreed = agreement(of_metric)
             if agreed.pairs:
                 if any(line.stale for line in of_metric):
@@ -298,7 +291,7 @@ def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Tab
                 rows.append(
                     (
                         printed.name(),
-                        _title(metric),
+                        metric_title(metric, target),
                         str(agreed.methods),
                         None if math.isnan(agreed.rho) else agreed.rho,
                         f"{agreed.same}/{agreed.pairs}",
@@ -361,7 +354,7 @@ def print_comparison(
     Args:
         profile: the name of a profile.
         table: see `compare`.
-        format: one of `eval.tables.FORMATS`.
+        format: one of `eval.tables.rendering.FORMATS`.
 
     Raises:
         BenchError: a name is unknown, or nothing was scored yet.
@@ -379,8 +372,3 @@ def print_comparison(
     for i, found in enumerate(shown):
         print("\n" * (i > 0), end="")
         show(found, format)
-
-
-def _title(metric: str) -> str:
-    known = METRICS.get(metric)
-    return known.title if known else TITLES.get(metric, words(metric))

@@ -33,7 +33,9 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torch import Tensor, nn
 
-from eval.features import DINO_ARCHITECTURE, Extractor, dino_network, vit_extractor
+from eval.encoders.dino import dino_network, vit_extractor
+from eval.encoders.extractor import Extractor
+from eval.encoders.published import DINO_ARCHITECTURE
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid, kid_subsets
@@ -148,7 +150,7 @@ def compare(script: Path, profile: str) -> list[Comparison]:
         features = extractor.fresh(generated)
         for name, pictures in targets.items():
             ours[f"{title}, {name}"] = image_alignment(features, extractor.fresh(pictures))
-    rows = [Comparison(name, theirs[name], float(v.values.mean())) for name, v in ours.items()]
+    rows = [Comparison(name, theirs[name], float(v.mean())) for name, v in ours.items()]
     return [*rows, *distances(images * math.sqrt(images.shape[1]))]
 
 

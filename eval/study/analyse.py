@@ -15,7 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.scores import load_scores
+from eval.results import KINDS as SUBJECTS
+from eval.results import subjects_of
+from eval.scores.reading import load_scores
 from eval.statistics import Estimate, holm, p_value, two_way_mean
 from eval.study.build import questionnaire_folder
 from eval.study.measures import (
@@ -26,14 +28,15 @@ from eval.study.measures import (
     design_effect,
     others_agree,
 )
+from eval.study.outcome import SUMMARY, TABLES
 from eval.study.questionnaire import (
     KINDS,
     load_questionnaire,
     method_pairs,
 )
 from eval.study.read import REASONS, load_responses
-from eval.tables import FORMATS, Cell, Column, Table, subjects_of
-from eval.tables import KINDS as SUBJECTS
+from eval.tables.rendering import FORMATS, texts_of
+from eval.tables.table import Cell, Column, Table
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.seeds import seed_of
 from pipeline.settings.profile import Grid, Params, load_grid, load_params
@@ -49,7 +52,7 @@ class Part(NamedTuple):
     """Answers that are analysed together."""
 
     kind: str  # of questions: a key of ASKED
-    subjects: str  # a key of eval.tables.KINDS
+    subjects: str  # a key of eval.results.KINDS
     answers: pd.DataFrame
 
 
@@ -90,11 +93,14 @@ def analyse(profile: str, study: StudyParams | None = None) -> None:
                 "power": power(answers, grid),
             }
             summary["answers_on_present_images"] = int(agreeing["present"].sum())
+            # For the report's page, which need not read what is written for people.
+            texts = {name: texts_of(table)._asdict() for name, table in tables.items()}
+            write_json(temporary / TABLES, texts)
             for name, table in tables.items():
                 for style, suffix in (("csv", ".csv"), ("markdown", ".md")):
                     text = FORMATS[style](table)
                     (temporary / f"{name}{suffix}").write_text(text, encoding="utf-8")
-        write_json(temporary / "summary.json", summary)
+        write_json(temporary / SUMMARY, summary)
     if not len(answers):
         print(f"profile {profile!r} has no responses -> {folder}")
         return
@@ -347,7 +353,6 @@ def _with_metrics(answers: pd.DataFrame, params: Params, profile: str) -> pd.Dat
     present = answers["question"].isin(list(load_questionnaire(folder).by_name()))
     scores = load_scores(profile)
     scores = scores[scores["sample"].notna()]
-    scores = scores.assign(metric=scores["metric"].str.replace(r"_\d+$", "", regex=True))
     place = ["subject", "prompt_index", "sample"]
     means = scores.groupby(["metric", "method", *place])["value"].mean()
     joined = answers.assign(present=present.to_numpy(bool))

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from eval.scores import load_scores
+from eval.scores.reading import load_scores
 from eval.study.amt import write_amt
 from eval.study.balance import dealt, halved
 from eval.study.questionnaire import (

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from eval.analyses.stages import analyses_of
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
@@ -229,7 +230,8 @@ def score(
 ) -> None:
     """Score the images of one cell."""
     params = _check(profile, method=method, subject=subject)
-    from eval.scores import SCORES, score_cell
+    from eval.scores.file import SCORES
+    from eval.scores.stage import score_cell
 
     cell = params.cell(method, subject)
     with _recorded(record_failure, cell / SCORES):
@@ -244,7 +246,8 @@ def oracle(
 ) -> None:
     """Score a concept's real images against each other: what a perfect method would reach."""
     params = _check(profile, concept=concept)
-    from eval.scores import ORACLE, SCORES, score_oracle
+    from eval.scores.file import ORACLE, SCORES
+    from eval.scores.stage import score_oracle
 
     with _recorded(record_failure, params.cell(ORACLE, concept) / SCORES):
         score_oracle(concept, profile)
@@ -316,7 +319,7 @@ def pipelines(
 def report(profile: Profile = DEFAULT_PROFILE) -> None:
     """Write the tables, figures, image grids and the web page of a profile."""
     _check(profile)
-    from eval.report import write_report
+    from eval.report.stage import write_report
 
     write_report(profile)
 
@@ -331,7 +334,7 @@ def table(
 ) -> None:
     """Print the comparison from the scores that exist; runs nothing."""
     _check(profile)
-    from eval.tables import print_table
+    from eval.report.printing import print_table
 
     print_table(profile, metrics=metric, methods=method, subjects=subject, format=format)
 
@@ -592,6 +595,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
     _check_name("subject", subject, grid.subjects())

@@ -22,6 +22,7 @@ NEUTRAL = {
 }
 # Folders whose files are things of their own; `eval` holds a few beside its rooms.
 COLLECTIONS = {"eval", "eval/analyses", "pipeline/methods"}
+HOUSES = {"toyland", "analyses"}  # folders whose folders are rooms
 
 
 def rooms(modules: Iterable[str]) -> list[str]:
@@ -77,4 +78,4 @@ def _room(file: Path) -> str:
     path = file.relative_to(ROOT)
     if path.parent.as_posix() in COLLECTIONS or path.as_posix() in NEUTRAL:
         return path.as_posix()
-    return "/".join(path.parts[: 3 if path.parts[1] == "toyland" else 2])
+    return "/".join(path.parts[: 3 if path.parts[1] in HOUSES else 2])

@@ -20,6 +20,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from eval.encoders.published import DINO_URL, INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL
 from pipeline.adding.add import LICENCE, ONLY_DRAWINGS, is_drawn
 from pipeline.adding.lengths import TOKENIZER_FILES, text_window
 from pipeline.common.errors import BenchError
@@ -57,12 +58,6 @@ BASE_FILES = {
     "scheduler": ("scheduler_config.json",),
 }
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
-INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_URL = (
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_FILE
-)
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-DINO_URL = "https://huggingface.co/timm/vit_small_patch16_224.dino/resolve/main/model.safetensors"
 SHA256_DIGITS = 64
 
 State = Literal["ready", "missing", "wrong", "unknown"]
@@ -455,17 +450,21 @@ def _pipelines(profile: str) -> Iterator[Check]:
 
 
 def _locks(profile: str) -> Iterator[Check]:
-    """What DVC wrote down and could not read again: it writes in place, and may be killed."""
+    """What DVC wrote down and cannot read again: it writes in place, and may be killed."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
     folder = profile_folder(profile)
-    for lock in (*folder.glob("dvc.lock"), *sorted(folder.glob("cells/*/dvc.lock"))):
+    readers = folder / ".dvc/tmp/rwlock"
+    for path in (*folder.glob("dvc.lock"), *sorted(folder.glob("cells/*/dvc.lock")), readers):
         try:
-            COMPILED_LOCKFILE_SCHEMA(read_yaml(lock))
-        except (BenchError, Invalid):
+            if path != readers:
+                COMPILED_LOCKFILE_SCHEMA(read_yaml(path))
+            elif path.exists():
+                json.loads(path.read_bytes())
+        except (BenchError, Invalid, ValueError):
             note = (
-                f"{lock}: cut, as happens if DVC is killed: delete it, and run "
+                f"{path}: cut, as happens if DVC is killed: delete it, and run "
                 f"`{repro_command(profile)}`, which takes what was made from DVC's cache"
             )
             yield Check("records", "wrong", note)

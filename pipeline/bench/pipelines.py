@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.analyses.stages import STAGES, chosen, deps, settings
+from eval.analyses.stages import analyses_of
 from pipeline.bench.closure import ROOT, rooms
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE
@@ -116,7 +116,7 @@ def _remove(path: Path) -> bool:
 def pipelines(profile: str) -> dict[Path, str]:
     """The text of each dvc.yaml of a profile."""
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
-    default = profile == DEFAULT_PROFILE
+    default, analyses = profile == DEFAULT_PROFILE, analyses_of(params)
 
     def here(path: str | Path) -> str:
         """A path that is relative to the root, as the profile's DVC project sees it."""
@@ -163,20 +163,19 @@ def pipelines(profile: str) -> dict[Path, str]:
             analyses=[
                 {
                     "name": name,
-                    "desc": STAGES[name].desc,
+                    "module": f"eval.analyses.{name}",
+                    "desc": analysis.desc,
                     "deps": [
-                        *code(f"eval.analyses.{name}", "eval.analyses.stages"),
-                        *map(here, deps(name, params, grid)),
+                        *code(f"eval.analyses.{name}.stage", "eval.analyses.stages"),
+                        *map(here, analysis.deps(params, grid)),
                     ],
-                    "params": settings(name, params),
-                    "protocol": STAGES[name].protocol,
+                    "params": analysis.keys(),
+                    "protocol": analysis.protocol,
                 }
-                for name in chosen(params)
+                for name, analysis in analyses.items()
             ],
             generated=any(_needs_generated(how) for how in hows)
-            or any(
-                "/generated/" in dep for name in chosen(params) for dep in deps(name, params, grid)
-            ),
+            or any("/generated/" in dep for a in analyses.values() for dep in a.deps(params, grid)),
         )
     }
     for name in grid.methods:

@@ -42,8 +42,14 @@ def read_yaml(path: Path) -> Any:
 T = TypeVar("T")
 
 
-def parse(path: Path, kind: type[T], content: Any) -> T:
+def parse(path: Path, kind: type[T], content: Any, within: str = "") -> T:
     """`content`, read from `path`, as a checked model or dataclass.
+
+    Args:
+        path: where it is from.
+        kind: what it should be.
+        content: plain values.
+        within: the dotted name of the field that it is, if it is a part of the file.
 
     Raises:
         BenchError: names the file, the field and what is wrong with it.
@@ -52,7 +58,8 @@ def parse(path: Path, kind: type[T], content: Any) -> T:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        parts = [*filter(None, [within]), *map(str, first["loc"])]
+        field = ".".join(parts) or "the file"
         shown = textwrap.shorten(repr(first["input"]), 80, placeholder=" ...")
         given = "" if first["type"] == "missing" else f" (got {shown})"
         raise BenchError(f"{path}: {field}: {first['msg'].lower()}{given}") from error

@@ -27,7 +27,11 @@ class ConceptFile(BaseModel):
 
     name: str = Field(pattern=f"^{NAME}$", description="that of its folder")
     class_noun: str = Field(min_length=1)
-    modifier_token: str = Field(pattern=r"^<[^<>\s]+>$")
+    modifier_token: str | None = Field(
+        default=None,
+        pattern=r"^<[^<>\s]+>$",
+        description="not used: concepts get their tokens by position",
+    )
     caption: str
     prompts: str = Field(description="relative to datasets/")
     queries: tuple[str, ...] = Field(
@@ -43,7 +47,6 @@ class Concept:
 
     name: str
     class_noun: str  # "wooden pot"
-    modifier_token: str  # "<new1>"
     caption: str  # template of training captions: PHOTO_CAPTION, or what suits a style
     prompt_file: Path
     images: tuple[Path, ...]  # sorted
@@ -103,7 +106,6 @@ def load_concept(name: str) -> Concept:
     return Concept(
         name=file.name,
         class_noun=file.class_noun,
-        modifier_token=file.modifier_token,
         caption=file.caption,
         prompt_file=DATASETS / file.prompts,
         images=images,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -16,7 +17,6 @@ from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
 from pipeline.common.schema import Section, parse, read_yaml
 from pipeline.methods import check_method
-from pipeline.settings.analyses import AnalysesParams
 from pipeline.settings.external import is_external
 from pipeline.settings.protocol import Protocol, load_protocol
 from pipeline.settings.study import StudyParams
@@ -134,7 +134,9 @@ class Params(Section):
     sample: SampleParams
     score: ScoreParams = ScoreParams()
     study: StudyParams = StudyParams()
-    analyses: AnalysesParams = AnalysesParams()
+    # By name, as they are read: `eval.analyses` knows which there are and checks them. An analysis
+    # that is not named is not run.
+    analyses: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
 
     def runs(self) -> Path:
         """The folder of everything that this profile makes."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from eval.papers.claims import print_claims
-from eval.report import write_report
-from eval.scores import score_cell, score_oracle
+from eval.report.stage import write_report
+from eval.scores.stage import score_cell, score_oracle
 from tests.eval.synthetic import make_profile, make_samples, write_cost
 
 METHODS = ["pretrained", "custom_diffusion", "custom_diffusion_merge"]

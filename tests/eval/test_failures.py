@@ -11,23 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.figures import bars, scatter
-from eval.grids import overview, read_rows, sheet
 from eval.papers.claims import Verdict, check_claims, print_claims
 from eval.papers.compare import print_comparison
-from eval.report import write_report
-from eval.scores import failed_cells, load_scores, missing_cells
+from eval.report.figures import bars, scatter
+from eval.report.grids import overview, read_rows, sheet
+from eval.report.missing import missing_cells
+from eval.report.printing import print_table
+from eval.report.stage import write_report
+from eval.results import load_results
+from eval.scores.reading import failed_cells, load_scores
 from eval.study.build import build
 from eval.study.questionnaire import load_questionnaire
-from eval.tables import (
-    as_csv,
-    as_latex,
-    as_markdown,
-    by_subject,
-    comparison,
-    load_results,
-    print_table,
-)
+from eval.tables.building import by_subject, comparison
+from eval.tables.rendering import as_csv, as_latex, as_markdown
 from pipeline.common.failures import Failure
 from pipeline.common.files import write_failure
 from pipeline.concepts.concept import load_subject

@@ -17,8 +17,12 @@ from ruamel.yaml import YAML
 from eval.freshness import Freshness
 from eval.papers.claims import claims_table
 from eval.papers.compare import compare, print_comparison
-from eval.report import write_report
-from eval.tables import FEWER, STALE, as_csv, by_subject, comparison, load_results, print_table
+from eval.report.printing import print_table
+from eval.report.stage import write_report
+from eval.results import load_results
+from eval.tables.building import by_subject, comparison
+from eval.tables.rendering import as_csv
+from eval.tables.table import FEWER, STALE
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
 from tests.eval.conftest import METHODS

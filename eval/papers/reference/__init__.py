@@ -12,11 +12,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from eval.metrics.catalogue import METRICS, Metric
+from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.schema import Section, parse, read_yaml
 
 FOLDER = Path(__file__).parent
-TWO_DIGITS = ("kid", "coco_fid", "prefers_by_text", "prefers_by_image")
+# What papers print and nothing here measures.
+PRINTED_ONLY: dict[str, Metric] = {
+    "prefers_by_text": Metric("preferred by text, %", "% of answers", 2, True),
+    "prefers_by_image": Metric("preferred by image, %", "% of answers", 2, True),
+    "coco_fid": Metric("FID on MS-COCO", "squared Fréchet distance", 2, False),
+}
+ORDINALS = ("first", "second", "third")
 
 
 class PrintedRow(Section):
@@ -24,6 +32,12 @@ class PrintedRow(Section):
 
     method: str
     against: str | None = Field(default=None, description="the rival that people compared it with")
+    target: int | None = Field(
+        default=None,
+        ge=1,
+        le=len(ORDINALS),
+        description="the number of the concept whose targets images are compared with",
+    )
     values: dict[str, list[float]] = Field(
         default_factory=dict, description="by metric, of the table's subjects in their order"
     )
@@ -52,7 +66,10 @@ class PrintedTable(Section):
 
     def step(self, metric: str) -> float:
         """The last printed digit, which may have been cut off or rounded."""
-        return float(f"1e-{2 if metric in TWO_DIGITS else self.digits}")
+        measured = METRICS.get(metric)
+        if measured and measured.per_image:
+            return float(f"1e-{self.digits}")
+        return float(f"1e-{(measured or PRINTED_ONLY[metric]).digits}")
 
     def name(self) -> str:
         """As "Table 7 (CVPR: 6): Single concepts one by one"."""
@@ -69,6 +86,8 @@ class PrintedTable(Section):
     @model_validator(mode="after")
     def _check(self) -> PrintedTable:
         for row in self.rows:
+            for metric in {*row.values, *row.means} - METRICS.keys() - PRINTED_ONLY.keys():
+                raise ValueError(f"{row.method}: {metric!r} is no metric")
             for metric, values in row.values.items():
                 if len(values) != len(self.subjects):
                     raise ValueError(
@@ -146,7 +165,7 @@ def printed_means(protocol: str) -> tuple[Source, dict[tuple[str, str, str], flo
     means: dict[tuple[str, str, str], float] = {}
     for printed in source.tables:
         for row in printed.rows:
-            for metric, value in row.means.items():
+            for metric, value in row.means.items() if row.target is None else ():
                 means.setdefault((printed.kind, row.method, metric), value)
     return source, means
 
@@ -154,3 +173,10 @@ def printed_means(protocol: str) -> tuple[Source, dict[tuple[str, str, str], flo
 def printed_name(subject: str) -> str:
     """How the paper calls a subject: photographs of its concepts end in "_photo" here."""
     return "+".join(concept.removesuffix("_photo") for concept in subject.split("+"))
+
+
+def metric_title(metric: str, target: int | None = None) -> str:
+    """How a metric is called, also one that is not measured here: "image-alignment, first"."""
+    about = METRICS.get(metric) or PRINTED_ONLY.get(metric)
+    title = about.title if about else words(metric)
+    return title if target is None else f"{title}, {ORDINALS[target - 1]}"

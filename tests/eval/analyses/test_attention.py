@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.analyses.attention import (
+from eval.analyses.attention.stage import (
     Recorder,
     analyse_attention,
     best_and_worst,

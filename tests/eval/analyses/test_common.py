@@ -11,10 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.analyses.common import Judge, picture_table, section, write_results
+from eval.analyses.common import Judge, picture_table, write_results
+from eval.analyses.stages import NAMES, analyses_of, kind_of
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
-from pipeline.settings.analyses import AnalysesParams, CostParams
 from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Configure
 
@@ -43,10 +43,10 @@ def test_kid_is_that_of_the_cell(profile: Path) -> None:
 
 def test_an_analysis_that_is_not_named_is_not_run(configure: Configure) -> None:
     configure(cost={})
-    assert section(load_params(), "cost", CostParams) == CostParams()
-    for name in set(AnalysesParams.model_fields) - {"cost"}:
+    assert list(analyses_of(load_params())) == ["cost"]
+    for name in set(NAMES) - {"cost"}:
         with pytest.raises(BenchError, match=rf"params\.yaml: analyses\.{name}: missing"):
-            section(load_params(), name, AnalysesParams.model_fields[name].annotation.__args__[0])
+            kind_of(name).of(load_params())
 
 
 def test_results_replace_the_folder_and_are_the_same_each_time(tmp_path: Path) -> None:

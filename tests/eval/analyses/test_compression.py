@@ -6,10 +6,10 @@ import pytest
 from scipy import stats
 
 from eval.analyses.common import Judge, by_prompt, requests_of, summary
-from eval.analyses.compression import analyse_compression, saved_bytes
+from eval.analyses.compression.stage import analyse_compression, saved_bytes
 from eval.papers.claims import CLAIMS, claims_table
-from eval.scores import load_scores
-from eval.tables import Results
+from eval.results import Results
+from eval.scores.reading import load_scores
 from pipeline.concepts.concept import load_subject
 from pipeline.exchange.compression import compress
 from pipeline.models.adapter import applied

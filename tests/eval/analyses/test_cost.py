@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eval.analyses.cost import analyse_cost, cell_cost, read_cost
+from eval.analyses.cost.file import read_cost
+from eval.analyses.cost.stage import analyse_cost, cell_cost
 from pipeline.common.errors import BenchError
 from tests.eval.analyses.conftest import Adapt, Configure
 

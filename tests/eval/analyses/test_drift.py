@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from eval.analyses.common import Judge
-from eval.analyses.drift import analyse_drift, class_requests
+from eval.analyses.drift.stage import analyse_drift, class_requests
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import load_concept
 from pipeline.models.adapter import applied

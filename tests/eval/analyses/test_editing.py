@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eval.analyses.editing import Replacement, analyse_editing, edit, token_mapping
+from eval.analyses.editing.stage import Replacement, analyse_editing, edit, token_mapping
 from pipeline.models.base import Base
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import SamplerParams, load_params

@@ -11,7 +11,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from eval.analyses.common import made
-from eval.tables import print_table
+from eval.report.printing import print_table
 from pipeline.bench import cli
 from pipeline.common.failures import Failure, FailureError, failure_of
 from pipeline.common.files import png_bytes, read_tar, write_failure, write_tar

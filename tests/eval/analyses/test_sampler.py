@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eval.analyses.sampler import analyse_sampler
+from eval.analyses.sampler.stage import analyse_sampler
 from tests.eval.analyses.conftest import Configure
 
 ROOT = Path(__file__).parents[3]

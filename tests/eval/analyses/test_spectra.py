@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from eval.analyses.spectra import analyse_spectra, kind_of, normalised
+from eval.analyses.spectra.stage import analyse_spectra, kind_of, normalised
 from pipeline.common.errors import BenchError
 from tests.eval.analyses.conftest import Adapt, Configure
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval.analyses.stages import STAGES, chosen, datasets, deps, inputs, run, settings, sources
+from eval.analyses.stages import NAMES, analyses_of, kind_of, run
 from pipeline.common.errors import BenchError
-from pipeline.settings.analyses import AnalysesParams
 from pipeline.settings.profile import load_grid, load_params
 from tests.eval.analyses.conftest import Adapt, Configure
 
@@ -27,11 +27,48 @@ SECTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_analysis_has_a_stage() -> None:
-    assert set(STAGES) == set(AnalysesParams.model_fields)
-    for name in STAGES:
-        for path in sources(name):
-            assert (ROOT / path).exists()
+def test_every_folder_is_an_analysis_and_has_a_stage() -> None:
+    folders = {path.parent.name for path in (ROOT / "eval" / "analyses").glob("*/stage.py")}
+    assert folders == set(NAMES)
+    for name in NAMES:
+        assert kind_of(name).name() == name
+        assert f"def analyse_{name}(profile" in (
+            ROOT / "eval" / "analyses" / name / "stage.py"
+        ).read_text(encoding="utf-8")
+
+
+def test_parameters_are_checked_without_what_analyses_import(project: Path) -> None:
+    """In a process of its own: others may have imported these."""
+    code = (
+        "import sys\n"
+        "from eval.analyses.stages import NAMES, kind_of\n"
+        "kinds = [kind_of(name) for name in NAMES]\n"
+        "print([m for m in ('torch', 'matplotlib', 'pandas', 'diffusers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("analyses", "said"),
+    [
+        ({"colour": {}}, r"params\.yaml: analyses\.colour: unknown: choose from weights, "),
+        ({"cost": {"method": "lora"}}, r"analyses\.cost\.method: extra inputs"),
+        ({"weights": {}}, r"analyses\.weights\.methods: field required"),
+        ({"truth": {"grades": 1}}, r"analyses\.truth\.grades: .* greater than or equal to 2"),
+        ({"editing": {"concept": "cat", "edits": [{"source": "a", "target": "{}"}]}},
+         r"analyses\.editing\.edits\.0\.source: "),
+        ({"spectra": ["cat"]}, r"analyses\.spectra: .* dictionary"),
+    ],
+)  # fmt: skip
+def test_a_typing_error_is_told_before_any_work(
+    configure: Configure, analyses: dict[str, Any], said: str
+) -> None:
+    configure(**analyses)
+    with pytest.raises(BenchError, match=said):
+        analyses_of(load_params())
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -42,10 +79,10 @@ def test_inputs_are_the_files_that_are_opened(
         for subject in ("cat", "chair", "cat+chair"):
             adapt(method, subject, size=float(method != "pretrained"))
     configure(**{name: SECTIONS[name]})
-    known = inputs(name, load_params(), load_grid())
-    assert chosen(load_params()) == [name]
+    ((found, analysis),) = analyses_of(load_params()).items()
+    assert found == name
+    known = analysis.deps(load_params(), load_grid())
     assert all(Path(path).exists() or name == "cost" for path in known)
-    assert all(Path(path).is_file() for path in datasets(name, load_params(), load_grid()))
     for path in Path("runs/toyland").rglob("*.*"):
         if path.is_file() and not any(path.is_relative_to(one) for one in known):
             path.unlink()
@@ -53,43 +90,36 @@ def test_inputs_are_the_files_that_are_opened(
     assert Path("reports/analyses", name).is_dir()
 
 
-def test_imports_are_sources() -> None:
-    """Modules of the project that the models, the images or the numbers come from."""
-    plain = {
-        "pipeline.common.errors",
-        "pipeline.common.failures",
-        "pipeline.common.files",
-        "pipeline.settings.profile",
-    }
-    plain |= {
-        "pipeline.concepts.concept",
-        "pipeline.common.seeds",
-        "pipeline.methods",
-        "pipeline.settings.analyses",
-        "eval.analyses.common",
-    }
-    for name in STAGES:
-        tree = ast.parse((ROOT / "eval" / "analyses" / f"{name}.py").read_text())
-        used = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
-        own = {m for m in used if m.startswith("pipeline.") or m.startswith("eval.analyses.")}
-        for module in own - plain:
-            assert f"{module.replace('.', '/')}.py" in sources(name), (name, module)
-
-
 def test_what_dvc_watches(configure: Configure) -> None:
     configure(steps={"method": "dreambooth", "concepts": ["cat"], "steps": [1]})
-    params, grid = load_params(), load_grid()
-    assert settings("steps", params)[0] == "analyses.steps"
-    assert settings("steps", params)[-1] == "methods.dreambooth"
-    found = deps("steps", params, grid)
+    analysis = analyses_of(load_params())["steps"]
+    assert analysis.keys() == ["analyses.steps", "base", "protocol", "train", "methods.dreambooth"]
+    found = analysis.deps(load_params(), load_grid())
     assert len(set(found)) == len(found)
-    made = {"runs/toyland/shards/cat.tar", "runs/toyland/generated/cat.tar"}
-    assert made | {"models/base", "models/scorer", "pipeline/train/loop.py"} <= set(found)
+    assert set(found) == {
+        "models/base",
+        "models/scorer",
+        "datasets/concepts/cat/concept.yaml",
+        "datasets/prompts/cat.txt",
+        "runs/toyland/shards/cat.tar",
+        "runs/toyland/generated/cat.tar",
+    }
+
+
+def test_datasets_are_those_of_what_is_sampled(configure: Configure) -> None:
+    configure(attention={"images": 1}, tuning={"rates": {"lora": [1e-4]}, "steps": [1],
+                                               "composition_steps": [1]})  # fmt: skip
+    concepts = {f"datasets/concepts/{name}/concept.yaml" for name in ("cat", "chair")}
+    singles = {f"datasets/prompts/{name}.txt" for name in ("cat", "chair")}
+    pair = {"datasets/prompts/cat+chair.txt"}
+    for name, wanted in (("attention", concepts | pair), ("tuning", concepts | singles | pair)):
+        found = analyses_of(load_params())[name].deps(load_params(), load_grid())
+        assert {path for path in found if path.startswith("datasets/")} == wanted
 
 
 def test_unknown_names_are_told(configure: Configure) -> None:
     configure()
-    assert chosen(load_params()) == []
+    assert analyses_of(load_params()) == {}
     with pytest.raises(BenchError, match="analysis 'colour' is unknown: choose one of weights"):
         run("colour")
     with pytest.raises(BenchError, match=r"analyses\.cost: missing"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eval.analyses.common import Judge, adapter_scores
-from eval.analyses.steps import adapters_along, analyse_steps
+from eval.analyses.steps.stage import adapters_along, analyse_steps
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.concepts.concept import load_subject

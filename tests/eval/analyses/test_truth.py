@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from eval.analyses.common import Judge
-from eval.analyses.truth import (
+from eval.analyses.truth import Parameters as TruthParams
+from eval.analyses.truth.stage import (
     ALL,
     FACTS,
     IDENTITY,
@@ -26,7 +27,6 @@ from eval.analyses.truth import (
     ranks,
 )
 from pipeline.common.errors import BenchError
-from pipeline.settings.analyses import TruthParams
 from pipeline.settings.profile import load_params
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL

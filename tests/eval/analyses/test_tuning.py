@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from eval.analyses.common import folder_of
-from eval.analyses.tuning import analyse_tuning, choose, marked, products
+from eval.analyses.tuning import Parameters as TuningParams
+from eval.analyses.tuning.stage import analyse_tuning, choose, marked, products
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.models.base import Base
-from pipeline.settings.analyses import TuningParams
 from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Configure
 from tests.pipeline.tiny import training_set

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from eval.analyses.weights import analyse_weights, by_group, group_of, relative_changes
+from eval.analyses.weights.stage import analyse_weights, by_group, group_of, relative_changes
 from pipeline.common.errors import BenchError
 from pipeline.models.adapter import LowRank
 from pipeline.models.base import Base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
@@ -24,8 +25,8 @@ from eval.papers.claims import (
     p_value,
     print_claims,
 )
+from eval.results import KINDS, load_results
 from eval.statistics import Estimate, mean_over
-from eval.tables import KINDS, as_csv, as_markdown, load_results
 from pipeline.common.errors import BenchError
 from pipeline.methods import load_method, method_names
 
@@ -96,14 +97,15 @@ def test_values_of_sets_are_paired_by_subject_and_one_has_no_error() -> None:
 
 
 def test_compositions_have_the_mean_over_their_concepts_or_one_of_them() -> None:
-    first, second = drawn(), {key: x + 1 for key, x in drawn().items()}
-    frame = pd.concat([scores(first, "image_alignment_1"), scores(second, "image_alignment_2")])
-    both = anywhere(frame, replace(ABOVE, metric="image_alignment"), ["x", "y", "z"])
-    one = anywhere(frame, replace(ABOVE, metric="image_alignment_1"), ["x", "y", "z"])
-    expected = mean_over([(first["a", s] - first["b", s]).mean() for s in "xyz"])
-    # The second is the first and one, so both differ between the methods in the same way.
-    assert both == pytest.approx(expected)
-    assert one == pytest.approx(expected)
+    by_target = {1: drawn(), 2: {key: x**2 for key, x in drawn().items()}}
+    parts = [scores(x, "image_alignment").assign(target=n) for n, x in by_target.items()]
+    gaps = {n: [(x["a", s] - x["b", s]).mean() for s in "xyz"] for n, x in by_target.items()}
+    about = replace(ABOVE, metric="image_alignment")
+    both = anywhere(pd.concat(parts), about, ["x", "y", "z"])
+    assert both == pytest.approx(mean_over(np.mean([gaps[1], gaps[2]], axis=0)))
+    for n in (1, 2):
+        one = anywhere(pd.concat(parts), replace(about, target=n), ["x", "y", "z"])
+        assert one == pytest.approx(mean_over(gaps[n]))
 
 
 def test_what_was_not_scored_is_not_run() -> None:
@@ -206,18 +208,38 @@ def test_verdicts_are_written(profile: Path, capsys: pytest.CaptureFixture[str])
         "method,subject,group,mean\n"
         + "".join(
             f"dreambooth,{s},{g},{v}\n"
-            for s in ("cat", "chair")
-            for g, v in (("cross-attention", 0.5), ("self-attention", 0.1), ("other", 0.1))
+            for s, most in (("cat", 0.5), ("chair", 0.502))
+            for g, v in (("cross-attention", most), ("self-attention", 0.1), ("other", 0.1))
         )
     )
     print_claims("toyland", write=True)
     out = capsys.readouterr().out
     assert "holds  cross-attention changes most: other" in out
     assert "not run        not run  keys and values suffice" in out
-    table = claims_table(load_results())
-    assert Path("reports/claims.csv").read_text() == as_csv(table)
-    assert Path("reports/claims.md").read_text() == as_markdown(table)
-    assert len(table.rows) == len(CLAIMS)
+    p = 2 * stats.ttest_1samp([0.4, 0.402], 0).pvalue  # of two claims that could be tested
+    with open("reports/claims.csv", newline="") as file:
+        rows = {row["claim"]: row for row in csv.DictReader(file)}
+    assert len(rows) == len(CLAIMS)
+    row = rows["cross-attention changes most: other"]
+    assert row["comparison"] == "weight change: cross-attention > other"
+    assert float(row["difference"]) == pytest.approx(0.401)
+    assert float(row["difference_se"]) == pytest.approx(0.001)
+    assert float(row["p"]) == pytest.approx(p)
+    assert (row["pairs"], row["p_here"]) == ("2", "")
+    assert (row["verdict_here"], row["verdict"]) == ("undecided", "holds")
+    missing = rows["one after the other forgets"]
+    assert missing["comparison"] == (
+        "image-alignment, first: custom diffusion sequential < custom diffusion"
+    )
+    assert (missing["difference"], missing["verdict"]) == ("", "not run")
+    lines = Path("reports/claims.md").read_text().splitlines()
+    assert (
+        "| cross-attention changes most: other | When all weights train, those of cross-attention "
+        "change most, relative to their size. | section 3.1, Fig. 3 | weight change: "
+        "cross-attention > other | 0.401 ± 0.001 | [0.388, 0.414] | 2 | 0.003 | – | – | undecided "
+        "| holds |"
+    ) in lines
+    assert sum(line.startswith("| ") for line in lines) == len(CLAIMS) + 2
 
 
 def test_without_scores_there_is_nothing_to_claim(project: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from scipy import stats
 
 from eval.papers.compare import Line, agreement, compare, lines, print_comparison, tolerance
 from eval.papers.reference import PrintedRow, PrintedTable, printed_tables
+from eval.results import Results, load_results
 from eval.statistics import Estimate
-from eval.tables import Results, load_results
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import Params, load_grid, load_params
 from pipeline.settings.protocol import load_protocol
@@ -39,7 +38,7 @@ def the_papers_run(shift: float = 0.0, concepts: list[str] | None = None) -> tup
                     continue
                 known = {
                     "protocol": "paper-v1", "method": row.method, "subject": f"{subject}_photo",
-                    "metric": metric, "std_error": 1.0, "n": 500, "scale": 1.0,
+                    "metric": metric, "target": pd.NA, "std_error": 1.0, "n": 500, "scale": 1.0,
                     "text_rule": "class_noun", "extractor": "ViT-B-32-quickgelu/openai@0123",
                 }  # fmt: skip
                 if metric == "kid":
@@ -49,6 +48,7 @@ def the_papers_run(shift: float = 0.0, concepts: list[str] | None = None) -> tup
                 noise = rng.normal(0, 0.02, 20)
                 for prompt, error in enumerate(noise - noise.mean()):
                     about = {"prompt_index": prompt, "prompt": str(prompt), "sample": 0}
+                    about["target"] = 1 if metric == "image_alignment" else pd.NA
                     rows.append({**known, **about, "value": value + shift + error})
     methods = [row.method for row in table.rows]
     grid = load_grid().model_copy(
@@ -187,7 +187,40 @@ def test_toyland_is_told_to_be_another_world(
     out = capsys.readouterr().out
     assert "Table 7 (CVPR: 6)" in out
     assert "custom_diffusion_all" not in out  # only what was run
-    assert re.search(r"KID × 10³ +2 +– +1/1|KID × 10³ +2 +– +0/1", out)
+
+
+@pytest.mark.parametrize(("pretrained", "ours", "said"), [(30.0, 20.0, "1/1"), (20.0, 30.0, "0/1")])
+def test_the_order_is_the_papers_where_the_same_one_is_better(
+    profile: Path, capsys: pytest.CaptureFixture[str], pretrained: float, ours: float, said: str
+) -> None:
+    """The paper prints a KID of 22.27 for the pretrained model and of 20.96 for its own."""
+    for method, value in (("pretrained", pretrained), ("custom_diffusion", ours)):
+        for concept in ("cat", "chair"):
+            path = profile / f"runs/toyland/cells/{method}/{concept}/scores.csv"
+            scores = pd.read_csv(path)
+            scores.loc[scores["metric"] == "kid", "value"] = value
+            scores.to_csv(path, index=False)
+    print_comparison(table="1")
+    order = capsys.readouterr().out.split("order of methods in")[1]
+    (line,) = [line for line in order.splitlines() if "KID" in line]
+    assert line.split("KID × 10³")[1].split() == ["2", "–", said]
+
+
+def test_a_target_is_compared_with_that_target(profile: Path) -> None:
+    """Table 8 prints image-alignment with each concept of a pair; ours has cat + chair."""
+    found = [
+        line
+        for line in of_table("8", load_results(), load_params())
+        if (line.method, line.subject) == ("custom_diffusion", "cat+chair") and line.ours
+    ]
+    path = profile / "runs/toyland/cells/custom_diffusion/cat+chair/scores.csv"
+    means = pd.read_csv(path).groupby("target")["value"].mean()
+    shown = {line.target: line for line in found if line.metric == "image_alignment"}
+    assert {n: line.printed for n, line in shown.items()} == {1: 0.674, 2: 0.767}
+    for number, line in shown.items():
+        assert line.ours is not None
+        assert line.ours.mean == pytest.approx(means[number])
+    assert {line.target for line in found if line.metric == "text_alignment"} == {None}
 
 
 def test_tables_say_what_is_wrong_with_print(

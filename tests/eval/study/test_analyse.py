@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.scores import COLUMNS as SCORES
+from eval.scores.file import COLUMNS as SCORES
 from eval.statistics import Estimate, interval, two_way_mean
 from eval.study.analyse import (
     agreement,
@@ -24,7 +24,7 @@ from eval.study.analyse import (
 )
 from eval.study.questionnaire import Question, load_questionnaire
 from eval.study.read import read, responses_folder
-from eval.tables import Table
+from eval.tables.table import Table
 from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE
 from tests.eval.study.simulated import GRID, drawn, everybody, plain_form, responses, write_amt
@@ -236,13 +236,19 @@ def test_a_study_from_answers_to_tables(study: Path) -> None:
     assert summary["raters"] == 6
     assert summary["excluded"] == {"checks": len(about.questions)}
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted(
-        ["summary.json"]
+        ["summary.json", "tables.json"]
         + [
             f"{name}{suffix}"
             for name in ("preferences", "ranking", "agreement", "raters", "power")
             for suffix in (".csv", ".md")
         ]
     )
+    texts = json.loads((FOLDER / "tables.json").read_text())
+    assert list(texts) == ["preferences", "ranking", "agreement", "raters", "power"]
+    for name, table in texts.items():
+        rows = csv_rows(name)
+        assert [row[0] for row in table["rows"]] == [row["kind"] for row in rows]
+        assert {len(row) for row in table["rows"]} == {len(table["header"])}
     found = csv_rows("preferences")
     assert len(found) == 8
     assert np.mean([float(row["preferred"]) for row in found]) == pytest.approx(75, abs=6)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eval.scores import COLUMNS
+from eval.scores.file import COLUMNS
 from eval.study.build import Picture, Trial, build, choose_checks, choose_duels, interleaved
 from eval.study.questionnaire import (
     Question,

@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
+from eval.analyses.drift import single_methods
 from pipeline.adding.samples import Credit, import_samples, print_prompts
 from pipeline.bench.cli import app
 from pipeline.bench.doctor import examine
@@ -27,7 +28,6 @@ from pipeline.common.schema import read_yaml
 from pipeline.concepts.shards import samples_of
 from pipeline.methods import load_method
 from pipeline.sample.external import take_cell
-from pipeline.settings.analyses import single_methods
 from pipeline.settings.external import External, load_external
 from pipeline.settings.profile import load_grid, load_params
 from tests.pipeline.adding.test_add import snapshot

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.analyses.cost import read_cost
-from eval.scores import COLUMNS
+from eval.analyses.cost.file import read_cost
+from eval.scores.file import COLUMNS
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, FailureError, about, failure_of
 from pipeline.common.files import read_tar, write_failure, write_json, write_tar

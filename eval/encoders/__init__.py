@@ -1,0 +1,1 @@
+"""Encoders: CLIP, DINO and Inception turn images into features, which a cache keeps."""

@@ -1,0 +1,131 @@
+"""Prompt by prompt: what each method made of it, in tables and to choose from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import quote
+
+from eval.metrics.catalogue import METRICS
+from eval.report.grids import Sheet
+from eval.report.maps import Shade, shades
+from eval.results import Results
+from eval.style import words
+from eval.tables.building import by_prompt
+from eval.tables.table import Cell
+
+
+class PromptCell(NamedTuple):
+    """What a method made of a prompt."""
+
+    row: int  # on the sheet; 0 if there is no picture
+    shades: list[Shade]  # by metric
+
+
+class PromptLine(NamedTuple):
+    """A prompt of a subject, and what each method made of it."""
+
+    text: str
+    column: int  # of its first sample on the sheet
+    cells: list[PromptCell]
+
+
+def prompt_lines(
+    results: Results, subject: str, sheet: Sheet | None, prompts: Sequence[str]
+) -> list[PromptLine]:
+    """A line for each prompt of which there are pictures, or scores if there are none at all."""
+    table = by_prompt(results, subject)
+    metrics = [column.metric for column in table.columns if column.metric]
+    first = len(table.columns) - len(metrics)
+    coloured = [
+        shades([_number(row[first + i]) for row in table.rows], METRICS[metric].higher_is_better)
+        for i, metric in enumerate(metrics)
+    ]
+    found = {
+        (int(str(row[1])), str(row[3])): [column[line] for column in coloured]
+        for line, row in enumerate(table.rows)
+    }
+    gaps = [Shade(None, 0)] * len(metrics)
+    numbers = sheet.prompts if sheet else sorted({number for number, _ in found})
+    return [
+        PromptLine(
+            prompts[number],
+            place * sheet.samples if sheet else 0,
+            [
+                PromptCell(
+                    1 + sheet.methods.index(method) if sheet and method in sheet.methods else 0,
+                    found.get((number, method), gaps),
+                )
+                for method in shown_methods(results, subject, sheet)
+            ],
+        )
+        for place, number in enumerate(numbers)
+    ]
+
+
+def shown_methods(results: Results, subject: str, sheet: Sheet | None) -> list[str]:
+    """The methods that have pictures or scores of a subject."""
+    scored = {method for method, name, _ in results.found if name == subject}
+    pictured = set(sheet.methods) if sheet else set()
+    return [method for method in results.grid.methods if method in scored | pictured]
+
+
+def chooser(
+    results: Results, sheets: Mapping[str, Sheet], prompts: Mapping[str, Sequence[str]]
+) -> str:
+    """What the script needs to show one prompt at a time, as JSON that may stand in HTML."""
+    content = []
+    for subject, sheet in sheets.items():
+        metrics = of_images(
+            results, "single" if subject in results.grid.concepts else "compositions"
+        )
+        content.append(
+            {
+                "name": words(subject),
+                "sheet": f"sprites/{quote(subject)}.jpg",
+                "columns": sheet.columns,
+                "rows": sheet.rows,
+                "samples": sheet.samples,
+                "prompts": [prompts[subject][number] for number in sheet.prompts],
+                "targets": [words(name) for name in sheet.targets],
+                "metrics": [METRICS[metric].title for metric in metrics],
+                "methods": [
+                    {
+                        "name": words(method),
+                        "scores": [
+                            _by_column(results, method, subject, metric, sheet)
+                            for metric in metrics
+                        ],
+                    }
+                    for method in sheet.methods
+                ],
+            }
+        )
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _by_column(
+    results: Results, method: str, subject: str, metric: str, sheet: Sheet
+) -> list[float | None]:
+    """The score of each picture of a sheet's row."""
+    rows = results.by_metric.get((method, subject, metric))
+    if rows is None:
+        return [None] * (len(sheet.prompts) * sheet.samples)
+    known = {
+        (int(prompt), int(sample)): float(value)
+        for prompt, sample, value in zip(
+            rows["prompt_index"], rows["sample"], rows["value"].round(3)
+        )
+    }
+    return [known.get((p, s)) for p in sheet.prompts for s in range(sheet.samples)]
+
+
+def of_images(results: Results, kind: str) -> list[str]:
+    """The metrics that each image has."""
+    return [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
+
+
+def _number(cell: Cell) -> float | None:
+    return cell if isinstance(cell, float) else None

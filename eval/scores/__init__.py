@@ -1,0 +1,1 @@
+"""Scores: measuring the cells, and reading back what was measured."""

@@ -1,0 +1,92 @@
+"""The file of a cell's scores: one small CSV, one row for each measured value.
+
+Columns: see COLUMNS. A row is either about one image (`prompt_index`, `prompt` and `sample` say
+which) or about a set of images (`std_error` and `n` are given). Where images are compared with
+target images, `target` is the number of the subject's concept that these show, from 1: a row for
+each image and each concept of a composition. All tables are made of these rows.
+
+Each row says how many rows the file has, so that any row tells whether the file was cut off. It
+carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`, the scale
+(the number that the cosine or the distance is multiplied by) and, where texts are measured, how
+they were made of prompts. Rows with other definitions are never put into one table.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.common.errors import BenchError
+from pipeline.common.files import atomic
+from pipeline.common.places import repro_command_for
+from pipeline.concepts.shards import Sample
+
+ORACLE = "oracle"
+SCORES = "scores.csv"  # in the folder of a cell
+COLUMNS: dict[str, str] = {
+    "protocol": "string",
+    "method": "string",
+    "subject": "string",
+    "metric": "string",
+    "target": "Int64",
+    "prompt_index": "Int64",
+    "prompt": "string",
+    "sample": "Int64",
+    "value": "float64",
+    "std_error": "float64",
+    "n": "Int64",
+    "extractor": "string",
+    "scale": "float64",
+    "text_rule": "string",
+    "rows": "Int64",
+}
+
+
+def write_scores(folder: Path, protocol: str, rows: list[Sample], start: float) -> None:
+    """Writes the scores of a cell, and prints their means.
+
+    Args:
+        folder: of the cell.
+        protocol: its name.
+        rows: with the columns that they have of COLUMNS; the cell's own are added.
+        start: `time.monotonic()` when measuring began.
+    """
+    method, subject = folder.parts[-2:]
+    path = folder / SCORES
+    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject
+    frame["rows"] = len(frame)
+    frame = frame.astype(COLUMNS)
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
+    means = frame.groupby("metric", sort=False)["value"].mean()
+    said = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    seconds = time.monotonic() - start
+    print(f"scored {method}/{subject}: {said}; {len(frame)} rows in {seconds:.1f} s -> {path}")
+
+
+def read_scores(path: Path, method: str, subject: str) -> pd.DataFrame:
+    """The scores of a cell, with COLUMNS.
+
+    Raises:
+        BenchError: it is another file, of another cell, cut off or of an earlier version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        frame = pd.read_csv(io.StringIO(text), dtype=COLUMNS)
+    except (ValueError, OSError):
+        frame = pd.DataFrame()
+    if list(frame) == [name for name in COLUMNS if name != "target"]:
+        fault = "scores of an earlier version, without the column `target`, so score it again"
+    elif list(frame) != list(COLUMNS):
+        fault = "not a file of scores"
+    elif not text.endswith("\n") or not frame["rows"].eq(len(frame)).fillna(False).all():
+        fault = "the file was cut off"
+    elif frame[["method", "subject"]].drop_duplicates().to_numpy().tolist() != [[method, subject]]:
+        fault = f"not the scores of {method}/{subject}"
+    else:
+        return frame
+    raise BenchError(f"{path}: {fault}: delete it and run `{repro_command_for(path)}`")

@@ -1,0 +1,163 @@
+"""Measuring: images become rows of scores, by the metrics and models of a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from eval.encoders.cache import Features
+from eval.encoders.clip import clip_extractor, too_long
+from eval.encoders.dino import dino_extractor
+from eval.encoders.distance import distance_extractor, kernel_features
+from eval.encoders.extractor import Extractor
+from eval.metrics import SetValue, Values
+from eval.metrics.catalogue import METRICS, Encoder, Measured, OfPrompts, OfSets, OfTargets
+from pipeline.clip.openclip import load_clip
+from pipeline.common.errors import BenchError
+from pipeline.concepts.shards import Sample, image_of
+from pipeline.settings.profile import Params
+
+M = TypeVar("M", bound=Measured)
+
+
+class Measure:
+    """The models that a protocol measures with, loaded once.
+
+    Raises:
+        BenchError: the file of a model is missing or damaged.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.how = params.protocol.score
+        self.clip = load_clip(self.how.clip)
+        clip = clip_extractor(self.clip)
+        encoders: dict[Encoder, Extractor] = {"clip": clip}
+        self.extractors: dict[str, Extractor] = {}  # by the metric that needs it
+        for name in self.how.metrics:
+            encoder = METRICS[name].encoder
+            if encoder not in encoders:
+                encoders[encoder] = (
+                    dino_extractor(params.score.dino)
+                    if encoder == "dino"
+                    else distance_extractor(params, clip)
+                )
+            self.extractors[name] = encoders[encoder]
+
+    def asked(self, kind: type[M]) -> dict[str, M]:
+        """The metrics of a kind that the protocol lists."""
+        return {
+            name: metric
+            for name, metric in METRICS.items()
+            if name in self.extractors and isinstance(metric, kind)
+        }
+
+    def text_rows(self, samples: Sequence[Sample], prompts: Sequence[str]) -> list[Sample]:
+        """What is measured of each image and its prompt."""
+        metrics = self.asked(OfPrompts)
+        if not samples or not metrics:
+            return []
+        distinct = sorted(set(prompts))
+        texts = [self.how.text_prefix + prompt for prompt in distinct]
+        if cut := too_long(self.clip, texts):
+            context = self.clip.model.context_length
+            print(
+                f"{cut} of {len(texts)} prompts are longer than the {context} tokens that "
+                f"{self.clip.identity} reads: text-alignment ignores their ends"
+            )
+        features = self.clip.encode_texts(texts)[[distinct.index(p) for p in prompts]]
+        scale = self.how.text_scale
+        prefix = f' after "{self.how.text_prefix.strip()}"' if self.how.text_prefix else ""
+        defined = {"scale": scale, "text_rule": self.how.text_rule + prefix}
+        return [
+            row | defined
+            for name, metric in metrics.items()
+            for row in self._rows(
+                name, samples, prompts, metric.measure(self._see(name, samples), features, scale)
+            )
+        ]
+
+    def target_rows(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[str],
+        targets: Sequence[Sample],
+        number: int,
+    ) -> list[Sample]:
+        """What is measured of each image and the target images of the subject's n-th concept."""
+        return [
+            row | {"target": number}
+            for name, metric in self.asked(OfTargets).items()
+            for row in self._rows(
+                name,
+                samples,
+                prompts,
+                metric.measure(self._see(name, samples), self._see(name, targets)),
+            )
+        ]
+
+    def among_target_rows(self, targets: Sequence[Sample]) -> list[Sample]:
+        """The same of a concept's target images and each other, if there are several."""
+        metrics = self.asked(OfTargets) if len(targets) > 1 else {}
+        return [
+            self._set_row(name, metric.among_targets(self._see(name, targets))) | {"target": 1}
+            for name, metric in metrics.items()
+        ]
+
+    def set_rows(
+        self,
+        reals: Sequence[Sample],
+        real_captions: Sequence[str],
+        generated: Sequence[Sample],
+        captions: Sequence[str],
+    ) -> list[Sample]:
+        """What is measured of two sets of images, clustered by caption.
+
+        Raises:
+            BenchError: a set has fewer than two.
+        """
+        rows = []
+        for name, metric in self.asked(OfSets).items():
+            if min(len(reals), len(generated)) < 2:
+                raise BenchError(
+                    f"{name.upper()} needs two images on either side, not {len(reals)} real and "
+                    f"{len(generated)} generated: raise retrieve.held_out_images or the protocol's "
+                    "images_per_caption"
+                )
+            x, y = (
+                kernel_features(self.extractors[name], [image_of(s) for s in samples])
+                for samples in (reals, generated)
+            )
+            found = metric.measure(x, y, real_captions, captions)
+            rows.append(self._set_row(name, found) | {"scale": metric.scale})
+        return rows
+
+    def _see(self, name: str, samples: Sequence[Sample]) -> Features:
+        return self.extractors[name]([image_of(s) for s in samples])
+
+    def _rows(
+        self, name: str, samples: Sequence[Sample], prompts: Sequence[str], values: Values
+    ) -> list[Sample]:
+        """One row for each image."""
+        return [
+            {
+                "metric": name,
+                "prompt_index": sample["json"]["prompt_index"],
+                "prompt": prompt,
+                "sample": sample["json"]["sample"],
+                "value": value,
+                **self._definition(name),
+            }
+            for sample, prompt, value in zip(samples, prompts, values.tolist())
+        ]
+
+    def _set_row(self, name: str, found: SetValue) -> Sample:
+        return {
+            "metric": name,
+            "value": found.value,
+            "std_error": found.std_error,
+            "n": found.n,
+            **self._definition(name),
+        }
+
+    def _definition(self, name: str) -> Sample:
+        return {"extractor": self.extractors[name].identity, "scale": 1.0}

@@ -1,0 +1,75 @@
+"""Reading scores back: those of a profile, and why cells have none."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from eval.scores.file import COLUMNS, ORACLE, SCORES, read_scores
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import Failure, failure_of
+from pipeline.settings.profile import load_grid, load_params
+
+# What has to be alike in the rows of a metric, and why.
+DEFINITION: dict[str, str] = {
+    "protocol": "protocols differ in which images are made and in how they are measured",
+    "extractor": "features of other models or weights give other values",
+    "scale": "the same cosine or distance was multiplied by different numbers",
+    "text_rule": "images were compared with texts made in different ways",
+}
+
+
+def load_scores(profile: str) -> pd.DataFrame:
+    """All scores of the profile's grid that are there, oracle first, then in the grid's order.
+
+    Cells that failed have none; see `failed_cells`.
+
+    Returns:
+        A frame with COLUMNS; empty if nothing was scored yet.
+
+    Raises:
+        BenchError: a file is damaged, or scores were measured in ways that cannot be compared.
+    """
+    params, grid = load_params(profile), load_grid(profile)
+    frames = []
+    for method in (ORACLE, *grid.methods):
+        for subject in grid.subjects():
+            path = params.cell(method, subject) / SCORES
+            if path.is_file() and not failure_of(path):
+                frames.append(read_scores(path, method, subject))
+    if not frames:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    scores = pd.concat(frames, ignore_index=True)
+    check_comparable(scores)
+    return scores
+
+
+def failed_cells(profile: str) -> dict[tuple[str, str], Failure]:
+    """By method and subject, why cells of the profile's grid could not be made, in its order."""
+    params, grid = load_params(profile), load_grid(profile)
+    return {
+        (method, subject): failure
+        for method in (ORACLE, *grid.methods)
+        for subject in grid.subjects()
+        if (failure := failure_of(params.cell(method, subject) / SCORES))
+    }
+
+
+def check_comparable(scores: pd.DataFrame) -> None:
+    """Finds out whether all rows of each metric are defined alike, and all are of one protocol.
+
+    Raises:
+        BenchError: says which two are not, and why that matters.
+    """
+    for column, why in DEFINITION.items():
+        groups = (
+            scores.groupby("metric", sort=False) if column != "protocol" else [("scores", scores)]
+        )
+        for name, group in groups:
+            examples = group.drop_duplicates(column).head(2).to_dict("records")
+            if len(examples) > 1:
+                said = " and ".join(f"{r[column]} ({r['method']}/{r['subject']})" for r in examples)
+                what = column.replace("_", " ")
+                raise BenchError(
+                    f"{str(name).replace('_', '-')} of different {what}s cannot be compared, as "
+                    f"{why}: {said}: run the profile's pipeline so that all are scored alike"
+                )

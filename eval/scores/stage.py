@@ -1,0 +1,85 @@
+"""Stages `score` and `oracle`: a cell's samples, or real images in their place, become scores."""
+
+from __future__ import annotations
+
+import time
+
+from eval.metrics.catalogue import OfSets
+from eval.scores.file import ORACLE, write_scores
+from eval.scores.measure import Measure
+from pipeline.common.errors import BenchError
+from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, targets_of
+from pipeline.settings.profile import load_grid, load_params
+
+
+def score_cell(method: str, subject: str, profile: str) -> None:
+    """Scores the samples of a cell: `samples.tar` to `scores.csv`.
+
+    Its metrics are those that the protocol lists. Text-alignment is measured with class nouns in
+    place of modifier tokens, image-alignment for each target concept by itself, KID and FID for
+    single concepts, between images of the captions of held-out real images and these.
+
+    Raises:
+        BenchError: samples, targets or the models that measure are missing or damaged.
+        FailureError: samples or targets could not be made.
+    """
+    start = time.monotonic()
+    params, concepts = load_params(profile), load_grid(profile).concepts_of(subject)
+    folder = params.cell(method, subject)
+    samples = samples_of(params, method, subject)
+    of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
+    of_captions = [s for s in samples if s["json"]["part"] == "caption"]
+    if not of_prompts:
+        raise BenchError(f"{folder / 'samples.tar'}: holds no images of prompts: sample again")
+
+    measure = Measure(params)
+    prompts = [s["json"]["scored_prompt"] for s in of_prompts]
+    rows = measure.text_rows(of_prompts, prompts)
+    for number, concept in enumerate(concepts, 1):
+        targets = targets_of(params, concept)
+        rows += measure.target_rows(of_prompts, prompts, targets, number)
+    if of_captions and measure.asked(OfSets):
+        (concept,) = concepts
+        reals = held_out_of(params, concept)
+        captions = [one_line(s["json"]["scored_prompt"]) for s in of_captions]
+        known = [s["txt"] for s in reals]
+        if not set(captions) <= set(known):
+            raise BenchError(
+                f"{folder / 'samples.tar'}: its captions are not those of the held-out "
+                f"images of {concept!r}: sample again"
+            )
+        rows += measure.set_rows(reals, known, of_captions, captions)
+    write_scores(folder, params.protocol.name, rows, start)
+
+
+def score_oracle(concept: str, profile: str) -> None:
+    """Scores real images as if a method had made them, so that there is something to compare with.
+
+    Image-alignment is that of the target images with each other, text-alignment that of held-out
+    real images with their own captions, KID and FID those of two halves of the held-out images.
+
+    Raises:
+        BenchError: real images or the models that measure are missing or damaged.
+        FailureError: there are too few real images.
+    """
+    start = time.monotonic()
+    params = load_params(profile)
+    measure = Measure(params)
+    targets, reals = targets_of(params, concept), held_out_of(params, concept)
+
+    captions = [s["txt"] for s in reals]
+    distinct = sorted(set(captions))
+    seen: dict[str, int] = {}
+    for real, caption in zip(reals, captions):
+        number = seen[caption] = seen.get(caption, -1) + 1
+        real["json"] |= {"prompt_index": distinct.index(caption), "sample": number}
+    rows = measure.text_rows(reals, captions)
+    rows += measure.among_target_rows(targets)
+    # Every other caption, so that images of one caption are on one side.
+    halves: tuple[list[Sample], list[Sample]] = ([], [])
+    for real in reals:
+        halves[real["json"]["prompt_index"] % 2].append(real)
+    if min(map(len, halves)) > 1:
+        labels = [[s["txt"] for s in half] for half in halves]
+        rows += measure.set_rows(halves[0], labels[0], halves[1], labels[1])
+    write_scores(params.cell(ORACLE, concept), params.protocol.name, rows, start)

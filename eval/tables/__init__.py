@@ -1,0 +1,1 @@
+"""Tables: built of results, and written for people and programs."""

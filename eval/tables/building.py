@@ -1,0 +1,232 @@
+"""The tables of a report, built of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from eval.metrics.catalogue import METRICS
+from eval.results import KINDS, Differences, Results, reference_method, subjects_of
+from eval.scores.file import ORACLE
+from eval.statistics import holm, p_value
+from eval.style import words
+from eval.tables.gaps import counted
+from eval.tables.table import (
+    ANYWHERE,
+    FEWER,
+    HERE,
+    SIGNIFICANT,
+    STALE,
+    Cell,
+    Column,
+    Compared,
+    Table,
+    metric_column,
+)
+
+
+def comparison(
+    results: Results,
+    methods: Sequence[str] | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
+) -> Table:
+    """Methods by metrics, single concepts and compositions side by side (the paper's Table 1).
+
+    Each method is compared with `reference_method` on the same prompts, and the p-values are
+    corrected for all comparisons in the table.
+
+    Args:
+        results: what was scored.
+        methods: the rows; the oracle and all of the grid if not given.
+        metrics: the columns, as far as the protocol has them.
+    """
+    grid, reference = results.grid, reference_method(results.grid)
+    shown = {kind: [m for m in results.metrics(kind) if m in metrics] for kind in results.kinds()}
+    shown = {kind: names for kind, names in shown.items() if names}
+    rows_of = list(methods or (ORACLE, *grid.methods))
+    differences = {
+        (method, kind, name): found
+        for method in rows_of
+        if method not in (ORACLE, reference)
+        for kind, names in shown.items()
+        for name in names
+        if (found := results.difference(method, reference, kind, name))
+    }
+    compared = _corrected(differences)
+    columns = [Column("method", "method")]
+    for kind, names in shown.items():
+        columns += [metric_column(name, f"{kind}_{name}", KINDS[kind]) for name in names]
+        columns.append(Column(f"{kind}_subjects", "subjects", KINDS[kind]))
+    rows: list[tuple[Cell, ...]] = []
+    marks: dict[tuple[int, int], str] = {}
+    fewer: dict[tuple[str, str], list[str]] = {}  # the subjects that a row lacks, by kind
+    for method in rows_of:
+        row: list[Cell] = [method]
+        for kind, names in shown.items():
+            failures = results.failures(method, kind)
+            gap = failures[0] if failures else None
+            for name in names:
+                mine = results.scored(method, kind, name)
+                others = {s for other in rows_of for s in results.scored(other, kind, name)}
+                lacks = [s for s in results.averaged(kind, name) if s in others - {*mine}]
+                mark = STALE * any((method, subject) in results.fresh.stale for subject in mine)
+                if mine and lacks:
+                    mark += FEWER
+                    known = fewer.setdefault((method, kind), [])
+                    known += [subject for subject in lacks if subject not in known]
+                if mark:
+                    marks[len(rows), len(row)] = mark
+                mean, test = results.mean(method, kind, name), compared.get((method, kind, name))
+                row.append(test._replace(estimate=mean) if mean and test else mean or gap)
+            subjects = subjects_of(grid, kind)
+            scored = {s for m, s, _ in results.found if m == method}.intersection(subjects)
+            said = [f"{len(scored)}/{len(subjects)}", *counted(failures)]
+            row.append(", ".join(said) if scored or failures else None)
+        rows.append(tuple(row))
+    caption = "Mean over subjects ± standard error over subjects"
+    if compared:
+        caption += (
+            f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
+            f"prompts, {' or '.join(HERE)} for these subjects only, {_correction(len(compared))}"
+        )
+    lacking = [
+        f"{words(method)} lacks {', '.join(map(words, subjects))} ({KINDS[kind]})"
+        for (method, kind), subjects in fewer.items()
+    ]
+    over_fewer = f"{FEWER} over fewer subjects than others, so do not compare: "
+    return Table(
+        "; ".join(filter(None, (caption, results.left_out()))),
+        tuple(columns),
+        tuple(rows),
+        marks,
+        (
+            *results.fresh.notes(STALE, [*rows_of, reference], grid.subjects()),
+            *results.fresh.unverified(),
+            *([over_fewer + "; ".join(lacking)] if lacking else []),
+        ),
+        results.heading(),
+    )
+
+
+def by_subject(results: Results, kind: str) -> Table:
+    """Every subject of a kind by itself, methods below each other."""
+    metrics = results.metrics(kind)
+    columns = [Column("subject", "subject"), Column("method", "method")]
+    columns += [metric_column(name) for name in metrics]
+    rows = [
+        (
+            subject,
+            method,
+            *(
+                results.found.get((method, subject, metric), results.failed.get((method, subject)))
+                for metric in metrics
+            ),
+        )
+        for subject in subjects_of(results.grid, kind)
+        for method in (ORACLE, *results.grid.methods)
+        if (method, subject) in results.failed
+        or any((method, subject, metric) in results.found for metric in metrics)
+    ]
+    caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
+    cells = [[(str(row[1]), str(row[0]))] for row in rows]
+    return _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
+
+
+def by_prompt(results: Results, subject: str) -> Table:
+    """Every prompt of a subject: the mean over samples of what is measured image by image."""
+    kind = "single" if subject in results.grid.concepts else "compositions"
+    columns = [Column("subject", "subject"), Column("prompt_index", "number")]
+    columns += [Column("prompt", "prompt"), Column("method", "method")]
+    metrics = [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
+    columns += [metric_column(metric) for metric in metrics]
+    rows: list[tuple[Cell, ...]] = []
+    for method in results.grid.methods:
+        means = {
+            metric: found.groupby(["prompt_index", "prompt"])["value"].mean()
+            for metric in metrics
+            if (found := results.by_metric.get((method, subject, metric))) is not None
+        }
+        for index, prompt in sorted(set().union(*(series.index for series in means.values()))):
+            values = [
+                float(series.loc[index, prompt]) if (series := means.get(m)) is not None else None
+                for m in metrics
+            ]
+            rows.append((subject, str(index), prompt, method, *values))
+    rows.sort(key=lambda row: int(str(row[1])))  # stable: methods stay in the grid's order
+    return Table("Prompt by prompt: mean over samples", tuple(columns), tuple(rows))
+
+
+def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
+    """Second − first of each pair of methods and metric, on the same prompts of the same subjects.
+
+    The p-values are corrected for all of them; `better` says whether the second is.
+    """
+    return _corrected(
+        {
+            (first, second, metric): difference
+            for first, second in combinations(results.grid.methods, 2)
+            for metric in results.metrics(kind)
+            if (difference := results.difference(second, first, kind, metric))
+        }
+    )
+
+
+def differences(results: Results, kind: str) -> Table:
+    """Each pair of methods: the mean of their differences; see `tested`."""
+    metrics, found = results.metrics(kind), tested(results, kind)
+    pairs = list(dict.fromkeys((first, second) for first, second, _ in found))
+    rows = [
+        (f"{second} − {first}", *(found.get((first, second, metric)) for metric in metrics))
+        for first, second in pairs
+    ]
+    subjects = subjects_of(results.grid, kind)
+    cells = [[(method, subject) for method in pair for subject in subjects] for pair in pairs]
+    columns = (Column("difference", "difference"), *map(metric_column, metrics))
+    caption = (
+        f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error; "
+        f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
+        f"these subjects only, {_correction(len(found))}"
+    )
+    return _marked(results, Table(caption, columns, tuple(rows)), cells)
+
+
+def _marked(results: Results, table: Table, cells: Sequence[Sequence[tuple[str, str]]]) -> Table:
+    """The table with a mark at all numbers of the rows that stale cells are in.
+
+    Args:
+        results: what was scored.
+        table: is about nothing else.
+        cells: method and subject of what each row is about.
+    """
+    marks = {
+        (i, j): STALE
+        for i, row in enumerate(table.rows)
+        if not results.fresh.stale.keys().isdisjoint(cells[i])
+        for j, column in enumerate(table.columns)
+        if column.metric and row[j] is not None
+    }
+    methods, subjects = ({cell[k] for row in cells for cell in row} for k in (0, 1))
+    notes = results.fresh.notes(STALE, methods, subjects)
+    return replace(table, marks=marks, notes=notes, heading=results.heading())
+
+
+def _correction(count: int) -> str:
+    return f"p ≤ {SIGNIFICANT:g} after Holm's correction for {count} comparisons"
+
+
+def _corrected(
+    found: Mapping[tuple[str, str, str], Differences],
+) -> dict[tuple[str, str, str], Compared]:
+    """Differences with their p-values, corrected for all of them; keys end with the metric."""
+    p, p_here = (
+        holm(np.array([p_value(two[i]) for two in found.values()])).tolist() for i in (0, 1)
+    )
+    return {
+        key: Compared(
+            two.anywhere, *both, better=(two.here.mean > 0) == METRICS[key[2]].higher_is_better
+        )
+        for (key, two), both in zip(found.items(), zip(p, p_here))
+    }
