@@ -115,8 +115,8 @@ def measure(
     sample(base, prompts, seeds, one)
     seconds, peak = watched(base.device, lambda: sample(base, prompts, seeds, sampler))
     latent = torch.zeros(1, *base.latent_shape, device=base.device)
-    text = base.encode_text([""])
-    unet = count(lambda: base.unet(latent, 500, text))
+    condition = base.condition([""])
+    unet = count(lambda: base.predict(latent, 500, condition))
     operations = images * (2 * sampler.steps * unet + count(lambda: base.decode_latents(latent)))
     name = f"sampling, {images} images of {sampler.steps} steps"
     return [*results, Measured(name, seconds, operations / rate, peak)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
@@ -16,8 +17,8 @@ from pipeline.methods import Trained
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, to_tensor
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams
-from pipeline.train.augment import render_view, view_mask
-from pipeline.train.loop import TrainingSet, draw_schedule, loss_of_rows
+from pipeline.train.augment import View, draw_view, render_view
+from pipeline.train.loop import TrainingSet
 
 
 def train(
@@ -30,16 +31,17 @@ def train(
     steps: int,
     provenance: Provenance,
 ) -> Adapter:
-    """As `pipeline.train.loop.train`, for methods that train weights and tokens, step by step.
+    """As `pipeline.train.loop.train`, for Custom Diffusion, step by step.
 
     In each step every image is augmented and goes through the VAE and every caption through the
     text encoder. The optimizer holds the whole embedding table, with the gradient of all rows but
     those of the modifier tokens set to zero; the gradient of the start token's keys and values is
-    stopped by multiplying with a mask. The draws are those of the project, so that results are
-    comparable.
+    stopped by multiplying with a mask. Seeds and the order of draws are the project's, so that
+    results are comparable; batches, masks and losses are put together here.
     """
-    references = provenance.references[-len(sets) :]
-    schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
+    generators = [
+        np.random.default_rng(seed_of(params.seed, "schedule", part.concept.name)) for part in sets
+    ]
     weights = {n: w for n, w in base.unet.named_parameters() if n in method.weights(base.unet)}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
     table = base.text_encoder.get_input_embeddings()
@@ -55,27 +57,32 @@ def train(
         for name in weights:
             module = base.unet.get_submodule(name.removesuffix(".weight"))
             stack.callback(module.register_forward_hook(_stop_start_token).remove)
-        for step, rows in enumerate(schedule):
-            pictures, masks = [], []
-            for row in rows:
-                picture, part = row.picture, sets[row.picture.concept]
-                images = part.targets if picture.target else part.regularization
-                pictures.append(render_view(picture.view, images, base.resolution))
-                masks.append(view_mask(picture.view, base.resolution, base.downsampling))
+        for step in range(steps):
+            pictures, captions, masks = [], [], []
+            for part, reference, rng in zip(sets, provenance.references[-len(sets) :], generators):
+                for place in range(params.batch_size // len(sets)):
+                    own = place < params.batch_size // (2 * len(sets))  # the first half
+                    images = part.targets if own else part.regularization
+                    view, prefix = draw_view(rng, len(images), base.resolution, own)
+                    caption = prefix + part.concept.caption.format(reference)
+                    pictures.append(render_view(view, images, base.resolution))
+                    captions.append(caption if own else part.captions[view.image])
+                    masks.append(mask_of(view, base))
             generator = torch.Generator().manual_seed(
                 seed_of(params.seed, provenance.subject, "step", step)
             )
-            shape = (len(rows), *base.latent_shape)
+            shape = (len(pictures), *base.latent_shape)
             posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))
             timesteps = torch.randint(1000, shape[:1], generator=generator)
             with torch.no_grad():
                 latents = base.vae.encode(to_tensor(pictures)).latent_dist
                 clean = (latents.mean + latents.std * posterior) * base.scale
             noisy = base.scheduler.add_noise(clean, noise, timesteps)
-            context = base.text_encoder(base.tokenize([row.caption for row in rows]))[0]
+            context = base.text_encoder(base.tokenize(captions))[0]
             predicted = base.unet(noisy, timesteps, context).sample
-            losses = loss_of_rows(predicted - noise, torch.stack(masks), method.masked_loss)
-            loss = losses.sum() * len(sets) / len(rows)
+            losses = loss_of_rows(predicted - noise, torch.stack(masks))
+            # Each concept's mean, and the sum of these.
+            loss = losses.view(len(sets), -1).mean(1).sum()
             loss.backward()
             gradient = embedding.weight.grad
             assert gradient is not None
@@ -91,6 +98,33 @@ def train(
         for name, original in originals.items():
             weights[name].copy_(original)
     return Adapter(dict(zip(tokens, rows_after)), deltas, provenance)
+
+
+def mask_of(view: View, base: Base) -> Tensor:
+    """Which latent pixels [h, w] show nothing but the picture: zeros and ones.
+
+    All do unless the picture lies on a canvas: then those whose neighbours, too, lie within the
+    box that it covers, rounded down to latent pixels; if none does, the one in the middle.
+    """
+    _, height, width = base.latent_shape
+    mask = torch.zeros(height, width)
+    box = []  # first row, row behind the last, first column, column behind the last
+    for start in (view.y, view.x):
+        box += [start // base.downsampling, (start + view.size) // base.downsampling]
+    for row in range(height):
+        for column in range(width):
+            inside = box[0] < row < box[1] - 1 and box[2] < column < box[3] - 1
+            mask[row, column] = inside or view.size >= base.resolution
+    if not mask.any():
+        mask[(sum(box[:2]) - 1) // 2, (sum(box[2:]) - 1) // 2] = 1
+    return mask
+
+
+def loss_of_rows(error: Tensor, masks: Tensor) -> Tensor:
+    """The losses [n] of the masked parts: squares summed, per pixel that the mask leaves."""
+    return torch.stack(
+        [(e * e * m[None]).sum() / torch.count_nonzero(m) for e, m in zip(error, masks)]
+    )
 
 
 def _stop_start_token(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

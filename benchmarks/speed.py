@@ -148,12 +148,11 @@ def unet_of_a_step(base: Base, batch: int) -> Iterator[Callable[[], object]]:
     names = set(key_value_names(base.unet))
     trained = [w.requires_grad_(True) for n, w in base.unet.named_parameters() if n in names]
     noisy = torch.randn(batch, *base.latent_shape, device=base.device)
-    text = base.encode_text([""] * batch).requires_grad_(True)
+    condition = base.condition([""] * batch)
+    text = condition.text.requires_grad_(True)
 
     def step() -> None:
-        with base.autocast():
-            predicted = base.unet(noisy, 500, text).sample
-        predicted.float().sum().backward()
+        base.predict(noisy, 500, condition).sum().backward()
         for tensor in (*trained, text):
             tensor.grad = None
 

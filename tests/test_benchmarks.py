@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pipeline.models.base import Base
 from pipeline.models.crossattn import key_value_names
 from pipeline.sample import sampler as sampling
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams
+from pipeline.train import augment
 from pipeline.train import loop as training
 from tests.pipeline.tiny import RARE_TOKENS, new_base, training_set
 
@@ -25,7 +28,7 @@ HYPER = MethodParams(learning_rate=LEARNING_RATE)
 def train(side, count: int, monkeypatch) -> tuple[Base, Adapter, list[torch.Tensor]]:
     """A run of Custom Diffusion on as many concepts, and the losses [n] of its steps."""
     base, losses = new_base(), []
-    loss_of_rows = training.loss_of_rows
+    loss_of_rows = side.loss_of_rows
 
     def spy(*arguments):
         losses.append(loss_of_rows(*arguments))
@@ -41,6 +44,25 @@ def train(side, count: int, monkeypatch) -> tuple[Base, Adapter, list[torch.Tens
     adapter = side.train(base, method, sets, tokens, PARAMS, HYPER, STEPS, about)
     monkeypatch.setattr(side, "loss_of_rows", loss_of_rows)
     return base, adapter, losses
+
+
+def test_both_ways_of_masking_leave_the_same_pixels_and_give_the_same_losses():
+    """On latents of 8 and of 64 pixels a side, where small pictures leave something to shrink."""
+    rng, g = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    for resolution, downsampling in ((32, 4), (512, 8)):
+        side = resolution // downsampling
+        base = SimpleNamespace(
+            latent_shape=(4, side, side), downsampling=downsampling, resolution=resolution
+        )
+        views = [augment.draw_view(rng, 3, resolution, True)[0] for _ in range(60)]
+        masks = torch.stack([official.mask_of(view, base) for view in views])
+        ours = torch.stack([augment.view_mask(view, resolution, downsampling) for view in views])
+        assert torch.equal(masks, ours)
+        assert 0 < (masks.mean((1, 2)) < 1).sum() < len(views)
+        error = torch.randn((len(views), 4, side, side), generator=g)
+        torch.testing.assert_close(
+            training.loss_of_rows(error, ours, True), official.loss_of_rows(error, masks)
+        )
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -198,7 +198,7 @@ def _check_lengths(class_noun: str, caption: str, prompts: Sequence[str], params
     Raises:
         BenchError: it does not.
     """
-    window = text_window(params.base.path)
+    window = text_window(params.base)
     if window is None:
         return
     lengths = {f"--caption {caption!r}": window.caption(caption, class_noun)}

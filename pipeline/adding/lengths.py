@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import is_hub_id
+from pipeline.settings.profile import BaseParams, is_hub_id
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", TOKENIZER_CONFIG)
@@ -37,7 +37,7 @@ class Window:
         )
 
 
-def text_window(base: str) -> Window | None:
+def text_window(base: BaseParams) -> Window | None:
     """What the base model's text encoder sees at once, None if its tokenizer is not here.
 
     Raises:
@@ -71,14 +71,17 @@ def clip_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _tokenizer_folder(base: str) -> Path | None:
+def _tokenizer_folder(base: BaseParams) -> Path | None:
     """The folder of the base model's tokenizer, None if it is not here."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    files = [Path(base) / "tokenizer" / file for file in TOKENIZER_FILES]
-    if is_hub_id(base):
-        found = [try_to_load_from_cache(base, f"tokenizer/{f.name}", HF_HUB_CACHE) for f in files]
+    files = [Path(base.path) / "tokenizer" / file for file in TOKENIZER_FILES]
+    if is_hub_id(base.path):
+        names = [f"tokenizer/{file}" for file in TOKENIZER_FILES]
+        found = [
+            try_to_load_from_cache(base.path, name, HF_HUB_CACHE, base.revision) for name in names
+        ]
         files = [Path(path) for path in found if isinstance(path, str)]
     if len(files) < len(TOKENIZER_FILES) or not all(path.is_file() for path in files):
         return None

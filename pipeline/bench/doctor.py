@@ -32,6 +32,7 @@ from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
 from pipeline.concepts.photos import distinct_photos
 from pipeline.settings.external import external_tar, is_external, load_external
 from pipeline.settings.profile import (
+    BaseParams,
     Grid,
     Params,
     is_hub_id,
@@ -57,6 +58,8 @@ BASE_FILES = {
     "tokenizer": TOKENIZER_FILES,
     "scheduler": ("scheduler_config.json",),
 }
+# Of models on the hub: has the last word on what texts are padded with, and is easily left out.
+SPECIAL_TOKENS = "tokenizer/special_tokens_map.json"
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 SHA256_DIGITS = 64
 
@@ -109,7 +112,7 @@ def examine(profile: str) -> list[Check]:
         _protocol(params.protocol),
         _url_table(params, settings),
         *clips,
-        *_base(params.base.path, settings),
+        *_base(params.base, settings),
         *_inception(params, settings),
         *_dino(params, settings),
         _methods(params, grid, settings),
@@ -289,18 +292,30 @@ def _published_clip(what: str, name: str, settings: Path) -> Check:
     return Check(what, "missing", f"download {url} to {path}")
 
 
-def _base(path: str, settings: Path) -> Iterator[Check]:
+def _base(base: BaseParams, settings: Path) -> Iterator[Check]:
+    path = base.path
     if not is_hub_id(path) and not Path(path).is_dir():
         note = f"no folder {path}: name a folder in diffusers' format in {settings}, base.path"
         yield Check("base model", "missing", note)
         return
+    if fault := _revision_fault(base):
+        yield Check("base model: revision", "wrong", f"{settings}: base.revision: {fault}")
     for component, files in BASE_FILES.items():
         what = f"base model: {component}"
         if is_hub_id(path):
-            yield _downloaded(what, path, [f"{component}/{file}" for file in files])
+            names = [f"{component}/{file}" for file in files]
+            names += [SPECIAL_TOKENS] if component == "tokenizer" else []
+            yield _downloaded(what, path, names, base.revision)
         else:
             folder = Path(path) / component
             yield _folder(what, folder, [part for file in files for part in _parts(folder, file)])
+
+
+def _revision_fault(base: BaseParams) -> str | None:
+    if is_hub_id(base.path):
+        why = f"name the commit of {base.path} to use, so that results are of known weights"
+        return None if base.revision else why
+    return f"{base.path} is a folder, which has none: remove it" if base.revision else None
 
 
 def _parts(folder: Path, file: str) -> list[str]:
@@ -325,18 +340,20 @@ def _folder(what: str, folder: Path, files: Iterable[str]) -> Check:
     return Check(what, "ready", str(folder))
 
 
-def _downloaded(what: str, repository: str, files: Sequence[str]) -> Check:
+def _downloaded(
+    what: str, repository: str, files: Sequence[str], revision: str | None = None
+) -> Check:
     """Files of a hub repository in the hub's cache, where large ones have their digest as name."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    found = {file: try_to_load_from_cache(repository, file, HF_HUB_CACHE) for file in files}
+    found = {f: try_to_load_from_cache(repository, f, HF_HUB_CACHE, revision) for f in files}
     paths = {file: Path(path) for file, path in found.items() if isinstance(path, str)}
     lacking = [file for file in files if file not in paths]
     if lacking:
-        return Check(
-            what, "missing", f"`hf download {repository} {' '.join(lacking)}` -> {HF_HUB_CACHE}"
-        )
+        command = " ".join(["hf download", repository, *lacking])
+        command += f" --revision {revision}" if revision else ""
+        return Check(what, "missing", f"`{command}` -> {HF_HUB_CACHE}")
     for path in paths.values():
         fault = _fault(path)
         digest = path.resolve().name
@@ -532,7 +549,7 @@ def _text_lengths(params: Params, grid: Grid) -> Iterator[Check]:
     """Whether the text encoder sees the whole of every text, once the tokenizer is there."""
     what = "length of texts"
     try:
-        window = text_window(params.base.path)
+        window = text_window(params.base)
     except BenchError as error:
         yield Check(what, "wrong", str(error))
         return

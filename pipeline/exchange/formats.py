@@ -44,6 +44,7 @@ from pipeline.models.adapter import (
 )
 from pipeline.models.base import Base, load_base
 from pipeline.models.crossattn import key_value_names
+from pipeline.models.tokens import natural_order
 from pipeline.settings.profile import load_params
 
 MADE_FOR = "concept-bench-base"  # the metadata entry with the hash of the base
@@ -109,7 +110,8 @@ def import_adapter(path: str | Path, base: Base, subject: str, nouns: Sequence[s
         path: a file, or a folder all of whose safetensors files belong to the adapter.
         base: what the files were made for.
         subject: what it was taught, for its provenance.
-        nouns: the class noun of each token, in the order of the sorted tokens.
+        nouns: the class noun of each token, in the order of the sorted tokens
+            (`<new10>` after `<new2>`).
 
     Raises:
         BenchError: a file is missing, corrupt, a pickle, of an unknown layout or for another
@@ -122,7 +124,8 @@ def import_adapter(path: str | Path, base: Base, subject: str, nouns: Sequence[s
             if other is not part:
                 raise part.error(f"is also in {other.file}: import the files of one layout")
     deltas = _changes(parts["weight"], base) | _low_ranks(parts, base)
-    tokens = {name: _row(name, part, base) for name, part in sorted(parts["token"].items())}
+    rows = parts["token"]
+    tokens = {name: _row(name, rows[name], base) for name in sorted(rows, key=natural_order)}
     if not deltas and not tokens:
         raise BenchError(f"{path}: changes nothing: no token, and all weights are the base's")
     references = _references(path, list(tokens), nouns)

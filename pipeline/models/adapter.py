@@ -25,6 +25,7 @@ from pipeline.common.files import atomic
 from pipeline.common.places import repro_command_for
 from pipeline.common.schema import parse
 from pipeline.models.base import Base
+from pipeline.models.tokens import natural_order
 
 FORMAT = "concept-bench-adapter-1"
 TOKEN = re.compile(r"<[^<>\s]+>")  # a modifier token in a reference
@@ -164,7 +165,7 @@ def load_adapter(path: str | Path) -> Adapter:
             raise BenchError(f"{path}: {key}: belongs to no change: train the adapter again")
     _check_tokens(path, list(tokens), provenance.references)
     # As the modifier tokens are ordered, whatever order the file has.
-    tokens = {name: tokens[name] for name in sorted(tokens)}
+    tokens = {name: tokens[name] for name in sorted(tokens, key=natural_order)}
     adapter = Adapter(tokens, deltas, provenance)
     _refuse_not_finite(adapter, str(path))
     return adapter

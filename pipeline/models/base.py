@@ -1,11 +1,15 @@
-"""The base model that methods customize: loading it, encoding text and images with it."""
+"""The base model that methods customize, behind one interface.
+
+What trains and what samples asks a `Base` for three things: what a text tells it (`condition`),
+what it predicts (`predict`) and what it should have predicted (`target`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +26,26 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
 from pipeline.models.tokens import ModifierEmbedding
-from pipeline.settings.profile import BaseParams
+from pipeline.settings.profile import BaseParams, is_hub_id
 
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+NOISE, VELOCITY = "epsilon", "v_prediction"  # as schedulers' configurations call them
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What texts tell the UNet."""
+
+    text: Tensor  # features float32 [n, context, d]: last hidden states after the final norm
+
+    def split(self) -> list[Condition]:
+        """One for each text."""
+        return [Condition(row) for row in self.text.split(1)]
+
+    @staticmethod
+    def joined(parts: Sequence[Condition]) -> Condition:
+        """Of the texts of all parts, in their order."""
+        return Condition(torch.cat([part.text for part in parts]))
 
 
 @dataclass
@@ -39,6 +60,7 @@ class Base:
     scheduler: DDIMScheduler
     resolution: int
     device: torch.device
+    revision: str | None = None  # of a hub id
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -56,7 +78,7 @@ class Base:
         """Identifies the weights that adapters change and depend on: the UNet's and the text's."""
         folder = Path(self.path)
         if not folder.is_dir():
-            return self.path
+            return f"{self.path}@{self.revision}" if self.revision else self.path
         files = [
             p for c in ("unet", "text_encoder") for p in sorted((folder / c).glob("*.safetensors"))
         ]
@@ -101,15 +123,57 @@ class Base:
         table = table.table if isinstance(table, ModifierEmbedding) else table
         return table.weight.detach()
 
+    @property
+    def context(self) -> int:
+        """Tokens of an encoded text, begin, end and padding among them."""
+        # A tokenizer that does not know its length says a huge number.
+        places = self.text_encoder.config.max_position_embeddings
+        return int(min(self.tokenizer.model_max_length, places))
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids int64 [n, context], padded and truncated."""
         return self.tokenizer(
-            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.context,
+            return_tensors="pt",
         ).input_ids.to(self.device)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Text features float32 [n, context, d]: the last hidden states after the final norm."""
-        return self.text_encoder(self.tokenize(texts))[0]
+    def condition(self, texts: Sequence[str]) -> Condition:
+        """What these texts tell the UNet; gradients reach modifier tokens through it."""
+        return Condition(self.text_encoder(self.tokenize(texts))[0])
+
+    def predict(self, noisy: Tensor, timesteps: Tensor | int, condition: Condition) -> Tensor:
+        """What the UNet makes of noisy scaled latents, float32 [n, c, h, w].
+
+        Args:
+            noisy: float32 [n, c, h, w].
+            timesteps: int64 [n], or one for all.
+            condition: of n texts.
+
+        Returns:
+            An estimate of `target`.
+        """
+        with self.autocast():
+            predicted: Tensor = self.unet(noisy, timesteps, condition.text).sample
+        return predicted.float()
+
+    def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What `predict` should give, float32 [n, c, h, w]: noise, or the velocity.
+
+        The velocity at a timestep is sqrt(a) noise - sqrt(1 - a) clean, where the noisy latents
+        are sqrt(a) clean + sqrt(1 - a) noise (Salimans and Ho, 2022).
+
+        Args:
+            clean: scaled latents float32 [n, c, h, w].
+            noise: float32 [n, c, h, w].
+            timesteps: int64 [n].
+        """
+        if self.scheduler.config.prediction_type == NOISE:
+            return noise
+        velocity: Tensor = self.scheduler.get_velocity(clean, noise, timesteps)
+        return velocity
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
@@ -156,15 +220,20 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
     calls DDPM sampling.
 
     Raises:
-        BenchError: a component is missing or not what its configuration says, or the hub cannot
-            be reached.
+        BenchError: a component is missing or not what its configuration says, the hub cannot be
+            reached, or it is no such model: it predicts neither noise nor velocity, or its parts
+            do not fit each other or the resolution.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_base(params.path)
+    check_base(params)
+    where = {"pretrained_model_name_or_path": params.path, "revision": params.revision}
     try:
+        scheduler = _scheduler(
+            params.path, DDIMScheduler.load_config(**where, subfolder="scheduler")
+        )
         models = {
             # What is stored in half precision is used in full.
-            name: _loaded(kind, params.path, name)
+            name: _loaded(kind, where, name)
             .float()
             .eval()
             .requires_grad_(False)
@@ -176,19 +245,7 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
                 ("text_encoder", CLIPTextModel),
             )
         }
-        tokenizer = CLIPTokenizer.from_pretrained(params.path, subfolder="tokenizer")
-        config = DDIMScheduler.load_config(params.path, subfolder="scheduler")
-        scheduler = DDIMScheduler(
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_start=config["beta_start"],
-            beta_end=config["beta_end"],
-            beta_schedule=config["beta_schedule"],
-            prediction_type=config.get("prediction_type", "epsilon"),
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            timestep_spacing="leading",
-        )
+        tokenizer = CLIPTokenizer.from_pretrained(**where, subfolder="tokenizer")
     except (OSError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         # The libraries tell in all these ways that weights do not fit their configuration.
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
@@ -196,44 +253,99 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
             f"base.path: {params.path!r} could not be loaded ({reason}): download the model to a "
             "folder in diffusers' format and put the folder's path there"
         ) from error
-    reads = models["unet"].config.cross_attention_dim
-    makes = models["text_encoder"].config.hidden_size
-    if isinstance(reads, int) and reads != makes:
-        raise BenchError(
-            f"base.path: {params.path!r}: its unet reads text features of {reads} numbers, and its "
-            f"text_encoder makes {makes}: they are parts of different models"
-        )
-    return Base(
+    base = Base(
         path=params.path,
         tokenizer=tokenizer,
         scheduler=scheduler,
         resolution=params.resolution,
         device=device,
+        revision=params.revision,
         **models,
+    )
+    _check_parts(base)
+    return base
+
+
+def _scheduler(path: str, config: dict[str, Any]) -> DDIMScheduler:
+    """DDIM with the betas and the prediction type of a base's configuration.
+
+    Raises:
+        BenchError: the base predicts neither noise nor velocity.
+        KeyError: the configuration has no betas.
+    """
+    predicts = config.get("prediction_type", NOISE)  # older ones do not say
+    if predicts not in (NOISE, VELOCITY):
+        raise BenchError(
+            f"{path}/scheduler/scheduler_config.json: prediction_type: {predicts!r} is not "
+            f"supported: choose a base that predicts {NOISE!r} or {VELOCITY!r}"
+        )
+    return DDIMScheduler(
+        num_train_timesteps=config.get("num_train_timesteps", 1000),
+        beta_start=config["beta_start"],
+        beta_end=config["beta_end"],
+        beta_schedule=config["beta_schedule"],
+        trained_betas=config.get("trained_betas"),
+        rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+        prediction_type=predicts,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
     )
 
 
-def _loaded(kind: Any, path: str, name: str) -> Any:
+def _check_parts(base: Base) -> None:
+    """Finds out whether the components belong together, and can make images of the resolution.
+
+    Raises:
+        BenchError: names what does not fit.
+    """
+    where, unet = f"base.path: {base.path!r}", base.unet.config
+    reads, makes = unet.cross_attention_dim, base.text_encoder.config.hidden_size
+    if isinstance(reads, int) and reads != makes:
+        raise BenchError(
+            f"{where}: its unet reads text features of {reads} numbers, and its text_encoder makes "
+            f"{makes}: they are parts of different models"
+        )
+    channels = base.vae.config.latent_channels
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise BenchError(
+            f"{where}: its unet makes {unet.out_channels} channels of {unet.in_channels}, and "
+            f"latents have {channels}: choose a model that makes images of text alone"
+        )
+    if base.resolution % base.downsampling:
+        raise BenchError(
+            f"params.yaml: base.resolution: {base.resolution} is no multiple of "
+            f"{base.downsampling}, the pixels of a latent pixel of {base.path}"
+        )
+
+
+def _loaded(kind: Any, where: Mapping[str, str | None], name: str) -> Any:
     """A component of a base model with all its weights from the files there."""
     model, found = kind.from_pretrained(
-        path, subfolder=name, use_safetensors=True, output_loading_info=True
+        **where, subfolder=name, use_safetensors=True, output_loading_info=True
     )
     if missing := found["missing_keys"]:  # the libraries fill these with random numbers
         raise ValueError(f"{name} lacks {len(missing)} weights, such as {min(missing)}")
     return model
 
 
-def check_base(path: str) -> None:
+def check_base(params: BaseParams) -> None:
     """Finds out quickly whether a local base is complete; a hub id is not looked at.
 
     Raises:
-        BenchError: names the missing component.
+        BenchError: names the missing component, or the revision that a folder cannot have.
     """
-    folder = Path(path)
-    if not folder.exists() and path.count("/") == 1 and not path.startswith("."):
+    path, folder = params.path, Path(params.path)
+    if is_hub_id(path):
         return
     if not folder.is_dir():
         raise BenchError(f"base.path: {path}: no such folder (nor a hub id such as owner/name)")
+    if params.revision:
+        raise BenchError(
+            f"base.revision: {params.revision} is of a hub id, and base.path, {path}, is a folder: "
+            "remove it"
+        )
     for component in COMPONENTS:
         files = list((folder / component).glob("*.json")) if (folder / component).is_dir() else []
         if not files:

@@ -30,8 +30,9 @@ def attention_names(unet: nn.Module) -> list[str]:
 
 
 def _projections(unet: nn.Module) -> list[nn.Module]:
-    modules = dict(unet.named_modules())
-    return [modules[name.removesuffix(".weight")] for name in key_value_names(unet)]
+    """The modules of those matrices; of low rank, the weights have other names."""
+    kinds = (".attn2.to_k", ".attn2.to_v")
+    return [module for name, module in unet.named_modules() if name.endswith(kinds)]
 
 
 @contextmanager

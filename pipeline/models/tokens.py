@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -16,14 +17,14 @@ class ModifierEmbedding(nn.Module):
     gradient the size of the vocabulary (the official code masks one instead).
     """
 
+    ids: Tensor
+
     def __init__(self, table: nn.Embedding, ids: Sequence[int], rows: Tensor) -> None:
-        """`rows` [n, d] are the embeddings of the token ids `ids`, which lie behind the table."""
+        """`rows` [n, d] are the embeddings of the token ids `ids`, in any order."""
         super().__init__()
         self.table = table
         self.rows = nn.Parameter(rows.detach().clone().float(), requires_grad=False)
-        self.first = min(ids)
-        if sorted(ids) != list(range(self.first, self.first + len(ids))):
-            raise ValueError(f"modifier tokens need consecutive ids, got {list(ids)}")
+        self.register_buffer("ids", torch.tensor(ids), persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -32,7 +33,13 @@ class ModifierEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings [..., d] of token ids [...]."""
-        index = ids - self.first
-        ours = (index >= 0)[..., None]
-        frozen = self.table(torch.where(index >= 0, 0, ids))
-        return torch.where(ours, F.embedding(index.clamp(min=0), self.rows), frozen)
+        same = ids[..., None] == self.ids
+        ours, place = same.any(-1), same.int().argmax(-1)
+        frozen = self.table(torch.where(ours, 0, ids))
+        return torch.where(ours[..., None], F.embedding(place, self.rows), frozen)
+
+
+def natural_order(token: str) -> list[str | int]:
+    """A key to sort tokens by: numbers in them count as such, so `<new10>` is after `<new2>`."""
+    parts = re.split(r"([0-9]+)", token)  # every second one is a number
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]

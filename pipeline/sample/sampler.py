@@ -38,16 +38,16 @@ def sample(
     scheduler = base.scheduler
     scheduler.set_timesteps(params.steps)
     # Unconditional first, as diffusers orders them.
-    text = base.encode_text([*[""] * len(prompts), *prompts])
+    condition = base.condition([*[""] * len(prompts), *prompts])
     latents = _noise(generators, base)
-    with cached_keys_and_values(base.unet), base.autocast():
+    with cached_keys_and_values(base.unet):
         for timestep in scheduler.timesteps:
-            both = base.unet(torch.cat([latents, latents]), timestep, text).sample.float()
+            both = base.predict(torch.cat([latents, latents]), timestep, condition)
             unconditional, conditional = both.chunk(2)
-            error = unconditional + params.guidance_scale * (conditional - unconditional)
+            guided = unconditional + params.guidance_scale * (conditional - unconditional)
             noise = _noise(generators, base) if params.eta > 0 else None
             latents = scheduler.step(
-                error, timestep, latents, eta=params.eta, variance_noise=noise
+                guided, timestep, latents, eta=params.eta, variance_noise=noise
             ).prev_sample
     pictures = base.decode_latents(latents)
     finite = pictures.isfinite().flatten(1).all(1).tolist()

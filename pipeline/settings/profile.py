@@ -74,6 +74,9 @@ class BaseParams(Section):
     """The text-to-image model that is customized."""
 
     path: str = Field(description="a folder in diffusers' format, or a hub id")
+    revision: str | None = Field(
+        default=None, min_length=1, description="of a hub id: the commit that is used"
+    )
     resolution: int = Field(ge=8, description="pixels of the images it makes")
     modifier_token_ids: list[int] = Field(
         min_length=1, description="rare tokens whose embeddings modifier tokens start from"
@@ -242,7 +245,7 @@ def profile_names() -> list[str]:
 
 def is_hub_id(name: str) -> bool:
     """Whether the name means a download: OWNER/NAME, and no such folder here."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
+    return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
 def load_params(profile: str = DEFAULT_PROFILE) -> Params:

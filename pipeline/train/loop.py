@@ -25,7 +25,7 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import PHOTO_CAPTION, Concept
 from pipeline.methods import Trained
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
-from pipeline.models.base import Base, to_tensor
+from pipeline.models.base import Base, Condition, to_tensor
 from pipeline.models.crossattn import detached_start_token
 from pipeline.settings.profile import MethodParams, TrainParams
 from pipeline.train.augment import View, draw_view, render_view, view_mask
@@ -191,7 +191,7 @@ class Encoder:
 
 
 def loss_of_rows(error: Tensor, mask: Tensor, masked: bool) -> Tensor:
-    """The loss [n] of each image from its noise error [n, c, h, w] and mask [n, h, w].
+    """The loss [n] of each image from its prediction error [n, c, h, w] and mask [n, h, w].
 
     Masked as in the released code: the sum over channels and unmasked pixels of the squares,
     divided by the number of unmasked pixels; so c times a mean. Otherwise the plain mean.
@@ -323,7 +323,7 @@ def _steps(
     hyper: MethodParams,
     provenance: Provenance,
 ) -> Iterator[int]:
-    """The loop itself: AdamW on the noise-prediction error of the schedule's images.
+    """The loop itself: AdamW on the prediction error of the schedule's images.
 
     Yields:
         How many steps have been made: 0, 1 and so on.
@@ -345,11 +345,11 @@ def _steps(
             if not (row.picture.target and method.train_token)
         )
     )
-    features: dict[str, Tensor] = {}
+    fixed: dict[str, Condition] = {}
     with torch.no_grad():
         for start in range(0, len(captions), 64):
             part = captions[start : start + 64]
-            features.update(zip(part, base.encode_text(part)))
+            fixed.update(zip(part, base.condition(part).split()))
 
     optimizer = torch.optim.AdamW(
         trained, hyper.learning_rate or 0.0, weight_decay=params.weight_decay
@@ -366,12 +366,12 @@ def _steps(
         mean, deviation, mask = encode(rows)
         clean = (mean + deviation * posterior) * base.scale
         noisy = base.scheduler.add_noise(clean, noise, timesteps)
+        learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in fixed))
         with base.autocast():
-            learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in features))
-            known = features | dict(zip(learned, base.encode_text(learned) if learned else []))
-            context = torch.stack([known[row.caption] for row in rows])
-            predicted = base.unet(noisy, timesteps, context).sample
-        losses = loss_of_rows(predicted.float() - noise, mask, method.masked_loss)
+            known = fixed | dict(zip(learned, base.condition(learned).split() if learned else []))
+        condition = Condition.joined([known[row.caption] for row in rows])
+        error = base.predict(noisy, timesteps, condition) - base.target(clean, noise, timesteps)
+        losses = loss_of_rows(error, mask, method.masked_loss)
         # The mean over each concept's images, summed over concepts.
         loss = losses.sum() * len(sets) / len(rows)
         loss.backward()

@@ -189,7 +189,7 @@ def _word_features(base: Base, texts: Sequence[str]) -> Tensor:
     for start in range(0, len(texts), 64):
         part = texts[start : start + 64]
         ids = base.tokenize(part)
-        for features, words in zip(base.encode_text(part), ids):
+        for features, words in zip(base.condition(part).text, ids):
             length = int((words == end).nonzero()[0]) if bool((words == end).any()) else len(words)
             rows.append(features[1 : length + 1].cpu())
     return torch.cat(rows)

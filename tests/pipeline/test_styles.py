@@ -87,9 +87,9 @@ def test_style_and_object_are_merged(
     table = base.text_encoder.get_input_embeddings()
     base.add_modifier_tokens(result.tokens)
     with torch.no_grad():
-        prompt, own = base.encode_text(
+        prompt, own = base.condition(
             ["<new1> picture of a <new2> cat", caption.format("<new1> picture")]
-        )
+        ).text
     base.text_encoder.set_input_embeddings(table)
     if caption == "{}":
         torch.testing.assert_close(prompt[1:3], own[1:3])

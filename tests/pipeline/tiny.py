@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -22,8 +22,12 @@ RARE_TOKENS = [336, 343, 345]
 RESOLUTION = 32
 
 
-def write_base(folder: Path) -> BaseParams:
-    """Writes the model; two levels, four latent channels, 8 x 8 latents of 32 x 32 pixels."""
+def write_base(folder: Path, **scheduler_config: object) -> BaseParams:
+    """Writes the model; two levels, four latent channels, 8 x 8 latents of 32 x 32 pixels.
+
+    Args:
+        scheduler_config: what its scheduler's configuration says other than Toyland's.
+    """
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(folder / "tokenizer")
     size = len(tokenizer)
@@ -61,16 +65,17 @@ def write_base(folder: Path) -> BaseParams:
         norm_num_groups=4,
         sample_size=RESOLUTION,
     )
+    noise = DDIMScheduler.from_config(scheduler().config, **scheduler_config)
     StableDiffusionPipeline(
-        vae, text_encoder, tokenizer, unet, scheduler(), None, None, requires_safety_checker=False
+        vae, text_encoder, tokenizer, unet, noise, None, None, requires_safety_checker=False
     ).save_pretrained(folder)
     return BaseParams(path=str(folder), resolution=RESOLUTION, modifier_token_ids=RARE_TOKENS)
 
 
-def new_base() -> Base:
+def new_base(**scheduler_config: object) -> Base:
     """The model, loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        base = load_base(write_base(Path(folder)), torch.device("cpu"))
+        base = load_base(write_base(Path(folder), **scheduler_config), torch.device("cpu"))
         _ = base.hash  # while the files are there
         return base
 

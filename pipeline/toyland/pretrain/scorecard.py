@@ -346,7 +346,7 @@ def measure_letters(base: Base) -> Measures:
     for noun in CATEGORIES:
         texts = [f"photo of a {letter} {noun}" for letter in LETTERS]
         tokens = base.tokenizer(texts[0]).input_ids  # start, photo, of, a, letter, noun ..., end
-        features = F.normalize(base.encode_text(texts), dim=-1)
+        features = F.normalize(base.condition(texts).text, dim=-1)
         for name, place in (("letter", 4), ("noun", len(tokens) - 2)):
             at = features[:, place]
             means[name].append(((at @ at.T).sum(1) - 1) / (len(LETTERS) - 1))

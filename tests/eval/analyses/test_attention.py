@@ -44,9 +44,9 @@ def test_attention_is_the_softmax_of_queries_and_keys(base: Base) -> None:
         seen[name] = attention
         return attention
 
-    text = base.encode_text(["a cat", "a dog"])
+    condition = base.condition(["a cat", "a dog"])
     with attention_through(base.unet, look), torch.no_grad():
-        base.unet(torch.randn(2, *base.latent_shape), 3, text)
+        base.predict(torch.randn(2, *base.latent_shape), 3, condition)
     hook.remove()
     heads = layer.heads
     q = layer.to_q(inputs["x"]).detach().double().numpy().reshape(2, -1, heads, 16)

@@ -152,6 +152,8 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         ("models/toyland/base", False),
         ("datasets/concepts", False),
         ("/somewhere/else", False),
+        ("./nowhere", False),
+        ("../nowhere", False),
     ],
 )
 def test_hub_id(project: Path, name: str, expected: bool) -> None:

@@ -135,6 +135,14 @@ def test_a_local_base_is_complete_whole_and_readable(project, settings):
     assert "not valid JSON" in check("base model: vae").note
 
 
+def test_a_folder_has_no_revision(project, settings):
+    write_base(project / "models/own/base")
+    settings(base={"path": "models/own/base", "revision": "0123"})
+    found = check("base model: revision")
+    assert found.state == "wrong"
+    assert found.note.endswith("models/own/base is a folder, which has none: remove it")
+
+
 def test_a_downloaded_base_is_compared_with_the_digests_of_the_hub(project, monkeypatch, settings):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
     settings(base={"path": REPOSITORY, "resolution": 512})
@@ -150,6 +158,20 @@ def test_a_downloaded_base_is_compared_with_the_digests_of_the_hub(project, monk
     weights.rename(blob)
     weights.symlink_to(blob)
     assert check("base model: unet").state == "ready"
+    found = check("base model: tokenizer")
+    assert found.state == "missing"
+    assert f"`hf download {REPOSITORY} tokenizer/special_tokens_map.json`" in found.note
+    (snapshot / module.SPECIAL_TOKENS).write_text("{}")
+    assert check("base model: tokenizer").state == "ready"
+    found = check("base model: revision")
+    assert found.state == "wrong"
+    assert f"base.revision: name the commit of {REPOSITORY} to use" in found.note
+    settings(base={"path": REPOSITORY, "revision": "4567"})
+    found = check("base model: unet")
+    assert found.state == "missing" and " --revision 4567`" in found.note
+    settings(base={"path": REPOSITORY, "revision": "0123"})
+    assert check("base model: unet").state == "ready"
+    assert not [c for c in examine("toyland") if c.what == "base model: revision"]
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(content)

@@ -212,6 +212,22 @@ def test_import_of_an_export_gives_the_same_bits(base, adapter, layout, tmp_path
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_nouns_are_given_in_the_order_of_the_tokens_numbers(base, tmp_path):
+    rows = {f"<new{i}>": torch.full((32,), float(i)) for i in (10, 9, 2, 1, 11)}
+    for token, row in rows.items():
+        save_file({token: row[None]}, tmp_path / f"{token}.safetensors")
+    nouns = ["cat", "dog", "chair", "house", "tree"]
+    back = import_adapter(tmp_path, base, "s", nouns)
+    assert [float(row[0]) for row in back.tokens.values()] == [1, 2, 9, 10, 11]
+    assert back.provenance.references == (
+        "<new1> cat",
+        "<new2> dog",
+        "<new9> chair",
+        "<new10> house",
+        "<new11> tree",
+    )
+
+
 def test_low_ranks_come_back_as_they_were(base, adapter, tmp_path):
     adapter = compress(adapter, 0.5)
     export_adapter(adapter, base, "lora", tmp_path)

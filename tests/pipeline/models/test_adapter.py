@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.common.errors import BenchError
@@ -21,7 +23,7 @@ from pipeline.models.adapter import (
     save_adapter,
 )
 from pipeline.models.base import Base, check_base, load_base
-from pipeline.models.tokens import ModifierEmbedding
+from pipeline.models.tokens import ModifierEmbedding, natural_order
 from tests.pipeline.sample.test_sampler import random_adapter
 from tests.pipeline.tiny import RARE_TOKENS, new_base, write_base
 
@@ -62,27 +64,95 @@ def test_base_is_restored_bit_by_bit_even_after_an_error(base):
 
 def test_modifier_rows_embed_their_tokens_and_leave_others_alone(base):
     text = "photo of a cat and a dog"
-    plain = base.encode_text([text])
+    plain = base.condition([text]).text
     row = base.embedding_row(RARE_TOKENS[0])
     table = base.text_encoder.get_input_embeddings()
     layer = base.add_modifier_tokens({"<new1>": row, "<new2>": row + 1})
     ids = base.tokenize(["a <new1> cat"])
     assert torch.equal(layer(ids)[0, 2], row)
     assert torch.equal(layer(ids)[0, 3], table.weight[ids[0, 3]])
-    assert torch.equal(base.encode_text([text]), plain)
+    assert torch.equal(base.condition([text]).text, plain)
     # A token that starts from a row of the table acts like that row's own token.
-    torch.testing.assert_close(base.encode_text(["a <new1> cat"]), base.encode_text(["a q cat"]))
+    torch.testing.assert_close(
+        base.condition(["a <new1> cat"]).text, base.condition(["a q cat"]).text
+    )
     base.text_encoder.set_input_embeddings(table)
 
 
-def test_gradient_reaches_the_modifier_row_alone(base):
+def test_modifier_rows_are_those_of_a_longer_table():
+    """Values and gradients against an ordinary embedding that has the rows at its end.
+
+    The tokens are known already in another order, with one between them that has no row.
+    """
+    base, tokens = new_base(), ["<new3>", "<new1>", "<new2>"]
+    base.tokenizer.add_tokens(["<new1>", "<new2>", "<other>", "<new3>"])
+    g = torch.Generator().manual_seed(1)
+    rows = {token: torch.randn(32, generator=g) for token in tokens}
+    texts = ["<new1> and a <new2> cat", "<new1> <new1>", "a dog", "the <new3>, <new2>"]
+    weight = torch.randn(len(texts), base.context, 32, generator=g)
     table = base.text_encoder.get_input_embeddings()
-    layer = base.add_modifier_tokens({"<new1>": base.embedding_row(300)})
+
+    layer = base.add_modifier_tokens(rows)
     layer.rows.requires_grad_(True)
-    base.encode_text(["photo of a <new1> cat"]).sum().backward()
-    assert layer.rows.grad is not None and layer.rows.grad.abs().sum() > 0
+    ours = base.condition(texts).text
+    (ours * weight).sum().backward()
+    assert layer.rows.grad is not None
     assert all(p.grad is None for n, p in base.text_encoder.named_parameters() if "rows" not in n)
-    base.text_encoder.set_input_embeddings(table)
+
+    gap = torch.full((1, 32), torch.nan)
+    more = [rows["<new1>"][None], rows["<new2>"][None], gap, rows["<new3>"][None]]
+    longer = nn.Embedding.from_pretrained(torch.cat([table.weight, *more]), freeze=False)
+    base.text_encoder.set_input_embeddings(longer)
+    theirs = base.condition(texts).text
+    assert torch.equal(ours, theirs)
+    (theirs * weight).sum().backward()
+    assert longer.weight.grad is not None
+    expected = longer.weight.grad[len(table.weight) :][[3, 0, 1]]
+    assert expected.abs().min() > 0
+    torch.testing.assert_close(layer.rows.grad, expected)
+
+
+def test_many_tokens_have_a_row_each():
+    base, count = new_base(), 120
+    rows = {f"<new{i}>": torch.full((32,), float(i)) for i in reversed(range(1, count + 1))}
+    layer = base.add_modifier_tokens(rows)
+    for i in (1, 2, 10, 11, 99, 100, count):
+        _, found, *_ = layer(base.tokenize([f"<new{i}>"]))[0, :, 0].tolist()
+        assert found == i
+
+
+def test_tokens_come_back_in_the_order_of_their_numbers(base, tmp_path):
+    count, path = 12, tmp_path / "a.safetensors"
+    rows = {f"<new{i}>": torch.full((32,), float(i)) for i in range(1, count + 1)}
+    references = tuple(f"{token} cat" for token in rows)
+    adapter = random_adapter(base)
+    about = replace(adapter.provenance, references=references)
+    save_adapter(Adapter(rows, adapter.deltas, about), path)
+    back = load_adapter(path)
+    assert list(back.tokens) == list(rows)
+    assert [float(row[0]) for row in back.tokens.values()] == list(range(1, count + 1))
+    again = tmp_path / "b.safetensors"
+    save_adapter(back, again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_numbers_in_tokens_count_and_words_are_sorted_as_words():
+    tokens = [
+        "<new10>",
+        "b2",
+        "<new2>",
+        "<a>",
+        "<new1>",
+        "a10b2",
+        "<new>",
+        "a10b11",
+        "a9",
+        "<new01>",
+    ]
+    expected = [
+        "<a>", "<new1>", "<new01>", "<new2>", "<new10>", "<new>", "a9", "a10b2", "a10b11", "b2",
+    ]  # fmt: skip
+    assert sorted(tokens, key=natural_order) == expected
 
 
 def test_adapter_of_another_base_is_refused_and_both_are_named(base):
@@ -143,14 +213,15 @@ def test_values_that_are_not_finite_are_neither_written_nor_read(base, tmp_path,
 
 
 def test_incomplete_base_folder_is_named(tmp_path):
-    write_base(tmp_path)
-    check_base(str(tmp_path))
+    params = write_base(tmp_path)
+    check_base(params)
     for path in (tmp_path / "vae").iterdir():
         path.unlink()
     with pytest.raises(BenchError, match="vae.*lacks its vae"):
-        check_base(str(tmp_path))
-    with pytest.raises(BenchError, match="no such folder"):
-        check_base("./nowhere")
+        check_base(params)
+    for missing in ("./nowhere", "../nowhere", "models/own/nowhere", "nowhere"):
+        with pytest.raises(BenchError, match="no such folder"):
+            check_base(params.model_copy(update={"path": missing}))
 
 
 def described(**changes: Any) -> str:

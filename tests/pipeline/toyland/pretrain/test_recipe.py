@@ -438,15 +438,16 @@ def test_pretraining_by_the_clock_writes_a_base_that_diffusers_and_this_project_
     image = pipe("photo of a q cat", num_inference_steps=2).images[0]
     assert image.size == (64, 64)
     assert max(path.stat().st_size for path in base.rglob("*")) <= 16 * 10**6
-    ours = load_base(BaseParams(path=str(base), resolution=64, modifier_token_ids=[0]), CPU)
+    params = BaseParams(path=str(base), resolution=64, modifier_token_ids=[0])
+    ours = load_base(params, CPU)
     assert same(ours.unet.state_dict(), pipe.unet.state_dict())
     assert ours.latent_shape == (6, 16, 16) and ours.unet.config.sample_size == 16
     # The text encoder is the one that was trained, not where it started from.
     assert not same(ours.text_encoder.state_dict(), tower.half().float().state_dict())
 
-    checks = list(doctor._base(str(base), Path("params.yaml")))
+    checks = list(doctor._base(params, Path("params.yaml")))
     assert {check.state for check in checks} == {"ready"}
     next((base / "unet").glob("*.safetensors")).unlink()
     with pytest.raises(BenchError, match=r"unet.*safetensors: missing, .*index\.json names it"):
-        check_base(str(base))
-    assert "missing" in {check.state for check in doctor._base(str(base), Path("params.yaml"))}
+        check_base(params)
+    assert "missing" in {check.state for check in doctor._base(params, Path("params.yaml"))}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eval.metrics.kid import kid, kid_by_caption
 from pipeline.common.errors import BenchError
+from pipeline.models.base import Condition
 from pipeline.toyland.pretrain import prompts, scorecard
 from pipeline.toyland.pretrain.autoencoder import to_tensor
 from pipeline.toyland.pretrain.budget import BUDGET
@@ -389,17 +390,17 @@ def test_identity_of_a_clip_that_sees_all_and_of_one_that_sees_nothing(
 def test_letters_are_compared_at_their_place_and_at_the_noun() -> None:
     """Features that differ by letter at the letter's place alone."""
 
-    def encode_text(texts: list[str]) -> Tensor:
+    def condition(texts: list[str]) -> Condition:
         out = torch.zeros(len(texts), 9, 32)
         for row, text in zip(out, texts):
             row[:, 0] = 1  # any other place: the same for all
             row[4] = torch.nn.functional.one_hot(torch.tensor(ord(text[11]) - 97), 32)
-        return out
+        return Condition(out)
 
     def tokenizer(text: str) -> Any:
         return SimpleNamespace(input_ids=["start", *text.split(), "end"])
 
-    base: Any = SimpleNamespace(tokenizer=tokenizer, encode_text=encode_text)
+    base: Any = SimpleNamespace(tokenizer=tokenizer, condition=condition)
     measured = scorecard.measure_letters(base)
     assert measured["letters.cosine_letter"].value == pytest.approx(0, abs=1e-6)
     assert measured["letters.cosine_noun"].value == pytest.approx(1, abs=1e-6)

@@ -1,22 +1,30 @@
-"""Stable Diffusion v1-4's layout: every stage that touches the base runs on it, for every method.
+"""Published layouts: every stage that touches the base runs on each, for every method.
 
-The checkpoint has random weights, small widths and 64 x 64 pixels; its blocks, names, files and
-configurations are those of the published one.
+The checkpoints have random weights, small widths and 64 x 64 pixels; their blocks, names, files
+and configurations are those of the published ones.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from ruamel.yaml import YAML
@@ -37,17 +45,63 @@ from pipeline.models.adapter import applied, dense, load_adapter
 from pipeline.models.base import Base, load_base
 from pipeline.models.crossattn import attention_names, key_value_names
 from pipeline.sample.generate import generate
+from pipeline.sample.sampler import sample as make_images
 from pipeline.sample.sampler import sample_cell
-from pipeline.settings.profile import load_params
+from pipeline.settings.profile import SamplerParams, load_params
 from pipeline.settings.protocol import PROTOCOLS
 from pipeline.toyland.pretrain.vocabulary import END, START, learn_merges, vocabulary
 from pipeline.train.stage import how_of, train_cell
 
-RESOLUTION, WIDTH, CONTEXT = 64, 16, 77
+RESOLUTION, CONTEXT = 64, 77
 IMAGES, CAPTIONS = 2, 2
 CONCEPTS, PAIR = {"cat": "cat", "pot": "wooden pot"}, "cat+pot"
 WORDS = "photo of a cat wooden pot in the snow and very small far away zoomed in close up".split()
-WIDTHS = (8, 16, 32, 32)  # 320, 640, 1280 and 1280 in the published one
+WIDTHS = (8, 16, 32, 32)  # 320, 640, 1280 and 1280 in the published ones
+FOLDERS = frozenset(("feature_extractor", "scheduler", "text_encoder", "tokenizer", "unet", "vae"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What tells a published checkpoint from others."""
+
+    width: int  # of text features: 768 and 1024
+    padding: str  # the token that texts are padded with
+    predicts: str
+    text: Mapping[str, Any]
+    unet: Mapping[str, Any]
+    scheduler: type
+    folders: frozenset[str] = FOLDERS
+
+
+LAYOUTS = {
+    "v1-4": Layout(
+        width=16,
+        padding=END,
+        predicts="epsilon",
+        text={"hidden_act": "quick_gelu", "num_attention_heads": 2},
+        unet={"attention_head_dim": 8},  # the number of heads, in spite of its name
+        scheduler=PNDMScheduler,
+        folders=FOLDERS | {"safety_checker"},
+    ),
+    "2.1": Layout(
+        width=32,
+        padding="!",
+        predicts="v_prediction",
+        text={"hidden_act": "gelu", "num_attention_heads": 4, "projection_dim": 16},
+        unet={
+            "attention_head_dim": [1, 2, 4, 4],  # 5, 10, 20 and 20: numbers of heads, too
+            "use_linear_projection": True,
+            "upcast_attention": True,
+        },
+        scheduler=DDIMScheduler,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """Each layout in turn."""
+    return LAYOUTS[request.param]
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
@@ -69,21 +123,16 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     )
 
 
-def write_checkpoint(folder: Path) -> None:
-    """Writes all seven components as the published checkpoint has them."""
+def write_checkpoint(folder: Path, layout: Layout) -> None:
+    """Writes all components as the published checkpoint has them."""
     torch.manual_seed(0)
     words = tokenizer(folder.with_name("words"))
     size = len(words)
     down = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
     up = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
-    text = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 2}
+    text = {"hidden_size": layout.width, "intermediate_size": 4 * layout.width, **layout.text}
     ends = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": 1}
-    vision = {**text, "num_hidden_layers": 1, "patch_size": 32}
-    checker = CLIPConfig(
-        text_config=CLIPTextConfig(vocab_size=size, num_hidden_layers=1, **text, **ends).to_dict(),
-        vision_config=CLIPVisionConfig(**vision).to_dict(),
-        projection_dim=WIDTH,
-    )
+    checked = "safety_checker" in layout.folders
     StableDiffusionPipeline(
         vae=AutoencoderKL(
             block_out_channels=(4, 4, 8, 8),
@@ -100,7 +149,6 @@ def write_checkpoint(folder: Path) -> None:
                 vocab_size=size,
                 num_hidden_layers=2,
                 max_position_embeddings=CONTEXT,
-                hidden_act="quick_gelu",
                 **text,
                 **ends,
             )
@@ -112,34 +160,59 @@ def write_checkpoint(folder: Path) -> None:
             down_block_types=down,
             up_block_types=up,
             layers_per_block=2,
-            attention_head_dim=8,  # the number of heads, in spite of its name
-            cross_attention_dim=WIDTH,
+            cross_attention_dim=layout.width,
             norm_num_groups=8,
+            **layout.unet,
         ),
-        scheduler=PNDMScheduler(
+        scheduler=layout.scheduler(
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
             num_train_timesteps=1000,
             set_alpha_to_one=False,
-            skip_prk_steps=True,
             steps_offset=1,
+            prediction_type=layout.predicts,
+            **({"skip_prk_steps": True} if checked else {"clip_sample": False}),
         ),
-        safety_checker=StableDiffusionSafetyChecker(checker),
+        safety_checker=safety_checker(size, text, ends) if checked else None,
         feature_extractor=CLIPImageProcessor(size=32, crop_size=32),
+        requires_safety_checker=checked,
     ).save_pretrained(folder)
-    # As published: no `clip_sample` for a sampler to take over.
-    path = folder / "scheduler" / "scheduler_config.json"
-    assert "clip_sample" not in json.loads(path.read_text())
+    write_old_tokenizer(folder / "tokenizer", layout.padding)
+
+
+def safety_checker(
+    size: int, text: Mapping[str, Any], ends: Mapping[str, int]
+) -> StableDiffusionSafetyChecker:
+    width = text["hidden_size"]
+    vision = {key: value for key, value in text.items() if key != "hidden_act"}
+    config = CLIPConfig(
+        text_config=CLIPTextConfig(vocab_size=size, num_hidden_layers=1, **text, **ends).to_dict(),
+        vision_config=CLIPVisionConfig(num_hidden_layers=1, patch_size=32, **vision).to_dict(),
+        projection_dim=width,
+    )
+    return StableDiffusionSafetyChecker(config)
+
+
+def write_old_tokenizer(folder: Path, padding: str) -> None:
+    """Writes the configuration as it was when the models were published.
+
+    Two files name the padding, and that of the special tokens has the last word.
+    """
+    special = {"bos_token": START, "eos_token": END, "unk_token": END}
+    config = {"model_max_length": CONTEXT, "pad_token": END, "tokenizer_class": "CLIPTokenizer"}
+    config |= {"special_tokens_map_file": "./special_tokens_map.json", "add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | special))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": padding, **special}))
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with this base, two concepts and the shards of a corpus that never was."""
-    root = tmp_path_factory.mktemp("v1-4")
+def project(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Iterator[Path]:
+    """A project with such a base, two concepts and the shards of a corpus that never was."""
+    root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        write_checkpoint(root / "models" / "own" / "base")
+        write_checkpoint(root / "models" / "own" / "base", layout)
         write_profile(root)
         write_inputs()
         yield root
@@ -268,30 +341,49 @@ def base(project: Path) -> Base:
     return load_base(load_params().base)
 
 
-def test_the_layout_is_that_of_v1_4(project: Path, base: Base) -> None:
+def test_the_layout_is_the_published_one(project: Path, layout: Layout, base: Base) -> None:
     folder = project / "models" / "own" / "base"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {
-        "model_index.json",
-        "feature_extractor",
-        "safety_checker",
-        "scheduler",
-        "text_encoder",
-        "tokenizer",
-        "unet",
-        "vae",
-    }
+    assert {path.name for path in folder.iterdir()} == {"model_index.json", *layout.folders}
     weights = {path.suffix for path in folder.rglob("*") if "model" in path.stem} - {".json"}
     assert weights == {".safetensors"}
     assert len(key_value_names(base.unet)) == 32
     assert len(attention_names(base.unet)) == 128
-    assert len([n for n, _ in base.unet.named_parameters()]) == 686  # as the published UNet has
+    assert len([n for n, _ in base.unet.named_parameters()]) == 686  # as the published UNets have
     assert base.latent_shape == (4, RESOLUTION // 8, RESOLUTION // 8)
     assert base.scale == pytest.approx(0.18215)
-    assert base.encode_text(["a cat"]).shape == (1, CONTEXT, WIDTH)
+    assert base.condition(["a cat"]).text.shape == (1, CONTEXT, layout.width)
+    padding = vocabulary(learn_merges(WORDS)).index(layout.padding)
+    assert base.tokenize(["a cat"])[0, 4:].unique().tolist() == [padding]
     base.scheduler.set_timesteps(50)
     assert base.scheduler.timesteps.tolist() == list(range(981, 0, -20))
     assert base.scheduler.config.clip_sample is False
+    # As published, v1-4 has no `clip_sample` for a sampler to take over.
+    path = folder / "scheduler" / "scheduler_config.json"
+    assert json.loads(path.read_text()).get("clip_sample", False) is False
+
+
+def test_images_are_those_of_diffusers_own_pipeline(project: Path, base: Base) -> None:
+    """Nothing of ours loads or samples on the other side."""
+    pipeline = StableDiffusionPipeline.from_pretrained("models/own/base", safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, seeds = ["photo of a cat", "a wooden pot in the snow"], [1, 2]
+    theirs = pipeline(
+        prompts,
+        RESOLUTION,
+        RESOLUTION,
+        num_inference_steps=5,
+        guidance_scale=6.0,
+        eta=1.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images
+    how = SamplerParams(steps=5, guidance_scale=6, eta=1, batch_size=2)
+    ours, theirs = (
+        np.stack([np.asarray(image) for image in images]).astype(int)
+        for images in (make_images(base, prompts, seeds, how), theirs)
+    )
+    assert np.abs(ours - theirs).max() <= 1
+    assert ours.std() > 5
 
 
 def test_generated_images_are_made(cells: object) -> None:
