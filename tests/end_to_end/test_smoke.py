@@ -224,7 +224,8 @@ def test_images_made_elsewhere(clone: Clone) -> None:
         command = f"bench samples import again {subject} {folder} --source me --profile smoke"
         subprocess.run(command.split(), cwd=clone.root, env=clone.environment, check=True)
     ran = clone.repro()
-    subjects = ("cat", "chair", "my_dog", "my_cat", "cat+chair")
+    grid = YAML(typ="safe").load(clone.root / FOLDER / "grid.yaml")  # also of the tests before
+    subjects = (*grid["concepts"], *grid["compositions"])
     assert ran == {name for name in cells("again", subjects) if ":train" not in name} | REPORT
     for subject in ("cat", "cat+chair"):
         scores = [(runs / m / subject / "scores.csv").read_text() for m in ("dreambooth", "again")]
