@@ -25,7 +25,7 @@ class External(Section):
 
     def credit(self) -> str:
         """All of it on one line."""
-        return ", ".join(filter(None, (self.source, self.licence, self.url)))
+        return ", ".join(filter(None, (self.source, f"licence {self.licence}", self.url)))
 
 
 def external_folder(method: str) -> Path:

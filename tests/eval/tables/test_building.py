@@ -84,7 +84,7 @@ def test_images_made_elsewhere_are_marked_and_credited(profile: Path) -> None:
         rows = rows[rows["metric"] != "kid"].assign(rows=len)
         rows.to_csv(CELLS / "pretrained" / subject / "scores.csv", index=False)
     results = load_results()
-    note = "pretrained (external): images by a large model, CC0-1.0, https://example.org"
+    note = "pretrained (external): images by a large model, licence CC0-1.0, https://example.org"
     no_kid = "; no KID, as there are no images of captions"
     table = comparison(results)
     assert table.notes[-1] == note + no_kid

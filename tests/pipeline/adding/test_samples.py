@@ -347,7 +347,10 @@ def test_doctor(folder: Path) -> None:
     checks = {check.what: check for check in examine("smoke")}
     assert checks["methods"].state == "ready"  # though it has no parameters
     made = checks["images of my-model"]
-    assert (made.state, made.note) == ("ready", "1 of 3 subjects: a large model, by me, CC0-1.0")
+    assert (made.state, made.note) == (
+        "ready",
+        "1 of 3 subjects: a large model, by me, licence CC0-1.0",
+    )
     Path("datasets/external/my-model/method.yaml").write_text("source: me\n")
     checks = {check.what: check for check in examine("smoke")}
     assert checks["images of my-model"].state == "wrong"
