@@ -418,12 +418,13 @@ def _ordered(subject: str, trials: set[tuple[int, int]], study: StudyParams) -> 
 
 
 def _scores(profile: str) -> dict[tuple[str, str], dict[Trial, float]]:
-    """The scores of each image that was scored, by method and metric."""
+    """The scores of each image that was scored, by method and metric; with targets their mean."""
     scores = load_scores(profile)
     scores = scores[scores["sample"].notna()]
+    image = ["method", "metric", "subject", "prompt_index", "sample"]
+    means = scores.groupby(image, as_index=False, sort=False)["value"].mean()
     found: dict[tuple[str, str], dict[Trial, float]] = {}
-    columns = ("method", "metric", "subject", "prompt_index", "sample", "value")
-    for method, metric, *place, value in zip(*(scores[name] for name in columns)):
+    for method, metric, *place, value in zip(*(means[name] for name in [*image, "value"])):
         found.setdefault((method, metric), {})[Trial(*place)] = value
     return found
 

@@ -65,7 +65,7 @@ def test_style_and_object_are_merged(
 ) -> None:
     base, params = new_base(), load_params()
     monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
-    style = Concept("neon", "picture", "<new1>", caption, Path("neon.txt"), ())
+    style = Concept("neon", "picture", caption, Path("neon.txt"), ())
     about = Subject("neon+cat", (style, concept("cat", "cat")), Path("neon+cat.txt"))
     parts = [adapter(base, 0), adapter(base, 1)]
     how = load_method("custom_diffusion_merge").composition

@@ -82,7 +82,7 @@ def new_base(**scheduler_config: object) -> Base:
 
 def concept(name: str, noun: str) -> Concept:
     """A concept without files."""
-    return Concept(name, noun, "<new1>", "photo of a {}", Path(f"{name}.txt"), ())
+    return Concept(name, noun, "photo of a {}", Path(f"{name}.txt"), ())
 
 
 def training_set(name: str, noun: str, seed: int = 0) -> TrainingSet:

@@ -22,7 +22,7 @@ from pipeline.bench import doctor as module
 from pipeline.bench.doctor import Check, doctor, examine
 from pipeline.bench.pipelines import write_pipelines
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import load_grid
+from pipeline.settings.profile import load_grid, load_params
 
 ROOT = Path(__file__).parents[3]
 REPOSITORY = "CompVis/stable-diffusion-v1-4"
@@ -73,7 +73,8 @@ def test_every_thing_that_is_missing_has_a_line_that_says_where_to_get_it(
     assert last == f"{len(missing)} of {len(table) - 1} are missing or wrong"
     text = "\n".join(missing)
     for part in (
-        f"`hf download {REPOSITORY} unet/config.json unet/diffusion_pytorch_model.safetensors`",
+        f"`hf download {REPOSITORY} unet/config.json unet/diffusion_pytorch_model.safetensors "
+        f"--revision {load_params('paper').base.revision}`",
         "`hf download timm/vit_base_patch32_clip_224.openai open_clip_model.safetensors`",
         f"{module.INCEPTION_URL} to data/inception-2015-12-05.pt (SHA-256 f58cb9b6",
         "columns URL and TEXT at data/laion/urls.parquet",

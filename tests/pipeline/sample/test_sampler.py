@@ -125,7 +125,8 @@ def test_seeds_are_the_same_for_every_method_and_differ_between_images():
     other = prompt_requests("q", *arguments[1:], ("cat",), ("cat",), 3)
     assert not {r.seed for r in ours} & {r.seed for r in other}
     pair = subject(training_set("cat", "cat"), training_set("chair", "chair"))
-    joined = prompt_requests("p", pair.name, pair.prompts, ("A", "B"), ("cat", "chair"), 1)
+    prompts = ("a {0} and a {1}",)
+    joined = prompt_requests("p", pair.name, prompts, ("A", "B"), ("cat", "chair"), 1)
     assert joined[0].prompt == "a A and a B"
     captions = caption_requests("p", "cat", ["a cat", "a cat"], 2)
     assert len({r.seed for r in captions}) == 4

@@ -522,7 +522,7 @@ def test_scorecard_has_all_it_should_and_cards_show_its_numbers(
     monkeypatch.chdir(tmp_path)
     few = np.stack([draw(held_out_scene(i)) for i in range(64)])
     for module in ("clip", "judge"):
-        monkeypatch.setattr(f"pipeline.toyland.{module}.pictures", lambda *_: few)
+        monkeypatch.setattr(f"pipeline.toyland.pretrain.{module}.pictures", lambda *_: few)
     sizes = scorecard.Sizes(
         held_out=64, captions=200, queries=2, singles=6, pairs=3, relations=2, others=3
     )
