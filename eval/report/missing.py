@@ -21,7 +21,7 @@ def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
     there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
     asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
-        how = None if is_external(method) else load_method(method)
+        how = None if is_external(method) else load_method(method, grid)
         asked[method] = [*grid.concepts] if how is None or how.single else []
         asked[method] += [*grid.composed()] if how is None or how.composition else []
     missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}

@@ -30,7 +30,7 @@ from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.concepts.concept import Subject, load_subject, read_lines
 from pipeline.concepts.photos import pictures_in, read_photo
 from pipeline.concepts.shards import one_line
-from pipeline.methods import method_names
+from pipeline.methods import taken_names
 from pipeline.sample.external import external_captions, external_prompts, external_record
 from pipeline.sample.requests import Request
 from pipeline.settings.external import (
@@ -42,6 +42,7 @@ from pipeline.settings.external import (
     load_external,
 )
 from pipeline.settings.profile import (
+    Grid,
     Params,
     check_name,
     load_grid,
@@ -49,7 +50,6 @@ from pipeline.settings.profile import (
     profile_folder,
 )
 
-ORACLE = "oracle"  # the row of real images
 LICENCE = "unknown"
 FILE, PROMPT, TEMPLATE = "file", "prompt", "template"  # columns of a table of images
 NAMED = re.compile(r"(?:(prompt|caption)-)?(\d+)-(\d+)")
@@ -129,7 +129,7 @@ def import_samples(
     """
     params, thing = load_params(profile), load_subject(subject, profile)
     params.protocol.check_prompts(subject, thing.prompts)
-    _check_method(method)
+    _check_method(method, load_grid(profile))
     about = _about(method, credit, replace)
     if not folder.is_dir():
         raise BenchError(f"{folder}: no such folder")
@@ -170,14 +170,14 @@ def import_samples(
     print(f"{path}: {method} is a row: `{repro_command(profile)}` scores it")
 
 
-def _check_method(method: str) -> None:
+def _check_method(method: str, grid: Grid) -> None:
     """Finds out whether images made elsewhere may be under this name.
 
     Raises:
         BenchError: they may not.
     """
     check_name(method, "method")
-    for name in (ORACLE, *method_names()):
+    for name in taken_names(grid):
         if name.casefold() == method.casefold():
             raise BenchError(f"method {method!r} is taken by {name!r}: choose another name")
     there = find_ignoring_case(external_folder(method))

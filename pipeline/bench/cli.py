@@ -21,6 +21,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
 from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.methods import check_methods
 from pipeline.settings.external import is_external
 from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
@@ -595,6 +596,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    check_methods(grid, profile)
     analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))

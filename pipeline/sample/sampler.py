@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -15,21 +16,33 @@ from pipeline.common.failures import DIVERGED, FailureError, about
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
-from pipeline.models.adapter import applied, load_adapter
+from pipeline.methods import Session, load_method
+from pipeline.models.adapter import load_adapter
 from pipeline.models.base import Base, load_base, to_images
 from pipeline.models.crossattn import cached_keys_and_values
 from pipeline.sample.requests import Request, cell_requests, held_out_captions
-from pipeline.settings.profile import SamplerParams, load_params
+from pipeline.settings.profile import SamplerParams, load_grid, load_params
 
 
 @torch.no_grad()
 def sample(
-    base: Base, prompts: Sequence[str], seeds: Sequence[int], params: SamplerParams
+    base: Base,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    params: SamplerParams,
+    session: Session | None = None,
 ) -> list[Image.Image]:
     """One image for each prompt and seed.
 
     All noise of an image, that of the start and that of each step, comes from its own generator:
     the image does not depend on what else is in the batch.
+
+    Args:
+        base: of which the images are.
+        prompts: of the images.
+        seeds: of their noise.
+        params: of the sampler.
+        session: who is asked for conditioning and predictions; the base itself if absent.
 
     Raises:
         FailureError: an image has values that are not finite.
@@ -37,12 +50,15 @@ def sample(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     scheduler = base.scheduler
     scheduler.set_timesteps(params.steps)
-    # Unconditional first, as diffusers orders them.
-    condition = base.condition([*[""] * len(prompts), *prompts])
+    session = session or base
     latents = _noise(generators, base)
-    with cached_keys_and_values(base.unet):
+    with ExitStack() as stack:
+        if session is base:  # whose weights stay as they are over the steps
+            stack.enter_context(cached_keys_and_values(base.unet))
+        # Unconditional first, as diffusers orders them.
+        condition = session.condition([*[""] * len(prompts), *prompts])
         for timestep in scheduler.timesteps:
-            both = base.predict(torch.cat([latents, latents]), timestep, condition)
+            both = session.predict(torch.cat([latents, latents]), timestep, condition)
             unconditional, conditional = both.chunk(2)
             guided = unconditional + params.guidance_scale * (conditional - unconditional)
             noise = _noise(generators, base) if params.eta > 0 else None
@@ -66,13 +82,19 @@ def _noise(generators: Sequence[torch.Generator], base: Base) -> Tensor:
     ).to(base.device)
 
 
-def sample_all(base: Base, requests: Sequence[Request], params: SamplerParams) -> list[Image.Image]:
-    """The images of all requests, in batches."""
+def sample_all(
+    base: Base,
+    requests: Sequence[Request],
+    params: SamplerParams,
+    session: Session | None = None,
+) -> list[Image.Image]:
+    """The images of all requests, in batches; see `sample`."""
     images: list[Image.Image] = []
     with tqdm(total=len(requests), desc="sampling", unit="image") as progress:
         for start in range(0, len(requests), params.batch_size):
             batch = requests[start : start + params.batch_size]
-            images += sample(base, [r.prompt for r in batch], [r.seed for r in batch], params)
+            prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
+            images += sample(base, prompts, seeds, params, session)
             progress.update(len(batch))
     return images
 
@@ -87,6 +109,7 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     started = time.perf_counter()
     params = load_params(profile)
     thing = load_subject(subject, profile)
+    how = load_method(method, load_grid(profile)).how(thing, method)
     params.protocol.check_prompts(subject, thing.prompts)
     folder = params.cell(method, subject)
     adapter = load_adapter(folder / "adapter.safetensors")
@@ -94,8 +117,8 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
         params, thing, adapter.provenance.references, held_out_captions(params, thing)
     )
     base = load_base(params.base)
-    with applied(base, adapter), about(f"{method} on {subject}"):
-        images = sample_all(base, requests, params.sampler(len(thing.concepts)))
+    with how.open(base, adapter) as session, about(f"{method} on {subject}"):
+        images = sample_all(base, requests, params.sampler(len(thing.concepts)), session)
     path, whose = folder / "samples.tar", params.identity(method, subject)
     write_tar(
         path,

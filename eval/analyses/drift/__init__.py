@@ -14,7 +14,7 @@ def single_methods(grid: Grid) -> list[str]:
     from pipeline.methods import load_method  # imports torch
 
     made_here = [method for method in grid.methods if not is_external(method)]
-    return [method for method in made_here if load_method(method).single]
+    return [method for method in made_here if load_method(method, grid).single]
 
 
 class Parameters(Analysis):

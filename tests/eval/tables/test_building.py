@@ -153,7 +153,7 @@ def made_up(effect: float, seed: int = 3) -> Results:
         update={
             "concepts": {row["subject"]: None for row in rows},
             "compositions": {},
-            "methods": ["pretrained", "custom_diffusion", "lora"],
+            "rows": ["pretrained", "custom_diffusion", "lora"],
         }
     )
     return Results(pd.DataFrame(rows), grid, load_protocol("toyland-v2"))
