@@ -60,8 +60,7 @@ def training_set(side: int) -> TrainingSet:
     from PIL import Image
 
     from pipeline.concepts.concept import load_concept
-    from pipeline.concepts.photos import read_photo
-    from pipeline.corpus.shard import square
+    from pipeline.concepts.photos import read_photo, square
     from pipeline.methods import TrainingSet
     from pipeline.toyland.world.drawing import draw
     from pipeline.toyland.world.scenes import caption, random_scene, random_thing

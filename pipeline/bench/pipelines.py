@@ -21,6 +21,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.methods import Needs, check_methods, load_method, method_files
+from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
     Grid,
     Params,
@@ -211,6 +212,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             "cells.yaml.jinja"
         ).render(
             method=name,
+            external=here(external_folder(name)) if is_external(name) else None,
             groups=",".join(_groups(grid)),
             kinds=found,
         )
@@ -242,18 +244,22 @@ def _groups(grid: Grid) -> list[str]:
 
 
 def _kinds(name: str, grid: Grid) -> list[Kind]:
-    """The kinds of subjects that the method makes adapters of."""
-    method = load_method(name, grid)
+    """The kinds of subjects that the method makes adapters of, or may have images of."""
+    method = None if is_external(name) else load_method(name, grid)
     items = ("${item.first}", "${item.second}", "${item.third}")
-    return [
-        Kind(suffix, group, concepts, how.needs(concepts))
-        for group, suffix, concepts in (
-            ("concepts", "", ("${key}",)),
-            ("compositions", "_composition", items[:2]),
-            ("triples", "_triple", items),
-        )
-        if group in _groups(grid) and (how := method.of(len(concepts)))
-    ]
+    found = []
+    for group, suffix, concepts in (
+        ("concepts", "", ("${key}",)),
+        ("compositions", "_composition", items[:2]),
+        ("triples", "_triple", items),
+    ):
+        if group not in _groups(grid):
+            continue
+        if method is None:
+            found.append(Kind(suffix, group, concepts, Needs()))
+        elif how := method.of(len(concepts)):
+            found.append(Kind(suffix, group, concepts, how.needs(concepts)))
+    return found
 
 
 def _needs_inception(params: Params) -> bool:

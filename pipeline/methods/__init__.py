@@ -25,7 +25,13 @@ from pipeline.methods.method import (
     Step,
     TrainingSet,
 )
-from pipeline.methods.registry import check_methods, load_method, method_files, method_names
+from pipeline.methods.registry import (
+    check_methods,
+    load_method,
+    method_files,
+    method_names,
+    taken_names,
+)
 
 __all__ = [
     "TOKENS",
@@ -49,4 +55,5 @@ __all__ = [
     "method_names",
     "no_weights",
     "same_rate",
+    "taken_names",
 ]

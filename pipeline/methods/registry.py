@@ -19,6 +19,7 @@ from types import ModuleType
 from pipeline.common.errors import BenchError
 from pipeline.common.imports import names_imported, with_packages
 from pipeline.methods.method import Method
+from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import Grid, check_name, profile_folder
 
 GROUP = "concept_bench.methods"
@@ -30,6 +31,11 @@ TAKEN = ("oracle",)  # its scores lie among those of the methods
 def method_names() -> list[str]:
     """The methods that come with this project."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NO_METHODS)
+
+
+def taken_names(grid: Grid) -> list[str]:
+    """The names that stand for methods which are made here, and for the real images."""
+    return [*TAKEN, *method_names(), *sorted(_installed()), *grid.method_files()]
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -54,6 +60,7 @@ def _check_method(name: str, file: str | None) -> None:
     places = [file] if file else []
     places += ["this project"] if name in method_names() else []
     places += [f"the package of {_installed()[name].module}"] if name in _installed() else []
+    places += [external_folder(name).as_posix()] if is_external(name) else []
     if not places:
         raise _unknown(name)
     if name in TAKEN:
@@ -82,8 +89,11 @@ def load_method(name: str, grid: Grid | None = None) -> Method:
         grid: says which methods are files of other people.
 
     Raises:
-        BenchError: there is none, or it cannot be imported, or is no method.
+        BenchError: there is none, it cannot be imported or is no method, or its images were made
+            elsewhere.
     """
+    if is_external(name):
+        raise BenchError(f"method {name!r} is of images made elsewhere: it has no adapters")
     where, module, attribute = _place(name, grid)
     try:
         loaded = _module_of(module) if isinstance(module, Path) else importlib.import_module(module)

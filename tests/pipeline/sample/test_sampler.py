@@ -9,7 +9,8 @@ from pipeline.common.failures import FailureError
 from pipeline.models.adapter import Adapter, Provenance, applied
 from pipeline.models.base import Base
 from pipeline.models.crossattn import key_value_names
-from pipeline.sample.sampler import caption_requests, prompt_requests, sample
+from pipeline.sample.requests import caption_requests, prompt_requests
+from pipeline.sample.sampler import sample
 from pipeline.settings.profile import SamplerParams
 from tests.pipeline.tiny import RARE_TOKENS, new_base
 
