@@ -131,6 +131,15 @@ def test_answers_that_cancel_out_are_not_sure() -> None:
     assert found.p == 1
 
 
+def test_answers_are_worth_no_less_than_their_clusters() -> None:
+    """Two raters, each of one mind: two answers, however badly two show how raters differ."""
+    who, what = (each.ravel() for each in np.indices((2, 10)))
+    found = share_of(who, who, what)
+    exact = stats.binomtest(1, 2).proportion_ci()
+    assert (found.low, found.high) == pytest.approx(exact)
+    assert found.std_error == pytest.approx(0.5, abs=0.02)
+
+
 def test_one_rater_says_nothing_of_others() -> None:
     for found in (share_of([1, 1, 0], [0, 0, 0], [0, 1, 2]), share_of([1, 1], [0, 1], [0, 0])):
         assert np.isnan(found[1:]).all()
