@@ -99,7 +99,7 @@ def compare_scores(subject: str, repetitions: int) -> list[Row]:
         usual: list[float] = []
         first: list[float] = []
         again: list[float] = []
-        found: list[dict[str, float]] = []
+        found: list[dict[tuple[str, int], float]] = []
         for _ in range(repetitions):
             usual.append(timed(lambda: found.append(the_usual_way(cell))))
             for path in Path(CACHE).glob("*"):
@@ -107,13 +107,13 @@ def compare_scores(subject: str, repetitions: int) -> list[Row]:
             for times in (first, again):
                 times.append(timed(lambda: score_cell(METHOD, subject, DEFAULT_PROFILE)))
             scores = pd.read_csv(load_params().cell(METHOD, subject) / SCORES)
-            means = scores.groupby("metric")["value"].mean()
-            for name, value in found[-1].items():
-                assert math.isclose(value, means[name], abs_tol=1e-5), (name, value, means[name])
+            means = scores.fillna({"target": 0}).groupby(["metric", "target"])["value"].mean()
+            for what, value in found[-1].items():
+                assert math.isclose(value, means[what], abs_tol=1e-5), (what, value, means[what])
         middle = [statistics.median(times) for times in (first, again, usual)]
         targets = len(cell.targets)
-        what = f"score, {IMAGES} images, {targets} target{'s' if targets > 1 else ''}"
-        return [Row(what, middle[0], middle[2]), Row(f"{what}, again", middle[1], middle[2])]
+        title = f"score, {IMAGES} images, {targets} target{'s' if targets > 1 else ''}"
+        return [Row(title, middle[0], middle[2]), Row(f"{title}, again", middle[1], middle[2])]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Cell:
 
     images: list[Path]
     prompts: list[str]
-    targets: dict[str, list[Path]]  # by the metric
+    targets: list[list[Path]]  # of each concept
 
 
 def write_cell(subject: str) -> Cell:
@@ -138,15 +138,14 @@ def write_cell(subject: str) -> Cell:
         samples.append({"__key__": f"prompt-{i:03d}", "png": png, "json": record})
         images.append(_written(Path("samples") / f"{i:03d}.png", png))
     write_tar(params.cell(METHOD, subject) / "samples.tar", samples)
-    targets = {}
-    for number, concept in enumerate(about.concepts, 1):
+    targets = []
+    for concept in about.concepts:
         files = [path.read_bytes() for path in concept.images]
         path = params.runs() / "shards" / f"{concept.name}.tar"
         write_tar(path, [{"__key__": f"target-{i:03d}", "png": png} for i, png in enumerate(files)])
-        metric = "image_alignment" if len(about.concepts) == 1 else f"image_alignment_{number}"
-        targets[metric] = [
-            _written(Path(concept.name) / f"{i:03d}.png", png) for i, png in enumerate(files)
-        ]
+        targets.append(
+            [_written(Path(concept.name) / f"{i:03d}.png", png) for i, png in enumerate(files)]
+        )
     return Cell(images, prompts, targets)
 
 
@@ -169,8 +168,11 @@ class _Files(torch.utils.data.Dataset[Tensor]):
         return len(self.paths)
 
 
-def the_usual_way(cell: Cell) -> dict[str, float]:
-    """The metrics of a cell with everything loaded and encoded again for each of them."""
+def the_usual_way(cell: Cell) -> dict[tuple[str, int], float]:
+    """The metrics of a cell, by name and target (0 without one).
+
+    Everything is loaded and encoded again for each of them.
+    """
 
     def encoded(clip: Clip, paths: Sequence[Path]) -> Tensor:
         loader = torch.utils.data.DataLoader(_Files(paths, clip), BATCH, num_workers=WORKERS)
@@ -184,10 +186,12 @@ def the_usual_way(cell: Cell) -> dict[str, float]:
     with torch.no_grad():
         texts = clip.model.encode_text(clip.tokenize(cell.prompts))
     texts = texts / texts.norm(dim=1, keepdim=True)
-    found = {"text_alignment": float(2.5 * (images * texts).sum(1).clamp(min=0).mean())}
-    for metric, paths in cell.targets.items():
+    found = {("text_alignment", 0): float(2.5 * (images * texts).sum(1).clamp(min=0).mean())}
+    for number, paths in enumerate(cell.targets, 1):
         clip = load_clip(name)
-        found[metric] = float((encoded(clip, cell.images) @ encoded(clip, paths).T).mean())
+        found["image_alignment", number] = float(
+            (encoded(clip, cell.images) @ encoded(clip, paths).T).mean()
+        )
     return found
 
 

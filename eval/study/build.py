@@ -42,9 +42,8 @@ from pipeline.common.files import atomic_folder, png_bytes
 from pipeline.common.places import repro_command, repro_command_for
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
-from pipeline.concepts.photos import read_photo
+from pipeline.concepts.photos import read_photo, square
 from pipeline.concepts.shards import samples_of
-from pipeline.corpus.shard import square
 from pipeline.settings.profile import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.settings.study import StudyParams
 
@@ -419,12 +418,13 @@ def _ordered(subject: str, trials: set[tuple[int, int]], study: StudyParams) -> 
 
 
 def _scores(profile: str) -> dict[tuple[str, str], dict[Trial, float]]:
-    """The scores of each image that was scored, by method and metric."""
+    """The scores of each image that was scored, by method and metric; with targets their mean."""
     scores = load_scores(profile)
     scores = scores[scores["sample"].notna()]
+    image = ["method", "metric", "subject", "prompt_index", "sample"]
+    means = scores.groupby(image, as_index=False, sort=False)["value"].mean()
     found: dict[tuple[str, str], dict[Trial, float]] = {}
-    columns = ("method", "metric", "subject", "prompt_index", "sample", "value")
-    for method, metric, *place, value in zip(*(scores[name] for name in columns)):
+    for method, metric, *place, value in zip(*(means[name] for name in [*image, "value"])):
         found.setdefault((method, metric), {})[Trial(*place)] = value
     return found
 
