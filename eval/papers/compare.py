@@ -120,7 +120,7 @@ def lines(
                     ours = preferred.get((printed.kind, row.method, row.against, metric))
                     errors = [ours.std_error] if ours else []
                 elif cells := _cells(results, found, printed, row.method, metric, subject):
-                    ours = over_subjects(found, row.method, metric, list(cells))
+                    ours = over_subjects(found, results.grid, row.method, metric, list(cells))
                     errors = [cell.std_error for cell in cells.values()]
                 allowed = tolerance(errors, step) if errors else float("nan")
                 if subject is None and not why and row.against is None:
