@@ -150,7 +150,9 @@ def mean_over_strata(strata: Sequence[Stratum]) -> Estimate:
 
         sqrt(sum over labels of (sum over strata of the cluster's pull)^2) / S,
 
-    and each label gives a degree of freedom, but one for each set of strata that share labels.
+    The degrees of freedom are Satterthwaite's, if the error of a label is as its weight in the mean,
+    which is the sum over strata of 1 / clusters: a label that several strata share counts for more,
+    so that the others add little. Each set of strata that share labels costs one.
     """
     mean, n = float(np.mean([s.mean for s in strata])), sum(s.n for s in strata)
     least = min(len(stratum.labels) for stratum in strata)
@@ -159,8 +161,11 @@ def mean_over_strata(strata: Sequence[Stratum]) -> Estimate:
     labels = [label for stratum in strata for label in stratum.labels]
     names, label = np.unique(labels, return_inverse=True)
     pulls = np.bincount(label, np.concatenate([s.pulls for s in strata]), len(names))
-    freedom = len(names) - len(set(components([s.labels for s in strata])))
-    return Estimate(mean, math.sqrt(float(pulls @ pulls)) / len(strata), n, freedom + 1)
+    shares = np.concatenate([np.full(len(s.labels), 1 / len(s.labels)) for s in strata])
+    weights = np.bincount(label, shares) ** 2
+    effective = weights.sum() ** 2 / (weights**2).sum()
+    freedom = int(effective + 1e-9) - len(set(components([s.labels for s in strata])))
+    return Estimate(mean, math.sqrt(pulls @ pulls) / len(strata), n, max(freedom, 1) + 1)
 
 
 def components(parts: Sequence[Sequence[str]]) -> list[int]:
