@@ -85,7 +85,7 @@ class Results:
     @cached_property
     def without_captions(self) -> dict[tuple[str, str, str], dict[str, float]]:
         """Of values of sets, what they are without each caption, by its `template`."""
-        rows = self.scores[left_out(self.scores)]
+        rows = self._of_grid(left_out(self.scores))
         return {
             (str(m), str(s), str(name)): {
                 self.template(str(s), caption): value
@@ -97,12 +97,16 @@ class Results:
     @cached_property
     def templates(self) -> dict[tuple[str, int], str]:
         """The `template` of each prompt, by subject and number."""
-        rows = self.scores[self.scores["sample"].notna() & (self.scores["method"] != ORACLE)]
+        rows = self._of_grid(self.scores["sample"].notna() & (self.scores["method"] != ORACLE))
         rows = rows.drop_duplicates(["subject", "prompt_index"])
         return {
             (subject, int(index)): self.template(subject, prompt)
             for subject, index, prompt in zip(rows["subject"], rows["prompt_index"], rows["prompt"])
         }
+
+    def _of_grid(self, chosen: pd.Series[bool]) -> pd.DataFrame:
+        """The chosen rows, of subjects of the grid, which may be narrower than the scores."""
+        return self.scores[chosen & self.scores["subject"].isin(self.grid.subjects())]
 
     def template(self, subject: str, text: str) -> str:
         """A prompt or caption with {0}, {1} in place of the class nouns of the subject's concepts.
@@ -207,7 +211,7 @@ class Results:
         rows = self.scores[self.scores["value"].isna()]
         return [
             f"{METRICS[metric].title} of {words(subject)} is –, as it has only {count} distinct "
-            f"held-out captions of the {LEAST_CAPTIONS} that it needs"
+            f"held-out captions of the {LEAST_CAPTIONS} it needs"
             for metric, subject, count in rows[["metric", "subject", "clusters"]]
             .drop_duplicates()
             .itertuples(index=False)

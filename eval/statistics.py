@@ -150,9 +150,9 @@ def mean_over_strata(strata: Sequence[Stratum]) -> Estimate:
 
         sqrt(sum over labels of (sum over strata of the cluster's pull)^2) / S,
 
-    The degrees of freedom are Satterthwaite's, if the error of a label is as its weight in the mean,
-    which is the sum over strata of 1 / clusters: a label that several strata share counts for more,
-    so that the others add little. Each set of strata that share labels costs one.
+    The degrees of freedom are Satterthwaite's, if the error of a label is as its weight in the
+    mean, which is the sum over strata of 1 / clusters: a label that several strata share counts
+    for more, so that the others add little. Each set of strata that share labels costs one.
     """
     mean, n = float(np.mean([s.mean for s in strata])), sum(s.n for s in strata)
     least = min(len(stratum.labels) for stratum in strata)
