@@ -58,7 +58,7 @@ def results(frame: pd.DataFrame, subjects: str = "xyz", pairs: tuple[str, ...] =
     grid = Grid(
         concepts={c: GridConcept(class_noun=c) for c in subjects},
         compositions={
-            name: GridComposition(first=both[0], second=both[1]) for name, both in pairs.items()
+            name: GridComposition(first=first, second=second) for name, first, second in pairs
         },
         methods=["a", "b"],
     )
@@ -345,7 +345,7 @@ def test_verdicts_are_written(profile: Path, capsys: pytest.CaptureFixture[str])
     assert (
         "| cross-attention changes most (mean over layers): other | When all weights train, those "
         "of cross-attention change most, relative to their size. | section 3.1, Fig. 3 | weight "
-        "change (mean over layers): cross-attention > other | 0.401 ± 0.001 | – | [0.400, 0.402] | "
+        "change (mean over layers): cross-attention > other | 0.401 ± 0.001 | – | [0.399, 0.403] | "
         "3 | < 0.001 | – | – | one training seed | undecided | holds |"
     ) in lines
     assert sum(line.startswith("| ") for line in lines) == len(CLAIMS) + 2
