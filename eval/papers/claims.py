@@ -410,8 +410,8 @@ def claims_table(results: Results) -> Table:
         Column("says", "the paper"),
         Column("where", "where"),
         Column("comparison", "as measured"),
-        Column("difference", "difference", digits=3),
-        Column("margin", "counts as none", digits=3),
+        Column("difference", "difference", digits=3, by_row=True),
+        Column("margin", "counts as none", digits=3, by_row=True),
         Column("interval", "95 % interval, any subject"),
         Column("subjects", "independent subjects"),
         Column("p", "p (Holm)", digits=3, p_value=True),
@@ -423,7 +423,8 @@ def claims_table(results: Results) -> Table:
     )
     rows: list[tuple[Cell, ...]] = []
     marks: dict[tuple[int, int], str] = {}
-    for finding, here, stale in zip(*check_claims(results)):
+    checked = check_claims(results)
+    for finding, here, stale in zip(*checked):
         claim, found = finding.claim, finding.difference
         directed = claim.relation in DIRECTIONS
         row: tuple[Cell, ...] = (
@@ -454,7 +455,8 @@ def claims_table(results: Results) -> Table:
     )
     notes = results.fresh.notes(STALE, results.grid.methods, results.grid.subjects())
     notes += (*results.fresh.unverified(), *results.refused())
-    return Table(caption, columns, tuple(rows), marks, notes, results.heading())
+    digits = tuple(finding.digits for finding in checked.anywhere)
+    return Table(caption, columns, tuple(rows), marks, notes, results.heading(), digits)
 
 
 def comparison_text(claim: Claim) -> str:

@@ -53,7 +53,7 @@ def scores(values: Cells, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"prompt_index": "Int64", "target": "Int64"})
 
 
-def results(frame: pd.DataFrame, subjects: str = "xyz", pairs: tuple[str, ...] = ()) -> Results:
+def results(frame: pd.DataFrame, subjects: str = "xyz", pairs: tuple[tuple[str, str, str], ...] = ()) -> Results:
     """Of single concepts, or of compositions of them."""
     grid = Grid(
         concepts={c: GridConcept(class_noun=c) for c in subjects},
@@ -125,7 +125,7 @@ def test_one_subject_says_nothing_of_others() -> None:
 
 
 def test_compositions_of_the_same_concept_are_one_subject() -> None:
-    pairs = ("pxy", "qyz", "ruv", "swt")
+    pairs = (("p", "x", "y"), ("q", "y", "z"), ("r", "u", "v"), ("s", "w", "t"))
     values = drawn(subjects="pqrs")
     frame = scores(values, "text_alignment")
     found = results(frame, "xyzuvwt", pairs).difference("a", "b", "compositions", "text_alignment")
