@@ -53,7 +53,9 @@ def scores(values: Cells, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"prompt_index": "Int64", "target": "Int64"})
 
 
-def results(frame: pd.DataFrame, subjects: str = "xyz", pairs: tuple[tuple[str, str, str], ...] = ()) -> Results:
+def results(
+    frame: pd.DataFrame, subjects: str = "xyz", pairs: tuple[tuple[str, str, str], ...] = ()
+) -> Results:
     """Of single concepts, or of compositions of them."""
     grid = Grid(
         concepts={c: GridConcept(class_noun=c) for c in subjects},
