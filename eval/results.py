@@ -6,6 +6,8 @@ out.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +16,19 @@ from typing import NamedTuple
 import pandas as pd
 
 from eval.freshness import Freshness, freshness
-from eval.metrics.catalogue import METRICS
+from eval.metrics.catalogue import LEAST_CAPTIONS, METRICS
+from eval.scores.file import ORACLE, left_out
 from eval.scores.reading import failed_cells, load_scores
-from eval.statistics import Estimate, clustered_mean, mean_over, mean_over_strata
+from eval.statistics import (
+    Estimate,
+    Stratum,
+    clustered_mean,
+    clustered_stratum,
+    components,
+    jackknifed_stratum,
+    mean_over_groups,
+    mean_over_strata,
+)
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
@@ -27,14 +39,22 @@ from pipeline.settings.protocol import Protocol
 
 # The groups of subjects; KID and FID need real images of what was asked for, so of one concept.
 KINDS: dict[str, str] = {"single": "single concepts", "compositions": "compositions"}
-Estimates = dict[tuple[str, str, str], Estimate]  # by method, subject and metric
+Key = tuple[str, str, str]  # method, subject and metric
+Rows = Mapping[Key, pd.DataFrame]
+Estimates = dict[Key, Estimate]
+# Rows to compare with, which are no contestants: not to learn is no way to win.
+REFERENCES = (ORACLE, "pretrained", "custom_diffusion_frozen_token")
+# A difference is tested for any subject with so many independent ones at least.
+LEAST_SUBJECTS = 3
 
 
 class Differences(NamedTuple):
     """The mean difference of two methods, paired by prompt and subject."""
 
-    anywhere: Estimate  # with the error of the sample of subjects
-    here: Estimate  # with the error of the sample of prompts; NaN for values of sets
+    # With the error of the sample of subjects, of which those that share a concept are one; NaN
+    # with fewer than LEAST_SUBJECTS.
+    anywhere: Estimate
+    here: Estimate  # with the error of the sample of prompts, or of captions for values of sets
 
 
 @dataclass(frozen=True)
@@ -66,15 +86,56 @@ class Results:
         return _by_metric(self.scores)
 
     @cached_property
+    def without_captions(self) -> dict[tuple[str, str, str], dict[str, float]]:
+        """Of values of sets, what they are without each caption, by its `template`."""
+        rows = self._of_grid(left_out(self.scores))
+        return {
+            (str(m), str(s), str(name)): {
+                self.template(str(s), caption): value
+                for caption, value in zip(part["prompt"], part["value"])
+            }
+            for (m, s, name), part in rows.groupby(["method", "subject", "metric"], sort=False)
+        }
+
+    @cached_property
+    def templates(self) -> dict[tuple[str, int], str]:
+        """The `template` of each prompt, by subject and number."""
+        rows = self._of_grid(self.scores["sample"].notna() & (self.scores["method"] != ORACLE))
+        rows = rows.drop_duplicates(["subject", "prompt_index"])
+        return {
+            (subject, int(index)): self.template(subject, prompt)
+            for subject, index, prompt in zip(rows["subject"], rows["prompt_index"], rows["prompt"])
+        }
+
+    def _of_grid(self, chosen: pd.Series[bool]) -> pd.DataFrame:
+        """The chosen rows, of subjects of the grid, which may be narrower than the scores."""
+        return self.scores[chosen & self.scores["subject"].isin(self.grid.subjects())]
+
+    def template(self, subject: str, text: str) -> str:
+        """A prompt or caption with {0}, {1} in place of the class nouns of the subject's concepts.
+
+        By it, what different subjects are asked for in the same words is known to be so.
+        """
+        nouns = [self.grid.concepts[c].class_noun for c in self.grid.concepts_of(subject)]
+        longest = sorted(map(re.escape, nouns), key=len, reverse=True)
+        pattern = rf"\b({'|'.join(longest)})\b"
+        return re.sub(pattern, lambda match: f"{{{nouns.index(match[1])}}}", text)
+
+    @cached_property
     def found(self) -> Estimates:
         """The mean of every metric in every cell; see `estimates`."""
-        return estimates(self.scores)
+        return _estimates(self.by_metric)
+
+    @cached_property
+    def by_target(self) -> dict[int, dict[Key, pd.DataFrame]]:
+        """By the number of a target, the rows of what is measured with that one alone."""
+        of_images = self.scores[self.scores["sample"].notna()]
+        return {int(str(n)): _by_metric(rows) for n, rows in of_images.groupby("target")}
 
     @cached_property
     def found_by_target(self) -> dict[int, Estimates]:
         """By the number of a target, the means of what is measured with that one alone."""
-        of_images = self.scores[self.scores["sample"].notna()]
-        return {int(str(n)): estimates(rows) for n, rows in of_images.groupby("target")}
+        return {n: _estimates(rows) for n, rows in self.by_target.items()}
 
     def kinds(self) -> list[str]:
         """Those of KINDS that the grid has subjects of."""
@@ -97,27 +158,67 @@ class Results:
 
     def mean(self, method: str, kind: str, metric: str) -> Estimate | None:
         """The mean over subjects; see `over_subjects`."""
-        return over_subjects(self.found, method, metric, self.averaged(kind, metric))
+        return over_subjects(self.found, self.grid, method, metric, self.averaged(kind, metric))
 
     def failures(self, method: str, kind: str) -> list[Failure]:
         """Why subjects of a kind have no scores though the method was run on them."""
         subjects = subjects_of(self.grid, kind)
         return [self.failed[key] for s in subjects if (key := (method, s)) in self.failed]
 
-    def difference(self, first: str, second: str, kind: str, metric: str) -> Differences | None:
+    def difference(
+        self, first: str, second: str, kind: str, metric: str, target: int | None = None
+    ) -> Differences | None:
         """The mean of first - second over the subjects that they share; None if there are none.
 
-        Both errors are over prompts where the two share one subject only.
+        Args:
+            first: a method,
+            second: and another.
+            kind: of subjects.
+            metric: what is compared, prompt by prompt, or, of sets, caption by caption.
+            target: the number of the concept, if it is about one of several.
         """
-        found = {
-            subject: _by_prompt(a) - _by_prompt(b)
-            for subject in self.averaged(kind, metric)
-            if (a := self.by_metric.get((first, subject, metric))) is not None
-            and (b := self.by_metric.get((second, subject, metric))) is not None
-        }
+        rows = self.by_metric if target is None else self.by_target.get(target, {})
+        found: dict[str, Stratum] = {}
+        for subject in self.averaged(kind, metric):
+            a, b = ((method, subject, metric) for method in (first, second))
+            if a in rows and b in rows and (stratum := self._paired(rows, a, b)):
+                found[subject] = stratum
         if not found:
             return None
-        return mean_difference(pd.concat(found).dropna())
+        groups = components([self.grid.concepts_of(subject) for subject in found])
+        means = [stratum.mean for stratum in found.values()]
+        return Differences(
+            mean_over_groups(means, groups, LEAST_SUBJECTS), mean_over_strata([*found.values()])
+        )
+
+    def _paired(self, rows: Rows, first: Key, second: Key) -> Stratum | None:
+        """The difference of two cells in a metric; None if they have nothing in common."""
+        one, other = rows[first], rows[second]
+        if one["prompt_index"].isna().all():
+            difference = float(one["value"].iloc[0] - other["value"].iloc[0])
+            if math.isnan(difference):
+                return None
+            # Without the same captions there is no way to pair, and so no error.
+            a, b = (self.without_captions.get(key, {}) for key in (first, second))
+            left_out = {label: a[label] - b[label] for label in a} if a.keys() == b.keys() else {}
+            return jackknifed_stratum(difference, left_out, len(left_out))
+        pairs = (_by_prompt(one) - _by_prompt(other)).dropna()
+        if pairs.empty:
+            return None
+        subject = first[1]
+        labels = [self.templates.get((subject, int(i)), str(i)) for i in pairs.index]
+        return clustered_stratum(pairs, labels)
+
+    def refused(self) -> list[str]:
+        """Says of which metrics and subjects there is no value as their captions are too few."""
+        rows = self.scores[self.scores["value"].isna()]
+        return [
+            f"{METRICS[metric].title} of {words(subject)} is –, as it has only {count} distinct "
+            f"held-out captions of the {LEAST_CAPTIONS} it needs"
+            for metric, subject, count in rows[["metric", "subject", "clusters"]]
+            .drop_duplicates()
+            .itertuples(index=False)
+        ]
 
     def left_out(self) -> str:
         """Says which concepts of the grid means leave out; empty if none."""
@@ -127,19 +228,6 @@ class Results:
             if (names := [c for c in concepts if c in self.grid.concepts])
         ]
         return "; ".join([*said, f"as protocol {self.protocol.name} asks"]) if said else ""
-
-
-def mean_difference(pairs: pd.Series[float]) -> Differences:
-    """The mean over subjects of paired differences, of which there is one at least.
-
-    Args:
-        pairs: first - second, indexed by subject and prompt. Both errors are over prompts where
-            there is one subject only.
-    """
-    subjects, prompts = (pairs.index.get_level_values(i) for i in (0, 1))
-    here = mean_over_strata(pairs, prompts, subjects)
-    means = pairs.groupby(level=0, sort=False).mean()
-    return Differences(here if len(means) == 1 else mean_over(means), here)
 
 
 def load_results(profile: str = DEFAULT_PROFILE) -> Results:
@@ -182,11 +270,17 @@ def estimates(scores: pd.DataFrame) -> Estimates:
     Args:
         scores: as `eval.scores.reading.load_scores` gives.
     """
+    return _estimates(_by_metric(scores))
+
+
+def _estimates(by_metric: Rows) -> Estimates:
     found: Estimates = {}
-    for (method, subject, metric), rows in _by_metric(scores).items():
+    for (method, subject, metric), rows in by_metric.items():
         if rows["prompt_index"].isna().all():
-            value, error, n = rows.iloc[0][["value", "std_error", "n"]]
-            estimate = Estimate(float(value), float(error), int(n), int(n))
+            value, error, n, clusters = rows.iloc[0][["value", "std_error", "n", "clusters"]]
+            if math.isnan(value):
+                continue
+            estimate = Estimate(float(value), float(error), int(n), int(clusters))
         else:
             estimate = clustered_mean(rows["value"], rows["prompt_index"].astype(int))
         found[method, subject, metric] = estimate
@@ -194,20 +288,25 @@ def estimates(scores: pd.DataFrame) -> Estimates:
 
 
 def over_subjects(
-    found: Estimates, method: str, metric: str, subjects: Sequence[str]
+    found: Estimates, grid: Grid, method: str, metric: str, subjects: Sequence[str]
 ) -> Estimate | None:
     """The mean over those of the subjects that were scored.
 
-    The error is that of the sample of subjects; for a single one it is its own.
+    The error is that of the sample of subjects, of which those that share a concept are one; for a
+    single subject it is its own.
     """
-    cells = [found[key] for s in subjects if (key := (method, s, metric)) in found]
+    cells = {s: found[key] for s in subjects if (key := (method, s, metric)) in found}
     if not cells:
         return None
-    return cells[0] if len(cells) == 1 else mean_over([cell.mean for cell in cells])
+    means = [cell.mean for cell in cells.values()]
+    if len(means) == 1:
+        return next(iter(cells.values()))
+    return mean_over_groups(means, components([grid.concepts_of(subject) for subject in cells]))
 
 
-def _by_metric(scores: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
+def _by_metric(scores: pd.DataFrame) -> dict[Key, pd.DataFrame]:
     """The rows of each method, subject and metric; those of an image with each target made one."""
+    scores = scores[~left_out(scores)]
     targeted = scores["target"].notna() & scores["sample"].notna()
     image = ["protocol", "method", "subject", "metric", "extractor"]
     image += ["prompt_index", "prompt", "sample"]
@@ -218,5 +317,5 @@ def _by_metric(scores: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]
 
 
 def _by_prompt(rows: pd.DataFrame) -> pd.Series[float]:
-    """The mean of each prompt; a set's only value has none."""
-    return rows.fillna({"prompt_index": -1}).groupby("prompt_index")["value"].mean()
+    """The mean of each prompt."""
+    return rows.groupby("prompt_index")["value"].mean()

@@ -2,16 +2,19 @@
 
 Images of one prompt resemble each other, so that they count as one observation with many
 replicates, not as many observations: errors are clustered by prompt within a subject, and by
-concept across subjects (Custom Diffusion prints no errors at all).
+subjects that share no concept across subjects (Custom Diffusion prints no errors at all).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import stdtr, stdtrit
 from scipy.stats import rankdata
 
@@ -109,31 +112,94 @@ def mean_over(means: npt.ArrayLike) -> Estimate:
     return clustered_mean(x, np.arange(len(x)))
 
 
-def mean_over_strata(
-    values: npt.ArrayLike, clusters: npt.ArrayLike, strata: npt.ArrayLike
-) -> Estimate:
-    """The mean of the strata's means, which are all there is: the error is that within them.
+class Stratum(NamedTuple):
+    """An estimate, and how far each of its clusters pulls it."""
 
-    Says how sure the mean is for just these strata, of which other values could have been drawn;
-    `mean_over` says it for all that they could stand for. With S strata of errors e the error is
-    sqrt(sum of e^2) / S, and a stratum of c clusters gives c - 1 degrees of freedom.
+    mean: float
+    n: int  # values
+    labels: Sequence[str]  # of the clusters
+    pulls: npt.NDArray[np.float64]  # [clusters]; sum to zero, their squares to the variance
+
+
+def clustered_stratum(values: npt.ArrayLike, clusters: Sequence[str]) -> Stratum:
+    """The mean of values that vary together within clusters; its error is `clustered_mean`'s."""
+    x, (names, label) = np.asarray(values, np.float64), np.unique(clusters, return_inverse=True)
+    count = len(names)
+    factor = math.sqrt(count / (count - 1)) / len(x) if count > 1 else math.nan
+    return Stratum(
+        float(x.mean()), len(x), names.tolist(), factor * np.bincount(label, x - x.mean())
+    )
+
+
+def jackknifed_stratum(value: float, left_out: Mapping[str, float], n: int) -> Stratum:
+    """A value of n images with the jackknife's error: what it is without each cluster in turn."""
+    without, count = np.array(list(left_out.values())), len(left_out)
+    if count < 2:
+        return Stratum(value, n, list(left_out), np.full(count, math.nan))
+    pulls = math.sqrt((count - 1) / count) * (without.mean() - without)
+    return Stratum(value, n, list(left_out), pulls)
+
+
+def mean_over_strata(strata: Sequence[Stratum]) -> Estimate:
+    """The mean over strata, which are all there is: the error is that within them.
+
+    Says how sure the mean is for just these strata, of which other clusters could have been drawn;
+    `mean_over_groups` says it for all that they could stand for. Clusters of one label vary
+    together in whatever strata they are, as images of one prompt template do across subjects. With
+    S strata the error is
+
+        sqrt(sum over labels of (sum over strata of the cluster's pull)^2) / S,
+
+    The degrees of freedom are Satterthwaite's, if the error of a label is as its weight in the
+    mean, which is the sum over strata of 1 / clusters: a label that several strata share counts
+    for more, so that the others add little. Each set of strata that share labels costs one.
+    """
+    mean, n = float(np.mean([s.mean for s in strata])), sum(s.n for s in strata)
+    least = min(len(stratum.labels) for stratum in strata)
+    if least < 2:
+        return Estimate(mean, math.nan, n, least)
+    labels = [label for stratum in strata for label in stratum.labels]
+    names, label = np.unique(labels, return_inverse=True)
+    pulls = np.bincount(label, np.concatenate([s.pulls for s in strata]), len(names))
+    shares = np.concatenate([np.full(len(s.labels), 1 / len(s.labels)) for s in strata])
+    weights = np.bincount(label, shares) ** 2
+    effective = weights.sum() ** 2 / (weights**2).sum()
+    freedom = int(effective + 1e-9) - len(set(components([s.labels for s in strata])))
+    return Estimate(mean, math.sqrt(pulls @ pulls) / len(strata), n, max(freedom, 1) + 1)
+
+
+def components(parts: Sequence[Sequence[str]]) -> list[int]:
+    """For each thing a number, the same for those that share a part, directly or by others.
 
     Args:
-        values: [n] with n >= 1.
-        clusters: the label of each value, [n]; they are told apart within a stratum.
-        strata: the stratum of each value, [n].
+        parts: of each thing, [n].
     """
-    x, of = np.asarray(values, np.float64), np.asarray(strata)
-    labels = np.asarray(clusters)
-    parts = [clustered_mean(x[of == name], labels[of == name]) for name in np.unique(of)]
-    error = math.sqrt(sum(part.std_error**2 for part in parts)) / len(parts)
-    freedom = sum(part.clusters - 1 for part in parts)
-    return Estimate(float(np.mean([p.mean for p in parts])), error, len(x), freedom + 1)
+    owners = [i for i, some in enumerate(parts) for _ in some]
+    _, part = np.unique([name for some in parts for name in some], return_inverse=True)
+    n = len(parts)
+    nodes = n + int(part.max()) + 1
+    edges = coo_array((np.ones(len(owners)), (owners, n + part)), shape=(nodes, nodes))
+    return connected_components(edges, directed=False)[1][:n].tolist()
+
+
+def mean_over_groups(means: npt.ArrayLike, groups: Sequence[int], least: int = 2) -> Estimate:
+    """The mean of the means of subjects, which are independent if of different groups.
+
+    The error is that of the sample of groups: would others show the same? NaN with fewer than
+    `least` of them.
+
+    Args:
+        means: [n], one for each subject.
+        groups: of each subject, [n]; see `components`.
+        least: a number of groups.
+    """
+    found = clustered_mean(means, groups)
+    return found if found.clusters >= least else found._replace(std_error=math.nan)
 
 
 def interval(estimate: Estimate, level: float = 0.95) -> Interval:
     """Student's t interval of a mean with clusters - 1 degrees of freedom; NaN without an error."""
-    if estimate.clusters < 2:
+    if math.isnan(estimate.std_error):
         return Interval(float("nan"), float("nan"))
     quantile = float(stdtrit(estimate.clusters - 1, (1 + level) / 2))
     reach = quantile * estimate.std_error

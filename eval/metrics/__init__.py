@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ class SetValue(NamedTuple):
     value: float
     std_error: float  # NaN where the set is too small to tell
     n: int  # images in the set
+    clusters: int  # what the error rests on; degrees of freedom plus one
+    # The value without each cluster in turn, by label, so that two sets can be compared pairwise.
+    left_out: Mapping[str, float]
 
 
 def doubles(features: FloatArray) -> npt.NDArray[np.float64]:
@@ -36,8 +40,8 @@ def doubles(features: FloatArray) -> npt.NDArray[np.float64]:
 
 def cluster_numbers(
     first: npt.ArrayLike, second: npt.ArrayLike, n: int, m: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], int]:
-    """The labels of two sets as numbers from 0, the same for the same label; how many there are.
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], list[str]]:
+    """The labels of two sets as numbers from 0, the same for the same label; and the labels.
 
     Args:
         first: a label for each image of one set, [n].
@@ -49,7 +53,12 @@ def cluster_numbers(
     if a.shape != (n,) or b.shape != (m,):
         raise ValueError("each image needs a cluster")
     names, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)
-    return numbers[:n], numbers[n:], len(names)
+    return numbers[:n], numbers[n:], [str(name) for name in names]
+
+
+def by_label(names: Sequence[str], left_out: npt.NDArray[np.float64]) -> dict[str, float]:
+    """The values without each cluster in turn [c], by the labels of the clusters."""
+    return dict(zip(names, left_out.tolist(), strict=True))
 
 
 def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:

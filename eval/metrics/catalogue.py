@@ -16,9 +16,12 @@ from eval.metrics import FloatArray, SetValue, Values
 from eval.metrics.fid import fid
 from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
-from eval.metrics.kid import kid
+from eval.metrics.kid import kid, kid_by_caption
 from eval.metrics.text_alignment import text_alignment
 
+# With fewer captions the value of a set is refused: images have in common what their caption asks
+# for, so that its error rests on captions, not on images.
+LEAST_CAPTIONS = 5
 # "distance": what the protocol's `kid_features` names.
 Encoder = Literal["clip", "dino", "distance"]
 
@@ -69,6 +72,8 @@ class OfSets(Measured):
     """
 
     measure: Callable[[FloatArray, FloatArray, npt.ArrayLike, npt.ArrayLike], SetValue]
+    # Of two halves of the real images, row by row of one label: the oracle's.
+    of_halves: Callable[[FloatArray, FloatArray, npt.ArrayLike], SetValue]
     scale: float  # what the distance is multiplied by
     per_image: ClassVar[bool] = False
 
@@ -84,6 +89,17 @@ METRICS: dict[str, Measured] = {
     "dino_image_alignment": OfTargets(
         "DINO image-alignment", "cosine", 3, True, "dino", image_alignment, leave_one_out
     ),
-    "kid": OfSets("KID × 10³", "squared MMD × 10³", 2, False, "distance", kid, KID_SCALE),
-    "fid": OfSets("FID", "squared Fréchet distance", 2, False, "distance", fid, 1.0),
+    "kid": OfSets(
+        "KID × 10³", "squared MMD × 10³", 2, False, "distance", kid, kid_by_caption, KID_SCALE
+    ),
+    "fid": OfSets(
+        "FID",
+        "squared Fréchet distance",
+        2,
+        False,
+        "distance",
+        fid,
+        lambda x, y, labels: fid(x, y, labels, labels),
+        1.0,
+    ),
 }

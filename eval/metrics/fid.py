@@ -14,7 +14,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eval.metrics import FloatArray, SetValue, cluster_numbers, doubles
+from eval.metrics import (
+    FloatArray,
+    SetValue,
+    by_label,
+    cluster_numbers,
+    doubles,
+    jackknife_error,
+)
 
 
 def fid(
@@ -45,7 +52,8 @@ def fid(
     n, m = len(x), len(y)
     if n < 2 or m < 2:
         raise ValueError(f"FID needs two images on either side, not {n} and {m}")
-    of_x, of_y, count = cluster_numbers(real_clusters, generated_clusters, n, m)
+    of_x, of_y, names = cluster_numbers(real_clusters, generated_clusters, n, m)
+    count = len(names)
     gap = x.mean(0) - y.mean(0)
     x, y = x - x.mean(0), y - y.mean(0)
     u, s, v = np.linalg.svd(x @ y.T, full_matrices=False)
@@ -60,7 +68,8 @@ def fid(
     pull_y = -2 * y @ gap + (y**2).sum(1) - (s @ v**2) / ratio
     pulls = np.bincount(of_x, (pull_x - pull_x.mean()) / n, count)
     pulls += np.bincount(of_y, (pull_y - pull_y.mean()) / m, count)
-    error = float("nan")
-    if count > 1:
-        error = float(np.sqrt(count / (count - 1) * np.sum(pulls**2)))
-    return SetValue(value, error, m)
+    if count < 2:
+        return SetValue(value, float("nan"), m, count, {})
+    # To first order; the pulls sum to zero.
+    left_out = value - count / (count - 1) * pulls
+    return SetValue(value, jackknife_error(left_out), m, count, by_label(names, left_out))

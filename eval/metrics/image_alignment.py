@@ -52,4 +52,4 @@ def leave_one_out(targets: FloatArray) -> SetValue:
     error = float("nan")
     if m > 2:
         error = jackknife_error((total - 2 * sums) / ((m - 1) * (m - 2)))
-    return SetValue(total / (m * (m - 1)), error, m)
+    return SetValue(total / (m * (m - 1)), error, m, m, {})

@@ -11,7 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eval.metrics import FloatArray, SetValue, cluster_numbers, doubles, jackknife_error
+from eval.metrics import (
+    FloatArray,
+    SetValue,
+    by_label,
+    cluster_numbers,
+    doubles,
+    jackknife_error,
+)
 
 SCALE = 1e3  # as in Custom Diffusion's tables
 BLOCK = 2048
@@ -53,18 +60,22 @@ def kid(
     n, m = len(x), len(y)
     if n < 2 or m < 2:
         raise ValueError(f"KID needs two images on either side, not {n} and {m}")
-    of_x, of_y, count = cluster_numbers(real_clusters, generated_clusters, n, m)
+    of_x, of_y, names = cluster_numbers(real_clusters, generated_clusters, n, m)
+    count = len(names)
     xx, yy, xy = _same(x, of_x, count), _same(y, of_y, count), _cross(x, y, of_x, of_y, count)
     value = _mmd(xx.total, yy.total, xy.total, n, m)
     p, q = n - np.bincount(of_x, minlength=count), m - np.bincount(of_y, minlength=count)
-    error = float("nan")
-    if min(p.min(), q.min()) > 1:
-        error = jackknife_error(_mmd(xx.without, yy.without, xy.without, p, q))
-    return SetValue(SCALE * float(value), SCALE * error, m)
+    if min(p.min(), q.min()) < 2:
+        return SetValue(SCALE * float(value), float("nan"), m, count, {})
+    left_out = SCALE * _mmd(xx.without, yy.without, xy.without, p, q)
+    error = jackknife_error(left_out)
+    return SetValue(SCALE * float(value), error, m, count, by_label(names, left_out))
 
 
-def kid_by_caption(reals: FloatArray, generated: FloatArray) -> SetValue:
-    """KID of two sets that show the same captions, row by row. Around 0 for equal sets.
+def kid_by_caption(
+    reals: FloatArray, generated: FloatArray, captions: npt.ArrayLike | None = None
+) -> SetValue:
+    """KID of two sets that show the same captions, row by row. 0 in expectation for equal sets.
 
     `kid` takes a set's own images as they come, where no two need share a caption, but compares
     each with that of its caption in the other set. With one image a caption on either side that
@@ -72,8 +83,9 @@ def kid_by_caption(reals: FloatArray, generated: FloatArray) -> SetValue:
     shares a caption (the statistic of Gretton et al., 2012, lemma 6).
 
     Args:
-        reals: features [n, d] with n >= 3.
+        reals: features [n, d] of three captions or more.
         generated: features [n, d], each of the caption of the real in that row.
+        captions: the label of each row, [n]; by default each row has a caption of its own.
 
     Returns:
         The value; its standard error is the jackknife's that leaves out one caption at a time.
@@ -82,13 +94,20 @@ def kid_by_caption(reals: FloatArray, generated: FloatArray) -> SetValue:
     n = len(x)
     if n < 3 or len(y) != n:
         raise ValueError(f"KID by caption needs as many images on either side, not {n}, {len(y)}")
+    labels = np.arange(n) if captions is None else captions
+    of, _, names = cluster_numbers(labels, labels, n, n)
+    if len(names) < 3:
+        raise ValueError(f"KID by caption needs three captions, not {len(names)}")
     across = kernel(x, y)
     terms = kernel(x, x) + kernel(y, y) - across - across.T
-    np.fill_diagonal(terms, 0)
-    rows = terms.sum(1)
-    without = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
-    value = float(rows.sum()) / (n * (n - 1))
-    return SetValue(SCALE * value, SCALE * jackknife_error(without), n)
+    terms[of[:, None] == of] = 0
+    sums, sizes = np.bincount(of, terms.sum(1)), np.bincount(of)
+    pairs = n**2 - (sizes**2).sum()
+    # Without a caption: less its rows and its columns, which have no pair in common.
+    left_out = SCALE * (sums.sum() - 2 * sums) / (pairs - 2 * sizes * (n - sizes))
+    value = SCALE * float(sums.sum() / pairs)
+    found = by_label(names, left_out)
+    return SetValue(value, jackknife_error(left_out), n, len(names), found)
 
 
 def kid_subsets(
@@ -121,7 +140,7 @@ def kid_subsets(
         xx, yy, xy = _same(a, alone, 1), _same(b, alone, 1), _cross(a, b, alone, alone, 1)
         # Images of the same number count as a pair across the sets, as they are different images.
         values.append(_mmd(xx.total, yy.total, xy.total, size, size))
-    return SetValue(SCALE * float(np.mean(values)), float("nan"), len(y))
+    return SetValue(SCALE * float(np.mean(values)), float("nan"), len(y), 0, {})
 
 
 class _Sums(NamedTuple):

@@ -120,7 +120,7 @@ def lines(
                     ours = preferred.get((printed.kind, row.method, row.against, metric))
                     errors = [ours.std_error] if ours else []
                 elif cells := _cells(results, found, printed, row.method, metric, subject):
-                    ours = over_subjects(found, row.method, metric, list(cells))
+                    ours = over_subjects(found, results.grid, row.method, metric, list(cells))
                     errors = [cell.std_error for cell in cells.values()]
                 allowed = tolerance(errors, step) if errors else float("nan")
                 if subject is None and not why and row.against is None:
@@ -211,10 +211,10 @@ def compared(
     columns += [Column("subject", "subject")] * several
     columns += [
         Column("metric", "metric"),
-        Column("ours", "ours", digits=3),
-        Column("printed", "printed", digits=3 if printed.digits == 3 else 4),
-        Column("difference", "difference", digits=3),
-        Column("tolerance", "tolerance", digits=3),
+        Column("ours", "ours", digits=3, by_row=True),
+        Column("printed", "printed", digits=3, by_row=True),
+        Column("difference", "difference", digits=3, by_row=True),
+        Column("tolerance", "tolerance", digits=3, by_row=True),
         Column("verdict", "verdict"),
     ]
     rows: list[tuple[Cell, ...]] = []
@@ -240,6 +240,7 @@ def compared(
         tuple(columns),
         tuple(rows),
         {(i, ours): STALE for i, line in enumerate(found) if line.stale},
+        digits=tuple(printed.digits_of(line.metric) for line in found),
     )
 
 

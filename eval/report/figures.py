@@ -6,6 +6,7 @@ The bytes of a chart depend on the scores alone: no dates, no random identifiers
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from eval.metrics.catalogue import METRICS
-from eval.results import KINDS, Results
+from eval.results import KINDS, REFERENCES, Results
 from eval.scores.file import ORACLE
 from eval.style import GREY, INK, STYLE, method_style, words
 from eval.tables.gaps import counted
@@ -47,12 +48,13 @@ def scatter(results: Results, kind: str) -> Figure | None:
     """Text- against image-alignment (Custom Diffusion, figure 8); up and to the right is better.
 
     Large marks are means over subjects with one standard error, as ellipse and bars; small ones
-    are subjects. The dashed line is the oracle's image-alignment.
+    are subjects. The dashed line is the oracle's image-alignment; the other one leads along the
+    `frontier` of the methods that learn.
     """
     grid, found = results.grid, results.found
     figure = Figure(figsize=(4.5, 4.6), layout="constrained")
     ax = figure.subplots()
-    shown = []
+    shown: dict[str, tuple[float, float]] = {}
     over = {method: len(results.scored(method, kind, "image_alignment")) for method in grid.methods}
     most = max(over.values(), default=0)
     for method in grid.methods:
@@ -76,12 +78,14 @@ def scatter(results: Results, kind: str) -> Figure | None:
             ax.add_patch(Ellipse((x.mean, y.mean), *size, color=colour, alpha=0.15, lw=0))
             ax.errorbar(x.mean, y.mean, reach[1], reach[0], color=colour, lw=1, alpha=0.7)
         ax.plot(x.mean, y.mean, marker, color=colour, ms=9, mec="white", mew=1, label=label)
-        shown.append(method)
+        shown[method] = x.mean, y.mean
     if not shown:
         return None
     oracle = results.mean(ORACLE, kind, "image_alignment")
     if oracle:
         _dashed(ax, oracle.mean)
+    best = frontier({m: at for m, at in shown.items() if m not in REFERENCES and over[m] == most})
+    ax.plot(*zip(*(shown[method] for method in best)), color=GREY, lw=1, zorder=1)
     ax.margins(0.12)
     ax.set(
         title=KINDS[kind].capitalize(),
@@ -90,6 +94,15 @@ def scatter(results: Results, kind: str) -> Figure | None:
     )
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names of those that no other one beats or equals in both ways, from left to right."""
+    found: list[str] = []
+    for name in sorted(points, key=points.__getitem__, reverse=True):
+        if not found or points[name][1] > points[found[-1]][1]:
+            found.append(name)
+    return found[::-1]
 
 
 def _label(results: Results, method: str, kind: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from eval.analyses.stages import analyses_of
 from eval.metrics.catalogue import METRICS
-from eval.papers.claims import Finding, Verdict, check_claims, comparison_text, interval_text
+from eval.papers.claims import Verdict, check_claims, comparison_text, interval_text
 from eval.papers.compare import compare
 from eval.papers.reference import printed_means
 from eval.report.cost import trained_on
@@ -135,7 +135,7 @@ def render(
         comparison_text=comparison_text,
         p_said=lambda p: f"p {text}" if (text := p_text(p, 4)).startswith("<") else f"p = {p:.2g}",
         stale_mark=STALE,
-        interval_text=_interval_text,
+        interval_text=interval_text,
     )
 
 
@@ -162,10 +162,6 @@ def _rows_about(table: Table | None, subject: str) -> Table | None:
     rows = tuple(table.rows[i][1:] for i in about)
     marks = {(n, 0): table.marks[i, 1] for n, i in enumerate(about) if (i, 1) in table.marks}
     return Table(table.caption, table.columns[1:], rows, marks) if rows else None
-
-
-def _interval_text(finding: Finding) -> str | None:
-    return interval_text(interval(finding.difference)) if finding.difference else None
 
 
 def _extractors(results: Results) -> dict[str, list[str]]:

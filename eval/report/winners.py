@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from eval.metrics.catalogue import METRICS
-from eval.results import Results
+from eval.results import REFERENCES, Results
 from eval.statistics import Estimate
 from eval.tables.building import tested
 from eval.tables.table import Column, Compared, metric_column
@@ -29,7 +29,7 @@ def winners(results: Results, kind: str) -> list[Winner]:
         means = {
             method: mean
             for method in results.grid.methods
-            if method != "pretrained" and (mean := results.mean(method, kind, metric))
+            if method not in REFERENCES and (mean := results.mean(method, kind, metric))
         }
         # A mean over other subjects is no rival.
         over = {method: results.scored(method, kind, metric) for method in means}

@@ -1,9 +1,14 @@
 """The file of a cell's scores: one small CSV, one row for each measured value.
 
 Columns: see COLUMNS. A row is either about one image (`prompt_index`, `prompt` and `sample` say
-which) or about a set of images (`std_error` and `n` are given). Where images are compared with
-target images, `target` is the number of the subject's concept that these show, from 1: a row for
-each image and each concept of a composition. All tables are made of these rows.
+which) or about a set of images (`std_error`, `n` and `clusters` are given: its error, how many
+images there are, and of how many captions). The value of a set of too few captions is empty. Else
+a row for each caption follows, with the value without its images: it names the caption as
+`prompt`, but no `sample`. By these rows two methods are compared pairwise.
+
+Where images are compared with target images, `target` is the number of the subject's concept that
+these show, from 1: a row for each image and each concept of a composition. All tables are made of
+these rows.
 
 Each row says how many rows the file has, so that any row tells whether the file was cut off. It
 carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`, the scale
@@ -38,6 +43,7 @@ COLUMNS: dict[str, str] = {
     "value": "float64",
     "std_error": "float64",
     "n": "Int64",
+    "clusters": "Int64",
     "extractor": "string",
     "scale": "float64",
     "text_rule": "string",
@@ -62,10 +68,15 @@ def write_scores(folder: Path, protocol: str, rows: list[Sample], start: float) 
     frame = frame.astype(COLUMNS)
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
-    means = frame.groupby("metric", sort=False)["value"].mean()
+    means = frame[~left_out(frame)].groupby("metric", sort=False)["value"].mean()
     said = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     seconds = time.monotonic() - start
     print(f"scored {method}/{subject}: {said}; {len(frame)} rows in {seconds:.1f} s -> {path}")
+
+
+def left_out(scores: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are the value of a set without the images of the caption `prompt`."""
+    return scores["prompt"].notna() & scores["sample"].isna()
 
 
 def read_scores(path: Path, method: str, subject: str) -> pd.DataFrame:
@@ -79,8 +90,10 @@ def read_scores(path: Path, method: str, subject: str) -> pd.DataFrame:
         frame = pd.read_csv(io.StringIO(text), dtype=COLUMNS)
     except (ValueError, OSError):
         frame = pd.DataFrame()
-    if list(frame) == [name for name in COLUMNS if name != "target"]:
-        fault = "scores of an earlier version, without the column `target`, so score it again"
+    lacking = [name for name in COLUMNS if name not in frame]
+    if lacking and not frame.empty and list(frame) == [n for n in COLUMNS if n not in lacking]:
+        columns = ", ".join(f"`{name}`" for name in lacking)
+        fault = f"scores of an earlier version, without {columns}, so score it again"
     elif list(frame) != list(COLUMNS):
         fault = "not a file of scores"
     elif not text.endswith("\n") or not frame["rows"].eq(len(frame)).fillna(False).all():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from eval.encoders.cache import Features
@@ -10,8 +11,16 @@ from eval.encoders.clip import clip_extractor, too_long
 from eval.encoders.dino import dino_extractor
 from eval.encoders.distance import distance_extractor, kernel_features
 from eval.encoders.extractor import Extractor
-from eval.metrics import SetValue, Values
-from eval.metrics.catalogue import METRICS, Encoder, Measured, OfPrompts, OfSets, OfTargets
+from eval.metrics import FloatArray, SetValue, Values
+from eval.metrics.catalogue import (
+    LEAST_CAPTIONS,
+    METRICS,
+    Encoder,
+    Measured,
+    OfPrompts,
+    OfSets,
+    OfTargets,
+)
 from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.concepts.shards import Sample, image_of
@@ -99,8 +108,9 @@ class Measure:
         """The same of a concept's target images and each other, if there are several."""
         metrics = self.asked(OfTargets) if len(targets) > 1 else {}
         return [
-            self._set_row(name, metric.among_targets(self._see(name, targets))) | {"target": 1}
+            row | {"target": 1}
             for name, metric in metrics.items()
+            for row in self._set_rows(name, metric.among_targets(self._see(name, targets)))
         ]
 
     def set_rows(
@@ -115,21 +125,42 @@ class Measure:
         Raises:
             BenchError: a set has fewer than two.
         """
-        rows = []
-        for name, metric in self.asked(OfSets).items():
+        for name in self.asked(OfSets):
             if min(len(reals), len(generated)) < 2:
                 raise BenchError(
                     f"{name.upper()} needs two images on either side, not {len(reals)} real and "
                     f"{len(generated)} generated: raise retrieve.held_out_images or the protocol's "
                     "images_per_caption"
                 )
-            x, y = (
-                kernel_features(self.extractors[name], [image_of(s) for s in samples])
-                for samples in (reals, generated)
-            )
-            found = metric.measure(x, y, real_captions, captions)
-            rows.append(self._set_row(name, found) | {"scale": metric.scale})
+        return self._between(
+            reals, generated, captions, lambda m, x, y: m.measure(x, y, real_captions, captions)
+        )
+
+    def half_rows(
+        self, first: Sequence[Sample], second: Sequence[Sample], labels: Sequence[str]
+    ) -> list[Sample]:
+        """The same of two halves of the real images, row by row of one label."""
+        return self._between(first, second, labels, lambda m, x, y: m.of_halves(x, y, labels))
+
+    def _between(
+        self,
+        first: Sequence[Sample],
+        second: Sequence[Sample],
+        captions: Sequence[str],
+        measured: Callable[[OfSets, FloatArray, FloatArray], SetValue],
+    ) -> list[Sample]:
+        """The rows of each distance, which says no value where there are too few captions."""
+        rows = []
+        for name, metric in self.asked(OfSets).items():
+            found = SetValue(math.nan, math.nan, len(second), len(set(captions)), {})
+            if found.clusters >= LEAST_CAPTIONS:
+                x, y = self._kernel_features(name, first), self._kernel_features(name, second)
+                found = measured(metric, x, y)
+            rows += [row | {"scale": metric.scale} for row in self._set_rows(name, found)]
         return rows
+
+    def _kernel_features(self, name: str, samples: Sequence[Sample]) -> Features:
+        return kernel_features(self.extractors[name], [image_of(s) for s in samples])
 
     def _see(self, name: str, samples: Sequence[Sample]) -> Features:
         return self.extractors[name]([image_of(s) for s in samples])
@@ -150,14 +181,12 @@ class Measure:
             for sample, prompt, value in zip(samples, prompts, values.tolist())
         ]
 
-    def _set_row(self, name: str, found: SetValue) -> Sample:
-        return {
-            "metric": name,
-            "value": found.value,
-            "std_error": found.std_error,
-            "n": found.n,
-            **self._definition(name),
-        }
+    def _set_rows(self, name: str, found: SetValue) -> list[Sample]:
+        """The row of a set, and one for each caption that is left out."""
+        about = {"metric": name, **self._definition(name)}
+        numbers = {"std_error": found.std_error, "n": found.n, "clusters": found.clusters}
+        without = [about | {"prompt": c, "value": v} for c, v in found.left_out.items()]
+        return [about | {"value": found.value} | numbers, *without]
 
     def _definition(self, name: str) -> Sample:
         return {"extractor": self.extractors[name].identity, "scale": 1.0}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+
+import numpy as np
 
 from eval.metrics.catalogue import OfSets
 from eval.scores.file import ORACLE, write_scores
 from eval.scores.measure import Measure
 from pipeline.common.errors import BenchError
+from pipeline.common.seeds import seed_of
 from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, targets_of
 from pipeline.settings.profile import load_grid, load_params
 
@@ -56,7 +60,7 @@ def score_oracle(concept: str, profile: str) -> None:
     """Scores real images as if a method had made them, so that there is something to compare with.
 
     Image-alignment is that of the target images with each other, text-alignment that of held-out
-    real images with their own captions, KID and FID those of two halves of the held-out images.
+    real images with their own captions, KID and FID those of two `halves` of the held-out images.
 
     Raises:
         BenchError: real images or the models that measure are missing or damaged.
@@ -75,11 +79,30 @@ def score_oracle(concept: str, profile: str) -> None:
         real["json"] |= {"prompt_index": distinct.index(caption), "sample": number}
     rows = measure.text_rows(reals, captions)
     rows += measure.among_target_rows(targets)
-    # Every other caption, so that images of one caption are on one side.
-    halves: tuple[list[Sample], list[Sample]] = ([], [])
-    for real in reals:
-        halves[real["json"]["prompt_index"] % 2].append(real)
-    if min(map(len, halves)) > 1:
-        labels = [[s["txt"] for s in half] for half in halves]
-        rows += measure.set_rows(halves[0], labels[0], halves[1], labels[1])
+    rows += measure.half_rows(*halves(reals, np.random.default_rng(seed_of("halves", concept))))
     write_scores(params.cell(ORACLE, concept), params.protocol.name, rows, start)
+
+
+def halves(
+    reals: Sequence[Sample], rng: np.random.Generator
+) -> tuple[list[Sample], list[Sample], list[str]]:
+    """Two halves of real images that differ by chance alone, in pairs, and a label of each pair.
+
+    A pair is of one caption where that has two images (a third is left out), and of two captions
+    that have one image each otherwise. Which image of a pair is in which half is drawn, so that the
+    expectation of KID by pairs is zero, whatever the images are.
+    """
+    by_caption: dict[str, list[Sample]] = {}
+    for real in reals:
+        by_caption.setdefault(real["txt"], []).append(real)
+    alone = [some[0] for some in by_caption.values() if len(some) == 1]
+    groups = [*by_caption.items()]
+    groups += [(f"{a['txt']} / {b['txt']}", [a, b]) for a, b in zip(alone[::2], alone[1::2])]
+    first, second, labels = [], [], []
+    for label, some in groups:
+        for pair in zip(some[::2], some[1::2]):
+            a, b = rng.permutation(2)
+            first.append(pair[a])
+            second.append(pair[b])
+            labels.append(label)
+    return first, second, labels

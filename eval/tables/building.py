@@ -9,9 +9,16 @@ from itertools import combinations
 import numpy as np
 
 from eval.metrics.catalogue import METRICS
-from eval.results import KINDS, Differences, Results, reference_method, subjects_of
+from eval.results import (
+    KINDS,
+    LEAST_SUBJECTS,
+    Differences,
+    Results,
+    reference_method,
+    subjects_of,
+)
 from eval.scores.file import ORACLE
-from eval.statistics import holm, p_value
+from eval.statistics import Estimate, holm, p_value
 from eval.style import words
 from eval.tables.gaps import counted
 from eval.tables.table import (
@@ -87,7 +94,7 @@ def comparison(
             said = [f"{len(scored)}/{len(subjects)}", *counted(failures)]
             row.append(", ".join(said) if scored or failures else None)
         rows.append(tuple(row))
-    caption = "Mean over subjects ± standard error over subjects"
+    caption = "Mean over subjects ± standard error over subjects, those that share a concept as one"
     if compared:
         caption += (
             f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
@@ -106,6 +113,8 @@ def comparison(
         (
             *results.fresh.notes(STALE, [*rows_of, reference], grid.subjects()),
             *results.fresh.unverified(),
+            *results.refused(),
+            *_untested({kind: found.anywhere for (_, kind, _), found in differences.items()}),
             *([over_fewer + "; ".join(lacking)] if lacking else []),
         ),
         results.heading(),
@@ -134,9 +143,9 @@ def by_subject(results: Results, kind: str) -> Table:
     ]
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
-    return _credited(
-        results, _marked(results, Table(caption, tuple(columns), tuple(rows)), cells), 1
-    )
+    table = _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
+    refused = results.refused() if kind == "single" else []
+    return _credited(results, replace(table, notes=(*table.notes, *refused)), 1)
 
 
 def by_prompt(results: Results, subject: str) -> Table:
@@ -194,7 +203,9 @@ def differences(results: Results, kind: str) -> Table:
         f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
         f"these subjects only, {_correction(len(found))}"
     )
-    return _marked(results, Table(caption, columns, tuple(rows)), cells)
+    table = _marked(results, Table(caption, columns, tuple(rows)), cells)
+    untested = _untested({kind: next(iter(found.values())).estimate} if found else {})
+    return replace(table, notes=(*table.notes, *untested))
 
 
 def _marked(results: Results, table: Table, cells: Sequence[Sequence[tuple[str, str]]]) -> Table:
@@ -215,6 +226,16 @@ def _marked(results: Results, table: Table, cells: Sequence[Sequence[tuple[str, 
     methods, subjects = ({cell[k] for row in cells for cell in row} for k in (0, 1))
     notes = results.fresh.notes(STALE, methods, subjects)
     return replace(table, marks=marks, notes=notes, heading=results.heading())
+
+
+def _untested(anywhere: Mapping[str, Estimate]) -> list[str]:
+    """Says of which kinds of subjects, by a difference of each, there are too few for a test."""
+    return [
+        f"No test of whether others would show the same: of the {KINDS[kind]}, "
+        f"{found.clusters} of the {LEAST_SUBJECTS} that it needs share no concept"
+        for kind, found in anywhere.items()
+        if found.clusters < LEAST_SUBJECTS
+    ]
 
 
 def _credited(results: Results, table: Table, column: int) -> Table:

@@ -159,7 +159,7 @@ def _texts(table: Table) -> list[list[str]]:
 
 def _text(table: Table, i: int, j: int) -> str:
     """A cell as text, with its mark."""
-    cell, column = table.rows[i][j], table.columns[j]
+    cell, column = table.rows[i][j], table.column(i, j)
     if column.p_value and isinstance(cell, float):
         text = p_text(cell, column.digits)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from eval.metrics.catalogue import METRICS
@@ -51,6 +51,7 @@ class Column:
     digits: int = 0
     metric: str = ""  # what it measures, if it is one of METRICS
     p_value: bool = False  # small ones are printed as "< 0.001"
+    by_row: bool = False  # rows are of different metrics: the digits are those of the row
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class Table:
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by row and column
     notes: tuple[str, ...] = ()  # what the marks mean, and what else has to be said
     heading: str = ""  # what all of it is of
+    digits: tuple[int, ...] = ()  # of each row, for columns that are `by_row`
+
+    def column(self, i: int, j: int) -> Column:
+        """The j-th column as it is in the i-th row, which may have digits of its own."""
+        column = self.columns[j]
+        return replace(column, digits=self.digits[i]) if column.by_row else column
 
 
 def metric_column(metric: str, key: str | None = None, group: str = "") -> Column:

@@ -2,14 +2,16 @@
 
 Custom Diffusion, section 3.1: 200 images of the corpus whose caption has a cosine of at least
 0.85 with the target prompt in CLIP's text space; if a concept has several prompts, with any of
-them. The held-out part of the corpus gives real images for KID in the same way.
+them. The held-out part of the corpus gives real images for KID by the same threshold, but spread
+over as many different captions as there are: what a caption asks for its images have in common,
+so that captions are what KID's error rests on.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from pipeline.common.failures import TOO_FEW_IMAGES, FailureError
 from pipeline.common.files import read_tar, write_tar
 from pipeline.common.places import repro_command_for
 from pipeline.concepts.concept import DATASETS, load_concept
+from pipeline.concepts.shards import one_line
 from pipeline.corpus.fetch import HELD_OUT, TRAIN, shard_of
 from pipeline.corpus.index import INDEX, METADATA
 from pipeline.settings.profile import Params, RetrieveParams, load_params, profile_folder
@@ -48,8 +51,9 @@ def retrieve(concept: str, profile: str) -> None:
     """Writes a concept's regularization and held-out images to `regularization/<concept>.tar`.
 
     Each sample is copied from the corpus: `png`, `txt` (its caption) and `json` with part
-    ("regularization" or "held_out"), similarity, key and sha256. The nearest come first, equally
-    near ones in the order of their keys, and no image occurs twice.
+    ("regularization" or "held_out"), similarity, key and sha256. No image occurs twice. Of the
+    regularization images the nearest come first, equally near ones in the order of their keys; for
+    the held-out ones see `spread`, and theirs also says how many `images` and `captions` there are.
 
     Raises:
         BenchError: corpus or index are missing.
@@ -81,7 +85,8 @@ def retrieve(concept: str, profile: str) -> None:
     seconds = time.perf_counter() - started
     print(
         f"retrieve: {len(parts['regularization'])} regularization and {len(parts['held_out'])} "
-        f"held-out images near {about}, similarities down to "
+        f"held-out images (of {_captions(parts['held_out'])} captions) near {about}, "
+        f"similarities down to "
         f"{parts['regularization'][-1].similarity}, {seconds:.0f} s: {target}"
     )
 
@@ -139,9 +144,10 @@ def load_index(params: Params) -> Captions:
 def search(
     vectors: npt.NDArray[np.float32], captions: Captions, params: RetrieveParams
 ) -> tuple[dict[str, list[Match]], list[str]]:
-    """What is at or above the threshold, nearest first, and the next three captions in words.
+    """What is at or above the threshold, and the next three captions in words.
 
     A sample's similarity is that to the nearest of the queries, and no image is there twice.
+    Regularization images are the nearest, held-out ones are `spread` over captions.
 
     Args:
         vectors: unit vectors of the queries, float32 [n, d].
@@ -161,8 +167,8 @@ def search(
     rest = [match for match in rest if match.key not in known]
     seen: set[str] = set()
     parts = {
-        "regularization": _distinct(matches, TRAIN, params.images, seen),
-        "held_out": _distinct(matches, HELD_OUT, params.held_out_images, seen),
+        "regularization": _distinct(matches, TRAIN, seen, params.images),
+        "held_out": spread(_distinct(matches, HELD_OUT, seen), params.held_out_images),
     }
     return parts, list(dict.fromkeys(f"{m.similarity} {m.caption!r}" for m in rest))[:3]
 
@@ -180,14 +186,46 @@ def _matches(
     return list(nearest.values())
 
 
-def _distinct(matches: list[Match], split: str, most: int, seen: set[str]) -> list[Match]:
-    """The nearest `most` matches of a split whose images are not yet `seen`; adds theirs to it."""
+def _distinct(
+    matches: list[Match], split: str, seen: set[str], most: int | None = None
+) -> list[Match]:
+    """The matches of a split whose images are not yet `seen`, the nearest `most`; adds theirs."""
     found: list[Match] = []
     for match in matches:
-        if match.split == split and match.sha256 not in seen and len(found) < most:
+        if (
+            match.split == split
+            and match.sha256 not in seen
+            and (most is None or len(found) < most)
+        ):
             found.append(match)
             seen.add(match.sha256)
     return found
+
+
+def spread(matches: list[Match], most: int) -> list[Match]:
+    """As many as `most` of the matches, of as many different captions as possible.
+
+    With more captions than are wanted, one image of each of `most` captions, at equal steps from
+    the nearest caption on. With fewer, the first image of every caption, then the second of each
+    that has one, and so on.
+
+    Args:
+        matches: nearest first.
+        most: how many are wanted.
+    """
+    by_caption: dict[str, list[Match]] = {}
+    for match in matches:
+        by_caption.setdefault(one_line(match.caption), []).append(match)
+    captions = list(by_caption.values())
+    if len(captions) > most:
+        captions = [captions[i * len(captions) // most] for i in range(most)]
+    rounds = chain.from_iterable(zip_longest(*captions))
+    return list(islice((match for match in rounds if match is not None), most))
+
+
+def _captions(matches: list[Match]) -> int:
+    """How many different captions they have."""
+    return len({one_line(match.caption) for match in matches})
 
 
 def _samples(parts: dict[str, list[Match]], corpus: Path) -> list[dict[str, Any]]:
@@ -207,12 +245,14 @@ def _samples(parts: dict[str, list[Match]], corpus: Path) -> list[dict[str, Any]
                     f"{corpus / shard_of(match.key)}: sample {match.key} is missing: the corpus is "
                     f"not the one that was indexed: run `{repro_command_for(corpus)}`"
                 )
-            record = {
+            record: dict[str, object] = {
                 "part": part,
                 "similarity": match.similarity,
                 "key": match.key,
                 "sha256": match.sha256,
             }
+            if part == "held_out":
+                record |= {"images": len(matches), "captions": _captions(matches)}
             sample = {"png": images[match.key], "txt": match.caption, "json": record}
             samples.append({"__key__": f"{part}-{i:04d}", **sample})
     return samples

@@ -24,7 +24,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
-        make_samples(reals=8, prompts=3)
+        make_samples(reals=12, prompts=3)
         shutil.rmtree("runs/toyland/cells/custom_diffusion_merge/cat")
         shutil.rmtree("runs/toyland/cells/custom_diffusion_merge/chair")
         for concept in ("cat", "chair"):

@@ -7,10 +7,16 @@ import pytest
 from scipy import stats
 
 from eval.statistics import (
+    Stratum,
     clustered_mean,
+    clustered_stratum,
+    components,
     holm,
     interval,
+    jackknifed_stratum,
     mean_over,
+    mean_over_groups,
+    mean_over_strata,
     p_value,
     rank_correlation,
     two_way_mean,
@@ -198,3 +204,119 @@ def test_intervals_of_rank_correlations_cover_where_images_of_a_scene_vary_toget
     found = [rank_correlation(grades, drawn(rng, scenes, grades), scenes) for _ in range(200)]
     covered = np.mean([one.low < truth.statistic < one.high for one in found])
     assert 0.91 < covered < 0.985
+
+
+def test_one_stratum_has_its_own_error() -> None:
+    rng = np.random.default_rng(0)
+    values, clusters = rng.normal(size=40), rng.integers(0, 7, 40).astype(str)
+    alone = mean_over_strata([clustered_stratum(values, clusters.tolist())])
+    assert alone == pytest.approx(clustered_mean(values, clusters))
+    left_out = {str(i): float(np.delete(values, i).mean()) for i in range(40)}
+    jackknifed = mean_over_strata([jackknifed_stratum(float(values.mean()), left_out, 40)])
+    assert jackknifed.std_error == pytest.approx(stats.sem(values))
+    assert jackknifed.clusters == 40
+
+
+def test_strata_without_common_labels_are_independent() -> None:
+    rng = np.random.default_rng(1)
+    parts = [rng.normal(size=n) for n in (4, 6, 9)]
+    freedom = (1 / 4 + 1 / 6 + 1 / 9) ** 2 / (1 / 4**3 + 1 / 6**3 + 1 / 9**3) - 3
+    found = mean_over_strata(
+        [clustered_stratum(x, [f"{i} {j}" for j in range(len(x))]) for i, x in enumerate(parts)]
+    )
+    assert found.std_error == pytest.approx(np.sqrt(sum(stats.sem(x) ** 2 for x in parts)) / 3)
+    assert found.clusters - 1 == int(freedom) < 3 + 5 + 8
+    equal = mean_over_strata(
+        [clustered_stratum(rng.normal(size=5), [f"{i} {j}" for j in range(5)]) for i in range(3)]
+    )
+    assert equal.clusters - 1 == 3 * 4
+
+
+def test_strata_with_the_same_labels_are_one_sample_of_their_means() -> None:
+    values = np.random.default_rng(2).normal(size=(5, 12))
+    labels = [f"prompt {i}" for i in range(12)]
+    found = mean_over_strata([clustered_stratum(x, labels) for x in values])
+    assert found.std_error == pytest.approx(stats.sem(values.mean(0)))
+    assert found.clusters == 12
+    # The jackknife's pulls add up with the mean's: both are of the same sign.
+    means = [
+        {label: float(np.delete(x, i).mean()) for i, label in enumerate(labels)} for x in values
+    ]
+    mixed = [jackknifed_stratum(float(x.mean()), m, 12) for x, m in zip(values, means)][:3]
+    mixed += [clustered_stratum(x, labels) for x in values[3:]]
+    assert mean_over_strata(mixed) == pytest.approx(found)
+
+
+def test_a_stratum_of_one_cluster_leaves_no_error() -> None:
+    pair = clustered_stratum([1.0, 2.0], ["a", "b"])
+    for other in (clustered_stratum([3.0], ["a"]), jackknifed_stratum(3.0, {}, 0)):
+        found = mean_over_strata([pair, other])
+        assert found.mean == pytest.approx(2.25)
+        assert np.isnan(found.std_error)
+        assert np.isnan(interval(found)).all()
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.5])
+def test_templates_that_subjects_share_are_clusters_across_them(shared: float) -> None:
+    """Four subjects with 14 of 20 templates in common, as in the default profile.
+
+    What a template does to both methods' difference is the same for all subjects.
+    """
+    subjects, prompts, runs = 4, 20, 1500
+    rng = np.random.default_rng(int(10 * shared))
+    labels = [
+        [f"template {p}" if p < 14 else f"own {s} {p}" for p in range(prompts)]
+        for s in range(subjects)
+    ]
+    effects = np.repeat(rng.normal(size=(runs, 1, prompts)), subjects, 1)
+    effects[:, :, 14:] = rng.normal(size=(runs, subjects, prompts - 14))
+    values = 0.3 + shared * effects + rng.normal(size=(runs, subjects, prompts))
+    covered = naive = 0
+    for one in values:
+        strata = [clustered_stratum(x, names) for x, names in zip(one, labels)]
+        alone = [Stratum(s.mean, s.n, [f"{i}{n}" for n in s.labels], s.pulls)
+                 for i, s in enumerate(strata)]  # fmt: skip
+        (low, high), (low_alone, high_alone) = (
+            interval(mean_over_strata(some)) for some in (strata, alone)
+        )
+        covered += low < 0.3 < high
+        naive += low_alone < 0.3 < high_alone
+    assert covered / runs == pytest.approx(0.95, abs=0.015)
+    if shared > 1:
+        assert naive / runs < 0.87
+
+
+def test_components_are_what_is_linked_by_parts() -> None:
+    pairs = ["moon dog", "cat chair", "pot cat", "pot flower", "table chair"]
+    assert len(set(components([pair.split() for pair in pairs]))) == 2
+    groups = components([pair.split() for pair in pairs])
+    assert groups.count(groups[0]) == 1
+    assert len(set(groups[1:])) == 1
+    assert len(set(components([["a"], ["b"], ["c"]]))) == 3
+    assert len(set(components([["a", "b", "c"], ["c", "d"], ["e"]]))) == 2
+
+
+def test_compositions_that_share_a_concept_are_one_observation() -> None:
+    """Nine groups of a concept with three others each: what the first does is in all three."""
+    runs, groups = 2000, 9
+    rng = np.random.default_rng(4)
+    subjects = [[f"hub {g}", f"{g} {i}"] for g in range(groups) for i in range(3)]
+    of = components(subjects)
+    hubs = np.repeat(rng.normal(size=(runs, groups)), 3, 1)
+    values = 0.2 + hubs + 0.5 * rng.normal(size=(runs, 3 * groups))
+    covered = naive = 0
+    for means in values:
+        low, high = interval(mean_over_groups(means, of, 3))
+        covered += low < 0.2 < high
+        low, high = interval(mean_over(means))
+        naive += low < 0.2 < high
+    assert covered / runs == pytest.approx(0.95, abs=0.015)
+    assert naive / runs < 0.85
+
+
+def test_too_few_independent_subjects_have_no_error() -> None:
+    two = mean_over_groups([1.0, 2.0, 4.0], components([["a", "b"], ["b", "c"], ["d", "e"]]), 3)
+    assert (two.mean, two.clusters) == (pytest.approx(7 / 3), 2)
+    assert np.isnan(two.std_error)
+    assert np.isnan(interval(two)).all()
+    assert np.isnan(p_value(two))

@@ -64,12 +64,16 @@ class PrintedTable(Section):
     errata: list[str] = Field(default_factory=list)
     rows: list[PrintedRow]
 
-    def step(self, metric: str) -> float:
-        """The last printed digit, which may have been cut off or rounded."""
+    def digits_of(self, metric: str) -> int:
+        """How many digits the table prints: of alignments its own."""
         measured = METRICS.get(metric)
         if measured and measured.per_image:
-            return float(f"1e-{self.digits}")
-        return float(f"1e-{(measured or PRINTED_ONLY[metric]).digits}")
+            return self.digits
+        return (measured or PRINTED_ONLY[metric]).digits
+
+    def step(self, metric: str) -> float:
+        """The last printed digit, which may have been cut off or rounded."""
+        return float(f"1e-{self.digits_of(metric)}")
 
     def name(self) -> str:
         """As "Table 7 (CVPR: 6): Single concepts one by one"."""

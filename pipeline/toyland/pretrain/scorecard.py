@@ -104,7 +104,7 @@ Image8 = npt.NDArray[np.uint8]
 
 Features = npt.NDArray[np.float32]
 # Of two sets of pictures of the same prompts, such as KID: value, standard error, n and unit.
-Distance = Callable[[Features, Features], tuple[float, float, int]]
+Distance = Callable[[Features, Features], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ def measure_distances(
     """
     reals = _kernel_features(scorer, drawn([w.scene for w in prompts]))
     return {
-        f"kid.{name}": Measure(*distance(reals, _kernel_features(scorer, images)))
+        f"kid.{name}": Measure(*distance(reals, _kernel_features(scorer, images))[:3])
         for name, images in sets.items()
     }
 

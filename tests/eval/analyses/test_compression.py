@@ -7,7 +7,7 @@ from scipy import stats
 
 from eval.analyses.common import Judge, by_prompt, requests_of, summary
 from eval.analyses.compression.stage import analyse_compression, saved_bytes
-from eval.papers.claims import CLAIMS, claims_table
+from eval.papers.claims import CLAIMS, check_claims
 from eval.results import Results
 from eval.scores.reading import load_scores
 from pipeline.concepts.concept import load_subject
@@ -65,8 +65,11 @@ def test_stage(configure: Configure, adapt: Adapt, base: Base) -> None:
 
     results = Results(load_scores("toyland"), load_grid(), params.protocol)
     names = [claim.name for claim in CLAIMS]
-    row = claims_table(results).rows[names.index("60 % is enough: image-alignment")]
+    number = names.index("60 % is enough: image-alignment")
+    here = check_claims(results).here[number].difference
     prompts = pd.read_csv(folder / "prompts.csv").query("metric == 'image_alignment'")
     prompts = prompts.pivot(index="prompt_index", columns="share", values="value")
-    assert row[4].mean == pytest.approx((prompts[0.6] - prompts[1]).mean())
-    assert row[6] == str(len(prompts)) == "20"
+    assert here is not None
+    assert here.mean == pytest.approx((prompts[0.6] - prompts[1]).mean())
+    assert here.std_error == pytest.approx(stats.sem(prompts[0.6] - prompts[1]))
+    assert here.clusters == len(prompts) == 20

@@ -7,8 +7,9 @@ import pytest
 from cleanfid.fid import kernel_distance
 from scipy import stats
 
+from eval.metrics import SetValue, jackknife_error
 from eval.metrics import kid as module
-from eval.metrics.kid import kid, kid_subsets
+from eval.metrics.kid import kid, kid_by_caption, kid_subsets
 
 
 def features(count: int, shift: float = 0.0, seed: int = 0, width: int = 32) -> np.ndarray:
@@ -27,6 +28,11 @@ def plain(x: np.ndarray, y: np.ndarray) -> float:
     yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
     xy = sum(k(a, b) for a in x for b in y) / (n * m)
     return 1000 * (xx + yy - 2 * xy)
+
+
+def same(found: SetValue, expected: SetValue) -> None:
+    assert found[:4] == pytest.approx(expected[:4])
+    assert found.left_out == pytest.approx(dict(expected.left_out))
 
 
 def test_agrees_with_clean_fid_where_its_subsets_are_the_whole_set() -> None:
@@ -69,7 +75,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = features(40, 0.0, 1), features(33, 0.3, 2)
     whole = kid(x, y, np.arange(40) % 7, np.arange(33) % 9)
     monkeypatch.setattr(module, "BLOCK", 8)
-    assert kid(x, y, np.arange(40) % 7, np.arange(33) % 9) == pytest.approx(whole)
+    same(kid(x, y, np.arange(40) % 7, np.arange(33) % 9), whole)
 
 
 def test_intervals_cover_where_images_of_a_caption_vary_together() -> None:
@@ -102,7 +108,10 @@ def test_error_is_that_of_leaving_out_each_cluster_in_turn() -> None:
     of_x, of_y = np.arange(12) % 5, np.arange(20) % 6  # one cluster is in one of the sets only
     left_out = np.array([plain(x[of_x != c], y[of_y != c]) for c in range(6)])
     expected = np.sqrt(5 / 6 * np.sum((left_out - left_out.mean()) ** 2))
-    assert kid(x, y, of_x, of_y).std_error == pytest.approx(expected, rel=1e-9)
+    found = kid(x, y, of_x, of_y)
+    assert found.std_error == pytest.approx(expected, rel=1e-9)
+    assert (found.n, found.clusters) == (20, 6)
+    assert found.left_out == pytest.approx({str(c): left_out[c] for c in range(6)})
 
 
 def test_clusters_may_be_captions_and_order_does_not_matter() -> None:
@@ -111,7 +120,7 @@ def test_clusters_may_be_captions_and_order_does_not_matter() -> None:
     order = np.random.default_rng(0).permutation(10)
     first = kid(x, y, captions, captions)
     second = kid(x[order], y, captions[order], captions)
-    assert first == pytest.approx(second)
+    same(first, second)
 
 
 def test_is_unbiased_for_equal_distributions() -> None:
@@ -121,6 +130,72 @@ def test_is_unbiased_for_equal_distributions() -> None:
     ]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
     assert min(values) < 0
+
+
+@pytest.mark.parametrize("captions", [5, 6])
+def test_few_captions_need_their_own_degrees_of_freedom(captions: int) -> None:
+    """Forty images: t with captions - 1 covers, t with images - 1 does not."""
+    width, images, runs = 6, 40, 500
+    of = np.arange(images) % captions
+    rng = np.random.default_rng(captions)
+    found = []
+    for _ in range(runs):
+        asked = rng.normal(size=(captions, width))[of]  # what a caption asks for is in both sets
+        x, y = (0.8 * asked + 0.6 * rng.normal(size=(images, width)) for _ in range(2))
+        found.append(kid(x, y + 0.5, of, of))
+    error = np.array([one.std_error for one in found])
+    away = np.abs([one.value for one in found] - np.mean([one.value for one in found]))
+    by_captions, by_images = (
+        np.mean(away < stats.t.ppf(0.975, count - 1) * error) for count in (captions, images)
+    )
+    assert all(one.clusters == captions for one in found)
+    assert by_captions > 0.9
+    assert by_images < by_captions - 0.03
+
+
+@pytest.mark.parametrize("captions", [5, 12])
+def test_two_methods_are_compared_caption_by_caption(captions: int) -> None:
+    """What captions have in common cancels out: the paired interval covers, and is far shorter."""
+    width, images, runs = 6, 36, 300
+    of = np.arange(images) % captions
+    rng = np.random.default_rng(captions)
+    differences, errors, alone = [], [], []
+    for _ in range(runs):
+        asked = rng.normal(size=(captions, width))[of]
+        x, y, z = (0.8 * asked + 0.6 * rng.normal(size=(images, width)) for _ in range(3))
+        one, other = kid(x, y + 0.5, of, of), kid(x, z + 0.5, of, of)
+        differences.append(one.value - other.value)
+        a, b = (np.array(list(kid_of.left_out.values())) for kid_of in (one, other))
+        errors.append(jackknife_error(a - b))
+        alone.append(np.hypot(one.std_error, other.std_error))
+    covered = np.abs(differences) < stats.t.ppf(0.975, captions - 1) * np.array(errors)
+    assert 0.93 < covered.mean() < 0.995
+    assert np.mean(errors) < 0.8 * np.mean(alone)
+
+
+def test_by_caption_no_pair_shares_one() -> None:
+    x, y = features(12, 0.0, 3, 6).astype(float), features(12, 0.4, 4, 6).astype(float)
+    of = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4])
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a @ b / 6 + 1) ** 3)
+
+    def pairs(left_out: int) -> float:
+        terms = [
+            k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i])
+            for i in range(12)
+            for j in range(12)
+            if of[i] != of[j] and left_out not in (of[i], of[j])
+        ]
+        return 1000 * float(np.mean(terms))
+
+    found = kid_by_caption(x, y, of)
+    assert found.value == pytest.approx(pairs(-1))
+    assert found.left_out == pytest.approx({str(c): pairs(c) for c in range(5)})
+    assert found.std_error == pytest.approx(jackknife_error(np.array([pairs(c) for c in range(5)])))
+    assert (found.n, found.clusters) == (12, 5)
+    with pytest.raises(ValueError, match="three captions, not 2"):
+        kid_by_caption(x, y, np.arange(12) % 2)
 
 
 def test_refuses_what_it_cannot_measure() -> None:

@@ -16,7 +16,7 @@ from eval.papers.reference import PrintedRow, PrintedTable, printed_tables
 from eval.results import Results, load_results
 from eval.statistics import Estimate
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import Params, load_grid, load_params
+from pipeline.settings.profile import GridConcept, Params, load_grid, load_params
 from pipeline.settings.protocol import load_protocol
 
 CONCEPTS = "moongate barn tortoise_plushy teddybear wooden_pot dog cat flower table chair".split()
@@ -38,8 +38,9 @@ def the_papers_run(shift: float = 0.0, concepts: list[str] | None = None) -> tup
                     continue
                 known = {
                     "protocol": "paper-v1", "method": row.method, "subject": f"{subject}_photo",
-                    "metric": metric, "target": pd.NA, "std_error": 1.0, "n": 500, "scale": 1.0,
-                    "text_rule": "class_noun", "extractor": "ViT-B-32-quickgelu/openai@0123",
+                    "metric": metric, "target": pd.NA, "std_error": 1.0, "n": 500,
+                    "clusters": 40, "scale": 1.0, "text_rule": "class_noun",
+                    "extractor": "ViT-B-32-quickgelu/openai@0123",
                 }  # fmt: skip
                 if metric == "kid":
                     empty = {"prompt_index": pd.NA, "prompt": pd.NA, "sample": pd.NA}
@@ -53,7 +54,7 @@ def the_papers_run(shift: float = 0.0, concepts: list[str] | None = None) -> tup
     methods = [row.method for row in table.rows]
     grid = load_grid().model_copy(
         update={
-            "concepts": {f"{c}_photo": None for c in CONCEPTS},
+            "concepts": {f"{c}_photo": GridConcept(class_noun=c) for c in CONCEPTS},
             "compositions": {},
             "methods": list(dict.fromkeys(methods)),
         }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.patches import Ellipse
 
-from eval.report.figures import bars, scatter, write_figures
-from eval.results import load_results
-from eval.style import COLOURS, method_style
+from eval.report.figures import bars, frontier, scatter, write_figures
+from eval.report.winners import winners
+from eval.results import REFERENCES, load_results
+from eval.style import COLOURS, GREY, method_style
 
 
 def test_points_are_means_and_ellipses_their_errors(profile: Path) -> None:
@@ -65,3 +67,41 @@ def test_a_mean_over_fewer_subjects_says_so(profile: Path) -> None:
     assert figure is not None
     labels = {line.get_label() for line in figure.axes[0].lines}
     assert {"pretrained (1 of 2 subjects)", "custom diffusion"} <= labels
+
+
+def test_the_frontier_is_of_those_that_no_other_beats() -> None:
+    rng = np.random.default_rng(1)
+    points = {str(i): tuple(rng.uniform(size=2)) for i in range(40)}
+    expected = {
+        a
+        for a, (x, y) in points.items()
+        if not any(u >= x and v >= y for b, (u, v) in points.items() if b != a)
+    }
+    assert {*frontier(points)} == expected
+    assert 1 < len(expected) < 40
+    assert [points[name][0] for name in frontier(points)] == sorted(
+        points[name][0] for name in expected
+    )
+    assert frontier({"a": (1.0, 2.0), "b": (1.0, 3.0), "c": (0.0, 3.0)}) == ["b"]
+    assert frontier({}) == []
+
+
+def test_not_to_learn_is_no_way_to_win(profile: Path) -> None:
+    """The pretrained model, which nothing made forget anything, is best by text and KID."""
+    results = load_results()
+    assert {*REFERENCES} & {*results.grid.methods} == {"pretrained"}
+    for kind in results.kinds():
+        for winner in winners(results, kind):
+            assert not {winner.method, winner.second} & {*REFERENCES}
+    figure = scatter(results, "compositions")
+    assert figure is not None
+    (line,) = [line for line in figure.axes[0].lines if line.get_color() == GREY]
+    learned = [
+        tuple(
+            results.mean(method, "compositions", metric).mean
+            for metric in ("text_alignment", "image_alignment")
+        )
+        for method in ("custom_diffusion", "custom_diffusion_merge")
+    ]
+    assert {*zip(*line.get_data())} <= {*learned}
+    assert len(line.get_xdata()) > 0

@@ -15,7 +15,7 @@ def test_printed_table_can_be_narrowed(profile: Path, capsys: pytest.CaptureFixt
     print_table(metrics=["kid"], methods=["pretrained"], subjects=["cat"], format="csv")
     (row,) = read_csv(capsys.readouterr().out)
     cell = raw("pretrained", "cat")
-    expected = cell.loc[cell["metric"] == "kid", "value"].item()
+    expected = cell.loc[cell["metric"] == "kid", "value"].iloc[0]
     assert float(row["single_kid"]) == pytest.approx(expected, rel=1e-5)
     assert [key for key in row if "alignment" in key or "compositions" in key] == []
 

@@ -16,11 +16,14 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from eval.encoders.dino import dino_extractor
+from eval.metrics.kid import kid, kid_by_caption
 from eval.report.missing import missing_cells
 from eval.report.stage import write_report
+from eval.results import load_results
 from eval.scores.file import COLUMNS
 from eval.scores.reading import check_comparable, load_scores
-from eval.scores.stage import score_cell, score_oracle
+from eval.scores.stage import halves, score_cell, score_oracle
+from eval.tables.building import by_subject, comparison
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
@@ -91,14 +94,24 @@ def test_image_alignment_is_the_mean_over_targets(
 
 def test_kid_is_that_of_clean_fid_on_the_held_out_images(profile: Path, clip: Clip) -> None:
     scores, samples = cell("cat")
-    (row,) = scores[scores["metric"] == "kid"].to_dict("records")
-    reals = directly(clip, read_tar(RUNS / "regularization" / "cat.tar"))
+    row, *without = scores[scores["metric"] == "kid"].to_dict("records")
+    held_out = read_tar(RUNS / "regularization" / "cat.tar")
+    reals = directly(clip, held_out)
     fakes = directly(clip, part(samples, "caption"))
     scale = np.sqrt(reals.shape[1])
     expected = 1000 * kernel_distance(scale * reals, scale * fakes, 1)
     assert row["value"] == pytest.approx(expected, abs=1e-3)
-    assert row["n"] == len(fakes)
-    assert row["std_error"] > 0
+    captions = [sample["txt"] for sample in held_out]
+    assert (row["n"], row["clusters"]) == (len(fakes), len(set(captions)))
+    # A row for each caption, of what there is without its images.
+    assert [one["prompt"] for one in without] == sorted(set(captions))
+    values = np.array([one["value"] for one in without])
+    for caption, value in zip(sorted(set(captions)), values):
+        rest = np.array([text != caption for text in captions])
+        expected = 1000 * kernel_distance(scale * reals[rest], scale * fakes[rest], 1)
+        assert value == pytest.approx(expected, abs=1e-3)
+    count = len(values)
+    assert row["std_error"] == pytest.approx(np.sqrt((count - 1) * values.var()), rel=1e-4)
 
 
 def test_files_hold_the_documented_columns(profile: Path, clip: Clip) -> None:
@@ -112,8 +125,11 @@ def test_files_hold_the_documented_columns(profile: Path, clip: Clip) -> None:
     assert set(scores.loc[of_texts, "text_rule"]) == {"class_noun"}
     assert scores.loc[~of_texts, "text_rule"].isna().all()
     of_sets = scores["metric"] == "kid"
-    assert scores.loc[of_sets, ["prompt_index", "prompt", "sample"]].isna().all(axis=None)
-    assert scores.loc[~of_sets, ["std_error", "n"]].isna().all(axis=None)
+    assert scores.loc[of_sets, ["prompt_index", "sample"]].isna().all(axis=None)
+    left_out = of_sets & scores["prompt"].notna()
+    about_sets = scores[["std_error", "n", "clusters"]]
+    assert about_sets[of_sets & ~left_out].notna().all(axis=None)
+    assert about_sets[~of_sets | left_out].isna().all(axis=None)
 
 
 def test_oracle_compares_real_images(profile: Path, clip: Clip) -> None:
@@ -123,8 +139,82 @@ def test_oracle_compares_real_images(profile: Path, clip: Clip) -> None:
     expected = (pairs.sum() - len(pairs)) / (len(pairs) * (len(pairs) - 1))
     (row,) = scores[scores["metric"] == "image_alignment"].to_dict("records")
     assert (row["value"], row["n"]) == (pytest.approx(expected, abs=1e-5), len(targets))
-    assert (scores["metric"] == "text_alignment").sum() == 8
-    assert (scores["metric"] == "kid").sum() == 1
+    assert (scores["metric"] == "text_alignment").sum() == 12
+    (row,) = scores[(scores["metric"] == "kid") & scores["prompt"].isna()].to_dict("records")
+    pairs = len(halves(read_tar(RUNS / "regularization" / "cat.tar"), np.random.default_rng())[0])
+    assert (row["n"], row["clusters"]) == (pairs, pairs)  # no caption has two pairs
+    assert pairs >= 5
+    assert row["std_error"] > 0
+
+
+def real(caption: str, number: int) -> dict[str, Any]:
+    return {"txt": caption, "json": {"number": number}}
+
+
+def test_halves_of_real_images_share_their_captions() -> None:
+    captions = [*"aaaaa", *"bb", *"ccc", "alone", "single", "odd"]
+    reals = [real(caption, i) for i, caption in enumerate(captions)]
+    first, second, labels = halves(reals, np.random.default_rng(0))
+    assert sorted(labels) == ["a", "a", "alone / single", "b", "c"]
+    for a, b, label in zip(first, second, labels):
+        assert {a["txt"], b["txt"]} == {*label.split(" / ")}
+    numbers = [sample["json"]["number"] for sample in (*first, *second)]
+    assert len({*numbers}) == 10
+    # By lot: each image is in either half.
+    seen = {
+        sample["json"]["number"]
+        for seed in range(20)
+        for sample in halves(reals, np.random.default_rng(seed))[0]
+    }
+    assert seen == {*numbers}
+
+
+@pytest.mark.parametrize("captions", [[*"aaaaaabbbbbbccccddddeeffff"], [*"abcdefghijkl", *"zzzz"]])
+def test_the_oracles_kid_is_zero_in_expectation(captions: list[str]) -> None:
+    """Over lots, whatever the images are; once halves had different captions, and it never was."""
+    rng = np.random.default_rng(len(captions))
+    asked = {caption: rng.normal(size=6) for caption in captions}
+    features = np.stack([asked[c] + 0.5 * rng.normal(size=6) for c in captions])
+    reals = [real(caption, i) for i, caption in enumerate(captions)]
+
+    def distance(first: list[dict], second: list[dict], labels: list[str]) -> float:
+        x, y = ([features[s["json"]["number"]] for s in half] for half in (first, second))
+        return kid_by_caption(np.stack(x), np.stack(y), labels).value
+
+    found = [distance(*halves(reals, np.random.default_rng(seed))) for seed in range(400)]
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+    # By every other caption it is far from zero.
+    order = sorted(set(captions))
+    side = np.array([order.index(c) % 2 for c in captions], bool)
+    if len(order) < 10:
+        labels = [np.array(captions)[s] for s in (side, ~side)]
+        other = kid(features[side], features[~side], *labels)
+        assert other.value > 5 * np.std(found)
+
+
+def test_sets_of_few_captions_are_refused(profile: Path) -> None:
+    for name in (RUNS / "regularization/cat.tar", RUNS / "cells/custom_diffusion/cat/samples.tar"):
+        samples = read_tar(name)
+        for sample in samples:
+            if sample["json"]["part"] in ("held_out", "caption"):
+                number = int(sample["__key__"].split("-")[1]) % 4
+                sample |= {"txt": f"caption {number}"} if "txt" in sample else {}
+                sample["json"] |= {"scored_prompt": f"caption {number}"}
+        write_tar(name, samples)
+    score_cell("custom_diffusion", "cat", "toyland")
+    score_oracle("cat", "toyland")
+    for method, images in (("custom_diffusion", 12), ("oracle", 4)):
+        scores = pd.read_csv(RUNS / "cells" / method / "cat" / "scores.csv")
+        (row,) = scores[scores["metric"] == "kid"].to_dict("records")
+        assert np.isnan(row["value"])
+        assert (row["n"], row["clusters"]) == (images, 4)
+    results = load_results()
+    assert ("custom_diffusion", "cat", "kid") not in results.found
+    assert ("custom_diffusion", "chair", "kid") in results.found
+    said = "KID × 10³ of cat is –, as it has only 4 distinct held-out captions of the 5 it needs"
+    for table in (comparison(results), by_subject(results, "single")):
+        assert said in table.notes
+    assert said not in by_subject(results, "compositions").notes
 
 
 def test_scoring_again_gives_the_same_bytes(profile: Path) -> None:
@@ -266,7 +356,7 @@ def test_metrics_are_those_of_the_protocol(profile: Path, clip: Clip) -> None:
 
     scores, samples = cell("cat")
     assert set(scores["metric"]) == {"dino_image_alignment", "fid"}
-    (row,) = scores[scores["metric"] == "fid"].to_dict("records")
+    (row,) = scores[(scores["metric"] == "fid") & scores["prompt"].isna()].to_dict("records")
     reals = directly(clip, read_tar(RUNS / "regularization" / "cat.tar"))
     fakes = directly(clip, part(samples, "caption"))
     expected = reals.shape[1] * fid_from_feats(reals, fakes)
@@ -276,7 +366,7 @@ def test_metrics_are_those_of_the_protocol(profile: Path, clip: Clip) -> None:
 
     score_oracle("cat", "toyland")
     scores = pd.read_csv(RUNS / "cells" / "oracle" / "cat" / "scores.csv")
-    assert list(scores["metric"]) == ["dino_image_alignment", "fid"]
+    assert list(scores.loc[scores["prompt"].isna(), "metric"]) == ["dino_image_alignment", "fid"]
 
 
 def test_dino_needs_its_weights(profile: Path) -> None:
@@ -334,7 +424,7 @@ def test_sets_of_too_few_images_are_told(profile: Path, count: int) -> None:
     path = RUNS / "cells" / "custom_diffusion" / "cat" / "samples.tar"
     samples = read_tar(path)
     write_tar(path, part(samples, "prompt")[:count] + part(samples, "caption")[:count])
-    said = "KID needs two images on either side, not 8 real and 1" if count else "no images of pro"
+    said = "KID needs two images on either side, not 12 real and 1" if count else "no images of pro"
     with pytest.raises(BenchError, match=said):
         score_cell("custom_diffusion", "cat", "toyland")
 

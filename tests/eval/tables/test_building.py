@@ -15,7 +15,7 @@ from eval.statistics import Estimate, holm
 from eval.tables.building import by_prompt, by_subject, comparison, differences
 from eval.tables.rendering import as_csv, as_latex, as_markdown, as_text
 from eval.tables.table import Compared
-from pipeline.settings.profile import load_grid
+from pipeline.settings.profile import GridConcept, load_grid
 from pipeline.settings.protocol import Protocol, load_protocol
 from tests.eval.read import CELLS, prompt_means, raw, read_csv
 
@@ -56,12 +56,21 @@ def test_differences_are_paired_by_prompt_and_subject(profile: Path) -> None:
         second = prompt_means("pretrained", subject, ["text_alignment"])
         means.append((first - second).mean())
     assert float(row["text_alignment"]) == pytest.approx(np.mean(means), rel=1e-4)
-    assert float(row["text_alignment_se"]) == pytest.approx(stats.sem(means), rel=1e-4)
-    # A single composition: the error is over its prompts.
-    rows = read_csv(as_csv(differences(results, "compositions")))
+    # Two subjects, and a single composition, say nothing of others.
+    assert (row["text_alignment_se"], row["text_alignment_p"]) == ("", "")
+    table = differences(results, "compositions")
+    assert read_csv(as_csv(table))[0]["text_alignment_p"] == ""
+    assert table.notes == (
+        "No test of whether others would show the same: of the compositions, 1 of the 3 that it "
+        "needs share no concept",
+    )
+    # For these the error is over prompts.
     first = prompt_means("custom_diffusion", "cat+chair", ["text_alignment"])
     second = prompt_means("pretrained", "cat+chair", ["text_alignment"])
-    assert float(rows[0]["text_alignment_se"]) == pytest.approx(stats.sem(first - second), rel=1e-4)
+    found = results.difference("custom_diffusion", "pretrained", "compositions", "text_alignment")
+    assert found is not None
+    assert found.here.mean == pytest.approx((first - second).mean(), rel=1e-4)
+    assert found.here.std_error == pytest.approx(stats.sem(first - second), rel=1e-4)
 
 
 def test_tables_by_subject_hold_every_cell(profile: Path) -> None:
@@ -118,8 +127,9 @@ def test_means_leave_out_what_the_protocol_says(profile: Path) -> None:
     assert row[2].mean == pytest.approx(np.mean(both))
     assert "text-alignment leaves out chair; as protocol toyland-v2 asks" in table.caption
     # Differences are over the same subjects; compositions are not concerned.
-    (difference,) = differences(results, "single").rows
-    assert difference[1].estimate.clusters == 3  # prompts of the cat
+    found = results.difference("custom_diffusion", "pretrained", "single", "text_alignment")
+    assert found is not None
+    assert found.here.clusters == 3  # prompts of the cat
     assert results.averaged("compositions", "text_alignment") == ["cat+chair"]
 
 
@@ -138,10 +148,11 @@ def made_up(effect: float, seed: int = 3) -> Results:
     rows = [
         {
             "protocol": "toyland-v2", "method": method, "subject": subject,
-            "metric": metric, "target": pd.NA, "prompt_index": prompt, "prompt": f"prompt {prompt}",
+            "metric": metric, "target": pd.NA, "prompt_index": prompt,
+            "prompt": f"prompt {prompt} of {subject[::-1]}",
             "sample": 0, "value": hard + effect * (method == "custom_diffusion")
             * (-1 if metric == "kid" else 1) + rng.normal(0, 0.01), "extractor": "e",
-            "std_error": 0.1, "n": 8, "scale": 1.0, "text_rule": "class_noun",
+            "std_error": 0.1, "n": 8, "clusters": 8, "scale": 1.0, "text_rule": "class_noun",
         }
         for subject in ("cat", "dog", "chair", "barn", "table", "flower")
         for metric in ("text_alignment", "image_alignment")
@@ -151,7 +162,7 @@ def made_up(effect: float, seed: int = 3) -> Results:
     ]  # fmt: skip
     grid = load_grid().model_copy(
         update={
-            "concepts": {row["subject"]: None for row in rows},
+            "concepts": {row["subject"]: GridConcept(class_noun=row["subject"]) for row in rows},
             "compositions": {},
             "rows": ["pretrained", "custom_diffusion", "lora"],
         }

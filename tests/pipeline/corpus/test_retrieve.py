@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,14 @@ def samples(count: int, copies_of: int) -> list[tuple[str, str, str]]:
     ]
 
 
+def one_in_so_many(near: list[Any], caption_of: Any, most: int) -> list[Any]:
+    """The nearest of each caption, and of these, which are more than are wanted, every n-th."""
+    captions = [caption_of[n] for n in near]
+    of_each = [n for i, n in enumerate(near) if captions[i] not in captions[:i]]
+    assert len(of_each) > most
+    return [of_each[int(i * len(of_each) / most)] for i in range(most)]
+
+
 def test_equals_brute_force(settings: Settings, clip_folder: Path) -> None:
     corpus = samples(400, copies_of=351)
     threshold, train, held_out = 0.45, 60, 20
@@ -63,13 +72,17 @@ def test_equals_brute_force(settings: Settings, clip_folder: Path) -> None:
     assert len({value for value, *_ in near}) > 30 and 100 < len(near) < 300
     found = read_tar(OUTPUT)
     seen: set[str] = set()
-    parts = (("regularization", "train", train), ("held_out", "held_out", held_out))
-    for part, split, most in parts:
+    for part, split, most in (("regularization", "train", train), ("held_out", "held_out", None)):
         expected: list[str] = []
         for _, key, _, its_split, sha256 in near:
-            if its_split == split and sha256 not in seen and len(expected) < most:
+            if its_split == split and sha256 not in seen and len(expected) != most:
                 seen.add(sha256)
                 expected.append(key)
+        if part == "held_out":
+            expected = one_in_so_many(
+                expected, {k: c for k, (c, *_) in zip(keys, corpus)}, held_out
+            )
+        most = len(expected)
         chosen = [sample for sample in found if sample["json"]["part"] == part]
         assert [s["__key__"] for s in chosen] == [f"{part}-{i:04d}" for i in range(most)]
         assert [sample["json"]["key"] for sample in chosen] == expected
@@ -109,15 +122,16 @@ def test_several_queries_are_united(settings: Settings, clip_folder: Path) -> No
     order = sorted(range(400), key=lambda i: (-round(float(similarity[i]), 4), keys[i]))
     seen: set[str] = set()
     found = read_tar(OUTPUT)
-    parts = (("regularization", "train", train), ("held_out", "held_out", held_out))
-    for part, split, most in parts:
+    for part, split, most in (("regularization", "train", train), ("held_out", "held_out", None)):
         expected = []
         for i in order:
             _, its_split, sha256 = corpus[i]
             fits = its_split == split and similarity[i] >= threshold and sha256 not in seen
-            if fits and len(expected) < most:
+            if fits and len(expected) != most:
                 seen.add(sha256)
                 expected.append(i)
+        if part == "held_out":
+            expected = one_in_so_many(expected, [caption for caption, *_ in corpus], held_out)
         chosen = [s["json"] for s in found if s["json"]["part"] == part]
         assert [record["key"] for record in chosen] == [keys[i] for i in expected]
         for record, i in zip(chosen, expected, strict=True):
@@ -160,6 +174,47 @@ def test_reproducible_and_ties_go_by_key(settings: Settings, clip_folder: Path) 
     assert {s["json"]["similarity"] for s in read_tar(OUTPUT)} == {1.0}
     retrieve("wooden_pot", "toyland")
     assert OUTPUT.read_bytes() == first
+
+
+def test_held_out_images_are_of_as_many_captions_as_there_are(
+    settings: Settings, clip_folder: Path
+) -> None:
+    """Once the nearest were taken: of a caption that many images have, and of few others."""
+    counts = {"photo of a wooden pot": 50, "my wooden pot": 3, "wooden pot": 1, "a wooden  pot": 2}
+    texts = [text for text, count in counts.items() for _ in range(count)]
+    texts += ["a wooden pot"] * 2  # the same caption: space is no difference
+    corpus = [("photo of a wooden pot", "train", f"train {i}") for i in range(50)]
+    corpus += [(text, "held_out", f"held out {i}") for i, text in enumerate(texts)]
+    project_with(settings, clip_folder, corpus, images=50, held_out_images=20)
+    retrieve("wooden_pot", "toyland")
+    found = [s for s in read_tar(OUTPUT) if s["json"]["part"] == "held_out"]
+    captions = [" ".join(sample["txt"].split()) for sample in found]
+    assert sorted(captions[:4]) == sorted({*captions})  # one of each comes first
+    # All of those that are rare, and of the other one what is still wanted.
+    assert {c: captions.count(c) for c in captions} == {
+        "photo of a wooden pot": 12, "my wooden pot": 3, "wooden pot": 1, "a wooden pot": 4,
+    }  # fmt: skip
+    assert {(s["json"]["images"], s["json"]["captions"]) for s in found} == {(20, 4)}
+    assert len({sample["json"]["sha256"] for sample in found}) == 20
+
+
+def test_what_is_held_out_changes_no_regularization_image(
+    settings: Settings, clip_folder: Path
+) -> None:
+    """What training sees does not depend on the choice for KID."""
+    retrieval = {"threshold": 0.45, "images": 60, "held_out_images": 20}
+    keys = project_with(settings, clip_folder, samples(400, copies_of=351), **retrieval)
+
+    def training() -> list[dict[str, Any]]:
+        return [s for s in read_tar(OUTPUT) if s["json"]["part"] == "regularization"]
+
+    retrieve("wooden_pot", "toyland")
+    before = training()
+    settings(retrieve={"clip": str(clip_folder), **retrieval, "held_out_images": 7})
+    retrieve("wooden_pot", "toyland")
+    assert training() == before and len(before) == 60
+    assert {*before[0]["json"]} == {"part", "similarity", "key", "sha256"}
+    assert {s["json"]["key"] for s in before} < {*keys}
 
 
 def test_too_few_images(settings: Settings, clip_folder: Path) -> None:
