@@ -6,11 +6,10 @@ sentence about results too.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
 
 from eval.results import KINDS, subjects_of
 from eval.style import words
@@ -26,6 +25,7 @@ from pipeline.settings.profile import (
     profile_names,
 )
 
+Rows = Mapping[str, Mapping[str, str]]  # a table's, by what they begin with and by column
 TRIALS = "reports/analyses/tuning/trials.csv"  # of a profile that tries learning rates
 
 
@@ -33,10 +33,10 @@ TRIALS = "reports/analyses/tuning/trials.csv"  # of a profile that tries learnin
 class Evidence:
     """The tables that sentences are made of."""
 
-    comparison: pd.DataFrame  # `tables/comparison.csv`, indexed by method
-    # By kind, `tables/differences_<kind>.csv`, indexed by "second − first".
-    differences: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    claims: pd.DataFrame | None = None  # `claims.csv`
+    comparison: Rows  # `tables/comparison.csv`, by method
+    # By kind, `tables/differences_<kind>.csv`, by "second − first".
+    differences: Mapping[str, Rows] = field(default_factory=dict)
+    claims: Rows = field(default_factory=dict)  # `claims.csv`, by claim
     basis: tuple[str, ...] = ()  # what it all was measured on, in words
 
 
@@ -52,20 +52,26 @@ def read_evidence(profile: str) -> Evidence:
     differences = {kind: tables / f"differences_{kind}.csv" for kind in KINDS}
     claims = folder / "claims.csv"
     return Evidence(
-        _read(tables / "comparison.csv", "method", profile),
-        {k: _read(p, "difference", profile) for k, p in differences.items() if p.is_file()},
-        _read(claims, "claim", profile) if claims.is_file() else None,
+        _by_name(tables / "comparison.csv", profile),
+        {k: _by_name(path, profile) for k, path in differences.items() if path.is_file()},
+        _by_name(claims, profile) if claims.is_file() else {},
         (*_counts(params, grid), rates(params, grid), _measures(params)),
     )
 
 
-def _read(path: Path, index: str, profile: str) -> pd.DataFrame:
+def _by_name(path: Path, profile: str) -> Rows:
+    return {next(iter(row.values())): row for row in _read(path, profile)}
+
+
+def _read(path: Path, profile: str) -> list[dict[str, str]]:
     try:
-        return pd.read_csv(path, index_col=index)
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
     except (OSError, ValueError) as error:
-        raise BenchError(
-            f"{path}: not a table of a report ({error}): run `{repro_command(profile)}`"
-        ) from error
+        raise BenchError(f"{path}: {error}: run `{repro_command(profile)}`") from error
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise BenchError(f"{path}: not a table of a report: run `{repro_command(profile)}`")
+    return rows
 
 
 def _counts(params: Params, grid: Grid) -> list[str]:
@@ -106,25 +112,25 @@ def rates(params: Params, grid: Grid) -> str:
         path = profile_folder(name) / TRIALS
         if not path.is_file() or load_params(name).base.path != params.base.path:
             continue
-        trials = _read(path, "kind", name).loc[["single"]]
         marked = {
-            mark: {(row.method, row.learning_rate, row.steps) for row in rows.itertuples()}
-            for mark in ("chosen", "quick")
-            for rows in [trials[trials[mark]]]
+            (row["method"], row["learning_rate"], row["steps"]): mark
+            for mark in ("quick", "chosen")
+            for row in _read(path, name)
+            if row["kind"] == "single" and row[mark] == "True"
         }
-        tuned = [m for m, (rate, steps) in mine.items() if (m, rate, steps) in marked["chosen"]]
-        short = [
-            m
-            for m, (rate, steps) in mine.items()
-            if (m, rate, steps) in marked["quick"] and m not in tuned
-        ]
+        found = {
+            m: marked.get((m, f"{rate:.10g}", str(steps))) for m, (rate, steps) in mine.items()
+        }
+        tuned, short, others = (
+            [words(m) for m, mark in found.items() if mark == which]
+            for which in ("chosen", "quick", None)
+        )
         if not tuned and not short:
             continue
         held_out = listed([words(concept) for concept in load_grid(name).concepts])
         said = f"learning rates chosen by one rule on other concepts ({held_out})"
         if short:
-            said += f", for {listed(map(words, short))} among short trainings only"
-        others = [words(m) for m in mine if m not in (*tuned, *short)]
+            said += f", for {listed(short)} among short trainings only"
         return f"{said}, but for {listed(others)} not tuned" if others else said
     return "learning rates that were not tuned here" if mine else "no learning rates to tune"
 

@@ -92,7 +92,7 @@ def render(
     printed: dict[str, float] = {}  # by column and row; of several tables the first counts
     for _, table, numbers in beside:
         for line in numbers:
-            if line.subject is line.target is line.against is None:
+            if (line.subject, line.target, line.against) == (None, None, None):
                 printed.setdefault(f"{table.kind}_{line.metric}/{line.method}", line.printed)
     everyone = (ORACLE, *results.grid.methods)
     return environment.get_template("index.html.jinja").render(

@@ -142,9 +142,11 @@ def extremes(
     results: Results, subject: str, sheet: Sheet | None, prompts: Sequence[str]
 ) -> list[Extreme]:
     """The pictures that a page shows with the best and the worst score, metric by metric."""
+    if sheet is None:
+        return []
     found = []
     kind = "single" if subject in results.grid.concepts else "compositions"
-    for metric in of_images(results, kind) if sheet else ():
+    for metric in of_images(results, kind):
         scored = [
             (value, column, row)
             for row, method in enumerate(sheet.methods, 1)
