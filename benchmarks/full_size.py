@@ -19,13 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.speed import CONCEPT, METHOD, training_set, unet_of_a_step
-from pipeline.methods import Trained, load_method
+from pipeline.methods import Trained, TrainingSet, load_method
 from pipeline.models.adapter import Provenance
 from pipeline.models.base import Base
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams, load_params
 from pipeline.toyland.pretrain.denoiser import scheduler
-from pipeline.train.loop import TrainingSet, draw_schedule, train
+from pipeline.train.loop import draw_schedule, train_through
 
 # Any words will do; the embedding table has its true size.
 WORDS, CONTEXT, VOCABULARY = "models/toyland/base/tokenizer", 77, 49408
@@ -96,9 +96,9 @@ def measure(
         METHOD, CONCEPT, base.path, base.hash, (f"{token} {part.concept.class_noun}",)
     )
     rows, hyper = {token: base.embedding_row(0)}, MethodParams(learning_rate=1e-5)
-    arguments = (base, method, [part], rows, train_params, hyper)
-    train(*arguments, 1, about)  # the first step chooses algorithms
-    seconds, peak = watched(base.device, lambda: train(*arguments, steps, about))
+    arguments = (base, method, [part], about.references, rows, train_params, hyper)
+    train_through(*arguments, [1], about)  # the first step chooses algorithms
+    seconds, peak = watched(base.device, lambda: train_through(*arguments, [steps], about))
 
     schedule = draw_schedule(method, [part], about.references, train_params, base.resolution, steps)
     pictures = len({row.picture for rows in schedule for row in rows})

@@ -13,25 +13,25 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.common.seeds import seed_of
-from pipeline.methods import Trained
+from pipeline.methods import Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base, to_tensor
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams
 from pipeline.train.augment import View, draw_view, render_view
-from pipeline.train.loop import TrainingSet
 
 
-def train(
+def train_through(
     base: Base,
     method: Trained,
     sets: Sequence[TrainingSet],
+    references: Sequence[str],
     tokens: dict[str, Tensor],
     params: TrainParams,
     hyper: MethodParams,
-    steps: int,
+    checkpoints: Sequence[int],
     provenance: Provenance,
-) -> Adapter:
-    """As `pipeline.train.loop.train`, for Custom Diffusion, step by step.
+) -> list[Adapter]:
+    """As `pipeline.train.loop`'s, for Custom Diffusion, step by step; keeps the last adapter alone.
 
     In each step every image is augmented and goes through the VAE and every caption through the
     text encoder. The optimizer holds the whole embedding table, with the gradient of all rows but
@@ -57,9 +57,9 @@ def train(
         for name in weights:
             module = base.unet.get_submodule(name.removesuffix(".weight"))
             stack.callback(module.register_forward_hook(_stop_start_token).remove)
-        for step in range(steps):
+        for step in range(checkpoints[-1]):
             pictures, captions, masks = [], [], []
-            for part, reference, rng in zip(sets, provenance.references[-len(sets) :], generators):
+            for part, reference, rng in zip(sets, references, generators):
                 for place in range(params.batch_size // len(sets)):
                     own = place < params.batch_size // (2 * len(sets))  # the first half
                     images = part.targets if own else part.regularization
@@ -97,7 +97,7 @@ def train(
     with torch.no_grad():
         for name, original in originals.items():
             weights[name].copy_(original)
-    return Adapter(dict(zip(tokens, rows_after)), deltas, provenance)
+    return [Adapter(dict(zip(tokens, rows_after)), deltas, provenance)]
 
 
 def mask_of(view: View, base: Base) -> Tensor:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 # Heavy libraries are imported where they are used: the processes whose memory is measured begin
 # with the memory of this one.
 if TYPE_CHECKING:
+    from pipeline.methods import TrainingSet
     from pipeline.models.adapter import Adapter
     from pipeline.models.base import Base
-    from pipeline.train.loop import TrainingSet
 
 SIDES = ("ours", "official")
 GOALS = {"training run": 1.5, "sampling": 1.2}  # times as fast as the other side, at least
@@ -60,11 +60,10 @@ def training_set(side: int) -> TrainingSet:
     from PIL import Image
 
     from pipeline.concepts.concept import load_concept
-    from pipeline.concepts.photos import read_photo
-    from pipeline.corpus.shard import square
+    from pipeline.concepts.photos import read_photo, square
+    from pipeline.methods import TrainingSet
     from pipeline.toyland.world.drawing import draw
     from pipeline.toyland.world.scenes import caption, random_scene, random_thing
-    from pipeline.train.loop import TrainingSet
 
     concept = load_concept(CONCEPT)
     images, captions = [], []
@@ -84,16 +83,18 @@ def train(side: str, base: Base, part: TrainingSet, steps: int) -> Adapter:
     from pipeline.models.adapter import Provenance
     from pipeline.settings.profile import load_params
     from pipeline.train import loop as training
-    from pipeline.train.stage import first_rows
+    from pipeline.train.making import first_rows
 
     params, method = load_params(), load_method(METHOD).single
     assert isinstance(method, Trained)
     rows, ids = first_rows(base, method, [part.concept], 0, params)
-    about = Provenance(
-        METHOD, CONCEPT, base.path, base.hash, (f"<new1> {part.concept.class_noun}",), ids
-    )
-    run = {"ours": training.train, "official": official.train}[side]
-    return run(base, method, [part], rows, params.train, params.methods[METHOD], steps, about)
+    references = (f"<new1> {part.concept.class_noun}",)
+    about = Provenance(METHOD, CONCEPT, base.path, base.hash, references, ids)
+    train_through = {"ours": training, "official": official}[side].train_through
+    hyper = params.methods[METHOD]
+    return train_through(
+        base, method, [part], references, rows, params.train, hyper, [steps], about
+    )[-1]
 
 
 @dataclass

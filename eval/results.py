@@ -21,6 +21,7 @@ from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
+from pipeline.settings.external import External, is_external, load_external
 from pipeline.settings.profile import Grid, load_grid, load_params
 from pipeline.settings.protocol import Protocol
 
@@ -47,6 +48,8 @@ class Results:
     fresh: Freshness = field(default_factory=Freshness)
     # Why cells could not be made, by method and subject.
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
+    # What made the images, by method, if that was not this project.
+    external: Mapping[str, External] = field(default_factory=dict)
 
     def heading(self) -> str:
         """What stands above every table that is printed."""
@@ -148,13 +151,15 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
     scores, failed = load_scores(profile), failed_cells(profile)
     if scores.empty and not failed:
         raise BenchError(f"profile {profile!r} has no scores yet: run `{repro_command(profile)}`")
+    grid = load_grid(profile)
     return Results(
         scores,
-        load_grid(profile),
+        grid,
         load_params(profile).protocol,
         profile,
         freshness(profile, scores),
         failed,
+        {method: load_external(method) for method in filter(is_external, grid.methods)},
     )
 
 

@@ -41,7 +41,9 @@ def train(side, count: int, monkeypatch) -> tuple[Base, Adapter, list[torch.Tens
     tokens = {f"<new{i + 1}>": base.embedding_row(RARE_TOKENS[i]) for i in range(count)}
     references = tuple(f"{t} {part.concept.class_noun}" for t, part in zip(tokens, sets))
     about = Provenance("custom_diffusion", "s", base.path, base.hash, references)
-    adapter = side.train(base, method, sets, tokens, PARAMS, HYPER, STEPS, about)
+    adapter = side.train_through(
+        base, method, sets, references, tokens, PARAMS, HYPER, [STEPS], about
+    )[-1]
     monkeypatch.setattr(side, "loss_of_rows", loss_of_rows)
     return base, adapter, losses
 

@@ -37,6 +37,10 @@ class Analysis(Section):
         """The subjects whose prompts it samples."""
         return []
 
+    def makes(self) -> list[str]:
+        """The methods that it makes adapters with."""
+        return []
+
     @classmethod
     def name(cls) -> str:
         """Its name, which is that of its folder."""

@@ -30,7 +30,8 @@ from pipeline.concepts.concept import Subject
 from pipeline.concepts.shards import held_out_of, image_of, targets_of
 from pipeline.models.adapter import Adapter, applied, load_adapter
 from pipeline.models.base import Base
-from pipeline.sample.sampler import Request, prompt_requests, sample_all
+from pipeline.sample.requests import Request, prompt_requests
+from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import Params
 
 ALIGNMENTS = ("text_alignment", "image_alignment")

@@ -6,6 +6,7 @@ import pandas as pd
 
 from eval.scores.file import ORACLE
 from eval.scores.reading import failed_cells
+from pipeline.settings.external import is_external
 from pipeline.settings.profile import load_grid
 
 
@@ -20,8 +21,8 @@ def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
     there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
     asked = {ORACLE: list(grid.concepts)}
     for method in grid.methods:
-        how = load_method(method)
-        asked[method] = [*grid.concepts] if how.single else []
-        asked[method] += [*grid.composed()] if how.composition else []
+        how = None if is_external(method) else load_method(method, grid)
+        asked[method] = [*grid.concepts] if how is None or how.single else []
+        asked[method] += [*grid.composed()] if how is None or how.composition else []
     missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}
     return {method: subjects for method, subjects in missing.items() if subjects}

@@ -170,8 +170,10 @@ def _rows_about(table: Table | None, subject: str) -> Table | None:
     """The rows of one subject, without the column that names it."""
     if table is None:
         return None
-    rows = tuple(row[1:] for row in table.rows if row[0] == subject)
-    return Table(table.caption, table.columns[1:], rows) if rows else None
+    about = [i for i, row in enumerate(table.rows) if row[0] == subject]
+    rows = tuple(table.rows[i][1:] for i in about)
+    marks = {(n, 0): table.marks[i, 1] for n, i in enumerate(about) if (i, 1) in table.marks}
+    return Table(table.caption, table.columns[1:], rows, marks) if rows else None
 
 
 def _interval_text(finding: Finding) -> str | None:

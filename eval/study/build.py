@@ -42,9 +42,8 @@ from pipeline.common.files import atomic_folder, png_bytes
 from pipeline.common.places import repro_command, repro_command_for
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
-from pipeline.concepts.photos import read_photo
+from pipeline.concepts.photos import read_photo, square
 from pipeline.concepts.shards import samples_of
-from pipeline.corpus.shard import square
 from pipeline.settings.profile import Grid, Params, load_grid, load_params, profile_folder
 from pipeline.settings.study import StudyParams
 

@@ -16,6 +16,7 @@ from eval.style import words
 from eval.tables.gaps import counted
 from eval.tables.table import (
     ANYWHERE,
+    EXTERNAL,
     FEWER,
     HERE,
     SIGNIFICANT,
@@ -97,7 +98,7 @@ def comparison(
         for (method, kind), subjects in fewer.items()
     ]
     over_fewer = f"{FEWER} over fewer subjects than others, so do not compare: "
-    return Table(
+    table = Table(
         "; ".join(filter(None, (caption, results.left_out()))),
         tuple(columns),
         tuple(rows),
@@ -109,6 +110,7 @@ def comparison(
         ),
         results.heading(),
     )
+    return _credited(results, table, 0)
 
 
 def by_subject(results: Results, kind: str) -> Table:
@@ -132,7 +134,9 @@ def by_subject(results: Results, kind: str) -> Table:
     ]
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
-    return _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
+    return _credited(
+        results, _marked(results, Table(caption, tuple(columns), tuple(rows)), cells), 1
+    )
 
 
 def by_prompt(results: Results, subject: str) -> Table:
@@ -211,6 +215,21 @@ def _marked(results: Results, table: Table, cells: Sequence[Sequence[tuple[str, 
     methods, subjects = ({cell[k] for row in cells for cell in row} for k in (0, 1))
     notes = results.fresh.notes(STALE, methods, subjects)
     return replace(table, marks=marks, notes=notes, heading=results.heading())
+
+
+def _credited(results: Results, table: Table, column: int) -> Table:
+    """The table with a mark at methods whose images were made elsewhere, and whose they are."""
+    names = [str(row[column]) for row in table.rows]
+    marks = {(i, column): EXTERNAL for i, name in enumerate(names) if name in results.external}
+    notes = []
+    for method in dict.fromkeys(names[i] for i, _ in marks):
+        note = f"{words(method)} {EXTERNAL}: images by {results.external[method].credit()}"
+        scored = {m for m in METRICS if results.scored(method, "single", m)}
+        asked = results.metrics("single") if scored else []
+        if lacking := [m.upper() for m in asked if m not in scored]:
+            note += f"; no {' or '.join(lacking)}, as there are no images of captions"
+        notes.append(note)
+    return replace(table, marks={**table.marks, **marks}, notes=(*table.notes, *notes))
 
 
 def _correction(count: int) -> str:

@@ -15,6 +15,7 @@ SIGNIFICANT = 0.05
 ANYWHERE, HERE = ("▲", "▼"), ("△", "▽")
 # What else a number may need said: scores are stale, a mean is over fewer subjects than others.
 STALE, FEWER = "†", "‡"
+EXTERNAL = "(external)"  # behind a method whose images were made elsewhere
 
 
 class Compared(NamedTuple):

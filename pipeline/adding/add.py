@@ -239,9 +239,9 @@ def write_concept(concept: NewConcept, undo: ExitStack) -> None:
     """
     folder, prompts = concept_folder(concept.name), prompt_path(concept.name)
     if not prompts.exists():
-        undo.callback(_remove, prompts)
+        undo.callback(remove, prompts)
         write_prompts(concept.name, concept.prompts)
-    undo.callback(_remove, folder)
+    undo.callback(remove, folder)
     with atomic_folder(folder) as temporary:
         _write_folder(temporary, concept)
 
@@ -260,27 +260,31 @@ def add_to_grid(
     profile: str,
     concepts: Mapping[str, str],
     compositions: Mapping[str, tuple[str, str]] | None = None,
+    methods: Sequence[str] = (),
 ) -> int:
     """Adds to the profile's grid what it lacks; comments, order and quotes stay.
 
     Args:
         concepts: class nouns by name.
         compositions: two concepts by name.
+        methods: names; new ones become the last rows.
 
     Returns:
-        How many subjects are new.
+        How many subjects and methods are new.
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = _yaml().load(path.read_text(encoding="utf-8"))
-    before = len(grid["concepts"]) + len(grid["compositions"])
+    groups = ("concepts", "compositions", "methods")
+    before = sum(len(grid[group]) for group in groups)
     for name, noun in concepts.items():
         grid["concepts"].setdefault(name, {"class_noun": noun})
     for name, (first, second) in (compositions or {}).items():
         grid["compositions"].setdefault(name, {"first": first, "second": second})
-    added = len(grid["concepts"]) + len(grid["compositions"]) - before
+    grid["methods"].extend(name for name in methods if name not in grid["methods"])
+    added = sum(len(grid[group]) for group in groups) - before
     if added:
         with atomic(path) as temporary:
-            _write_yaml(temporary, grid)
+            write_yaml(temporary, grid)
     return added
 
 
@@ -304,7 +308,7 @@ def _tell_stages(name: str, profile: str) -> None:
         print(f"  {path}: {' '.join(names)}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Removes a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
@@ -318,10 +322,11 @@ def _write_folder(folder: Path, concept: NewConcept) -> None:
     for i, path in enumerate(concept.images):
         image = png_bytes(read_photo(path))
         (folder / "images" / f"{i:0{digits}d}.png").write_bytes(image)
-    _write_yaml(folder / "concept.yaml", concept.fields())
+    write_yaml(folder / "concept.yaml", concept.fields())
 
 
-def _write_yaml(path: Path, content: Any) -> None:
+def write_yaml(path: Path, content: Any) -> None:
+    """Writes a file of settings; what was read with comments keeps them."""
     with path.open("w", encoding="utf-8") as file:
         _yaml().dump(content, file)
 

@@ -21,6 +21,8 @@ from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
 from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.methods import check_methods
+from pipeline.settings.external import is_external
 from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
 app = typer.Typer(
@@ -33,10 +35,12 @@ toyland = typer.Typer(help="The drawn world and its models.", no_args_is_help=Tr
 concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
 adapter = typer.Typer(help="Adapters, in and out.", no_args_is_help=True)
 study = typer.Typer(help="The human study.", no_args_is_help=True)
+samples = typer.Typer(help="Images that other systems make.", no_args_is_help=True)
 app.add_typer(toyland, name="toyland")
 app.add_typer(adapter, name="adapter")
 app.add_typer(concept, name="concept")
 app.add_typer(study, name="study")
+app.add_typer(samples, name="samples")
 
 Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
@@ -208,7 +212,10 @@ def sample(
 ) -> None:
     """Generate the images of one cell."""
     params = _check(profile, method=method, subject=subject)
-    from pipeline.sample.sampler import sample_cell
+    if is_external(method):
+        from pipeline.sample.external import take_cell as sample_cell
+    else:
+        from pipeline.sample.sampler import sample_cell
 
     cell = params.cell(method, subject)
     with _recorded(record_failure, cell / "samples.tar"):
@@ -510,7 +517,7 @@ def concept_import(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     layout: Annotated[
         str | None,
-        typer.Option(help="customconcept101, dreambooth or folders; recognised if absent."),
+        typer.Option(help="One in pipeline/adding/layouts/; recognised if absent."),
     ] = None,
     prefix: Annotated[str, typer.Option(help="In front of every name.")] = "",
     class_noun: Annotated[
@@ -529,11 +536,56 @@ def concept_import(
 ) -> None:
     """Make concepts of a data set whose images are here; downloads nothing."""
     _check(profile or DEFAULT_PROFILE)
-    from pipeline.adding.importing import Given, import_concepts
+    from pipeline.adding.dataset import Given
+    from pipeline.adding.importing import import_concepts
 
     given = Given(class_noun, classes, prompts, licence, origin)
     status = import_concepts(source, images, only or (), profile, dry_run, layout, prefix, given)
     raise typer.Exit(status)
+
+
+@samples.command("prompts")
+def samples_prompts(
+    subject: Subject,
+    profile: Profile = DEFAULT_PROFILE,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="Also those of held-out real images, for KID.")
+    ] = False,
+) -> None:
+    """Print which images another system has to make of a subject, as CSV."""
+    _check(profile, subject=subject)
+    from pipeline.adding.samples import print_prompts
+
+    print_prompts(subject, profile, captions)
+
+
+@samples.command("import")
+def samples_import(
+    method: Annotated[str, typer.Argument(help="Letters, digits, _ and -; no other method's.")],
+    subject: Subject,
+    folder: Annotated[Path, typer.Argument(help="Where the images are.")],
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Columns file and prompt; if absent, names say: 000-00.png."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="What made the images: system, version, by whom.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the images.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where to read more.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Images and words that are there already.")
+    ] = False,
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Make images of any system a row of the table."""
+    _check(profile, subject=subject)
+    from pipeline.adding.samples import Credit, import_samples
+    from pipeline.bench.pipelines import write_pipelines
+
+    credit = Credit(source, licence, url)
+    import_samples(method, subject, folder, table, profile, credit, replace)
+    write_pipelines([profile])
 
 
 def _check(
@@ -553,6 +605,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    check_methods(grid, profile)
     analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
@@ -590,8 +643,8 @@ def _recorded(wanted: bool, *outputs: Path) -> Iterator[None]:
 
 
 def known_methods(params: Params, grid: Grid) -> list[str]:
-    """The methods that have a row in the grid and hyper-parameters."""
-    return [method for method in grid.methods if method in params.methods]
+    """The methods that have a row in the grid, and hyper-parameters if they are made here."""
+    return [m for m in grid.methods if m in params.methods or is_external(m)]
 
 
 def _check_name(kind: str, name: str | None, known: list[str]) -> None:

@@ -7,12 +7,13 @@ its own, and is listed by itself: a change of one method trains no other one aga
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
+from pipeline.common.imports import names_imported
+
 ROOT = Path(__file__).parents[2]  # of the project whose code this is
+PACKAGES = ("eval", "pipeline")
 # How a command gets to its stage, which no result depends on; and what says which rooms there are.
 NEUTRAL = {
     "pipeline/bench",
@@ -25,48 +26,48 @@ COLLECTIONS = {"eval", "eval/analyses", "pipeline/methods"}
 HOUSES = {"toyland", "analyses"}  # folders whose folders are rooms
 
 
-def rooms(modules: Iterable[str]) -> list[str]:
-    """The rooms, and files of collections, that running these modules takes.
+def rooms(modules: Iterable[str], files: Iterable[Path] = ()) -> list[str]:
+    """The rooms, and files of collections, that running these takes.
 
     Args:
         modules: dotted names of modules of this project.
+        files: of this project, or of somebody else's who imports from it.
 
     Returns:
-        Paths from the root, in order, without what is neutral.
+        Paths from the root, in order, without what is neutral and what is not of this project.
     """
-    found = {_room(file) for file in closure(modules)}
+    found = {_room(file) for file in closure(modules, files) if in_project(file)}
     return sorted(found - NEUTRAL)
 
 
-def closure(modules: Iterable[str]) -> set[Path]:
-    """The files of these modules and of all that they import of this project, wherever they do."""
+def closure(modules: Iterable[str], files: Iterable[Path] = ()) -> set[Path]:
+    """These files, those of the modules, and all that they import of this project anywhere."""
     found: set[Path] = set()
-    waiting = [file for module in modules for file in _files(module)]
+    waiting = [*files, *(file for module in modules for file in _files(module))]
     while waiting:
         file = waiting.pop()
         if file not in found:
             found.add(file)
             # Of the command line's code only its name is used: it imports everything.
-            waiting += [] if _room(file) in NEUTRAL else imported(file)
+            neutral = in_project(file) and _room(file) in NEUTRAL
+            waiting += [] if neutral else imported(file)
     return found
 
 
-@cache
 def imported(file: Path) -> list[Path]:
     """The files of this project that a file imports, at its top or within a function."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [path for name in dict.fromkeys(names) for path in _files(name)]
+    return [path for name in names_imported(file) for path in _files(name)]
+
+
+def in_project(file: Path) -> bool:
+    """Whether it is a file of this project's packages."""
+    return any(file.is_relative_to(ROOT / package) for package in PACKAGES)
 
 
 def _files(name: str) -> list[Path]:
     """The file of a module of this project, and those of the packages it lies in; else none."""
     parts = name.split(".")
-    if parts[0] not in ("eval", "pipeline"):
+    if parts[0] not in PACKAGES:
         return []
     module = ROOT.joinpath(*parts)
     candidates = [module.with_suffix(".py"), module / "__init__.py"]

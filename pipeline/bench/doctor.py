@@ -30,6 +30,7 @@ from pipeline.common.schema import read_yaml
 from pipeline.common.text import aligned
 from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
 from pipeline.concepts.photos import distinct_photos
+from pipeline.settings.external import external_tar, is_external, load_external
 from pipeline.settings.profile import (
     BaseParams,
     Grid,
@@ -115,6 +116,7 @@ def examine(profile: str) -> list[Check]:
         *_inception(params, settings),
         *_dino(params, settings),
         _methods(params, grid, settings),
+        *_images_made_elsewhere(grid),
         *_pipelines(profile),
         *_locks(profile),
         *_concepts(params, grid, profile),
@@ -422,11 +424,26 @@ def _dino(params: Params, settings: Path) -> Iterator[Check]:
 
 def _methods(params: Params, grid: Grid, settings: Path) -> Check:
     """Whether every method has parameters; the grid has been read, so that all are known."""
-    lacking = [method for method in grid.methods if method not in params.methods]
+    made_here = [method for method in grid.methods if not is_external(method)]
+    lacking = [method for method in made_here if method not in params.methods]
     if lacking:
         note = f"{settings}: methods.{lacking[0]}: missing: give the method's parameters"
         return Check("methods", "wrong", note)
     return Check("methods", "ready", ", ".join(grid.methods))
+
+
+def _images_made_elsewhere(grid: Grid) -> Iterator[Check]:
+    """What made them, and for how many subjects they are here; the others have no scores."""
+    for method in filter(is_external, grid.methods):
+        what = f"images of {method}"
+        try:
+            about = load_external(method)
+        except BenchError as error:
+            yield Check(what, "wrong", str(error))
+            continue
+        subjects = grid.subjects()
+        here = sum(external_tar(method, subject).is_file() for subject in subjects)
+        yield Check(what, "ready", f"{here} of {len(subjects)} subjects: {about.credit()}")
 
 
 def _pipelines(profile: str) -> Iterator[Check]:

@@ -9,16 +9,19 @@ one profile at a time.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import analyses_of
-from pipeline.bench.closure import ROOT, rooms
+from pipeline.bench.closure import ROOT, in_project, rooms
+from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE
-from pipeline.methods import Continued, How, Merged, load_method, training_of
+from pipeline.methods import Needs, check_methods, load_method, method_files
+from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
     Grid,
     Params,
@@ -56,12 +59,23 @@ class Kind:
     suffix: str  # of the stages' names
     subjects: str  # the grid's group of them
     concepts: tuple[str, ...]  # what stands for their concepts in a template
-    train_deps: tuple[str, ...]  # in runs/<profile>/
+    needs: Needs
 
     @property
     def single(self) -> bool:
         """Whether the subjects are concepts."""
         return self.subjects == "concepts"
+
+    @property
+    def train_deps(self) -> list[str]:
+        """What training depends on in runs/<profile>/."""
+        needs = self.needs
+        return [
+            *(f"cells/{method}/{c}/adapter.safetensors" for method, c in needs.adapters),
+            *(f"shards/{concept}.tar" for concept in needs.shards),
+            *(f"generated/{concept}.tar" for concept in needs.generated),
+            *(["index"] if needs.index else []),
+        ]
 
 
 def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
@@ -113,8 +127,13 @@ def _remove(path: Path) -> bool:
 
 
 def pipelines(profile: str) -> dict[Path, str]:
-    """The text of each dvc.yaml of a profile."""
+    """The text of each dvc.yaml of a profile.
+
+    Raises:
+        BenchError: a method is unknown, or made of adapters of one that is not in the grid.
+    """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
+    check_methods(grid, profile)
     default, analyses = profile == DEFAULT_PROFILE, analyses_of(params)
 
     def here(path: str | Path) -> str:
@@ -125,12 +144,13 @@ def pipelines(profile: str) -> dict[Path, str]:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
 
-    def code(*modules: str) -> list[str]:
-        """What a stage depends on that runs these modules."""
+    def code(*modules: str, methods: Iterable[str] = ()) -> list[str]:
+        """What a stage depends on that runs these modules and methods."""
+        files = dict.fromkeys(file for method in methods for file in method_files(method, grid))
+        found = rooms(modules, files)
         return [
-            here(path)
-            for room in rooms(modules)
-            for path in ([room] if default else files_of(room))
+            *(here(path) for room in found for path in ([room] if default else files_of(room))),
+            *(here(_from_here(file)) for file in files if not in_project(file)),
         ]
 
     environment = Environment(
@@ -148,8 +168,14 @@ def pipelines(profile: str) -> dict[Path, str]:
         "inception": local(params.score.inception) if _needs_inception(params) else None,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
-    methods = {name: load_method(name) for name in grid.methods}
-    hows = [how for m in methods.values() for how in (m.single, m.composition)]
+    kinds = {name: _kinds(name, grid) for name in grid.methods}
+    for name, found in kinds.items():
+        for other, _ in (part for kind in found for part in kind.needs.adapters):
+            if other not in grid.methods:
+                raise BenchError(
+                    f"{folder / 'grid.yaml'}: methods: {name} is made of adapters of {other}: "
+                    f"add {other}"
+                )
     texts = {
         folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
             clip=local(params.retrieve.clip),
@@ -165,7 +191,11 @@ def pipelines(profile: str) -> dict[Path, str]:
                     "module": f"eval.analyses.{name}",
                     "desc": analysis.desc,
                     "deps": [
-                        *code(f"eval.analyses.{name}.stage", "eval.analyses.stages"),
+                        *code(
+                            f"eval.analyses.{name}.stage",
+                            "eval.analyses.stages",
+                            methods=analysis.makes(),
+                        ),
                         *map(here, analysis.deps(params, grid)),
                     ],
                     "params": analysis.keys(),
@@ -173,15 +203,25 @@ def pipelines(profile: str) -> dict[Path, str]:
                 }
                 for name, analysis in analyses.items()
             ],
-            generated=any(_needs_generated(how) for how in hows)
+            generated=any(kind.needs.generated for found in kinds.values() for kind in found)
             or any("/generated/" in dep for a in analyses.values() for dep in a.deps(params, grid)),
         )
     }
-    for name in methods:
+    for name, found in kinds.items():
         texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
             "cells.yaml.jinja"
-        ).render(method=name, groups=",".join(_groups(grid)), kinds=_kinds(name, grid, params))
+        ).render(
+            method=name,
+            external=here(external_folder(name)) if is_external(name) else None,
+            groups=",".join(_groups(grid)),
+            kinds=found,
+        )
     return texts
+
+
+def _from_here(file: Path) -> Path:
+    """A file as it is called in the root, or its absolute path if it lies elsewhere."""
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def files_of(room: str) -> list[str]:
@@ -203,36 +243,23 @@ def _groups(grid: Grid) -> list[str]:
     return ["concepts", "compositions", *(["triples"] if grid.triples else [])]
 
 
-def _kinds(name: str, grid: Grid, params: Params) -> list[Kind]:
-    """The kinds of subjects that the method makes adapters of."""
-    method = load_method(name)
+def _kinds(name: str, grid: Grid) -> list[Kind]:
+    """The kinds of subjects that the method makes adapters of, or may have images of."""
+    method = None if is_external(name) else load_method(name, grid)
     items = ("${item.first}", "${item.second}", "${item.third}")
     found = []
-    for group, how, suffix, concepts in (
-        ("concepts", method.single, "", ("${key}",)),
-        ("compositions", method.composition, "_composition", items[:2]),
-        ("triples", method.composition, "_triple", items),
+    for group, suffix, concepts in (
+        ("concepts", "", ("${key}",)),
+        ("compositions", "_composition", items[:2]),
+        ("triples", "_triple", items),
     ):
-        if how is None or group not in _groups(grid):
+        if group not in _groups(grid):
             continue
-        deps: list[str] = []
-        trained = training_of(how)
-        if isinstance(how, (Merged, Continued)):
-            used = concepts if isinstance(how, Merged) else concepts[:1]
-            deps += [f"cells/{how.of}/{c}/adapter.safetensors" for c in used]
-        if trained:
-            deps += [f"shards/{c}.tar" for c in concepts]
-        if _needs_generated(how):
-            deps += [f"generated/{c}.tar" for c in concepts]
-        if isinstance(how, Merged) and how.rule == "constrained":
-            deps.append("index")
-        found.append(Kind(suffix, group, concepts, tuple(deps)))
+        if method is None:
+            found.append(Kind(suffix, group, concepts, Needs()))
+        elif how := method.of(len(concepts)):
+            found.append(Kind(suffix, group, concepts, how.needs(concepts)))
     return found
-
-
-def _needs_generated(how: How | None) -> bool:
-    trained = training_of(how)
-    return trained is not None and trained.regularization == "generated"
 
 
 def _needs_inception(params: Params) -> bool:

@@ -1,1 +1,1 @@
-"""What everything uses and what knows nothing of images: errors, files, seeds, schemas."""
+"""What everything uses and what knows nothing of images: errors, files, seeds, schemas, text."""

@@ -19,6 +19,7 @@ from pipeline.common.errors import BenchError
 # The kinds of failures, as tables show them.
 DIVERGED = "diverged"
 TOO_FEW_IMAGES = "too few images"
+NOT_IMPORTED = "not imported"
 
 INSIDE = "failed.json"  # where the record is if a stage writes a folder
 # How a record begins as `pipeline.common.files.write_json` writes it; no result begins so.

@@ -91,6 +91,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def square(image: Image.Image, side: int) -> Image.Image:
+    """The central square of the image, resized (bicubic) to `side` pixels."""
+    crop = min(image.size)
+    left, top = (image.width - crop) // 2, (image.height - crop) // 2
+    central = image.crop((left, top, left + crop, top + crop))
+    return central.resize((side, side), Image.Resampling.BICUBIC)
+
+
 def pixel_digest(image: Image.Image) -> str:
     """Equal for pictures of equal size, mode and pixels, whatever file they are in."""
     return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import time
 
-from PIL import Image
-
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
 from pipeline.concepts.concept import load_concept
-from pipeline.concepts.photos import read_photo
+from pipeline.concepts.photos import read_photo, square
 from pipeline.settings.profile import load_params, profile_folder
-
-
-def square(image: Image.Image, side: int) -> Image.Image:
-    """The central square of the image, resized (bicubic) to `side` pixels."""
-    crop = min(image.size)
-    left, top = (image.width - crop) // 2, (image.height - crop) // 2
-    central = image.crop((left, top, left + crop, top + crop))
-    return central.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def shard(concept: str, profile: str) -> None:

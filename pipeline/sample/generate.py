@@ -11,7 +11,8 @@ from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import load_concept
 from pipeline.models.base import load_base
-from pipeline.sample.sampler import Request, sample_all
+from pipeline.sample.requests import Request
+from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import load_params
 
 

@@ -16,7 +16,6 @@ from pydantic import Field
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
 from pipeline.common.schema import Section, parse, read_yaml
-from pipeline.methods import check_method
 from pipeline.settings.protocol import Protocol, load_protocol
 from pipeline.settings.study import StudyParams
 
@@ -105,6 +104,9 @@ class MethodParams(Section):
     )
     template_words: bool = Field(
         default=True, description='whether "photo of a" constrains a merge, as in the paper\'s code'
+    )
+    own: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="what this method alone has, by name"
     )
 
 
@@ -197,7 +199,20 @@ class Grid(Section):
     concepts: dict[str, GridConcept]
     compositions: dict[str, GridComposition]
     triples: dict[str, GridTriple] = Field(default_factory=dict)
-    methods: list[str] = Field(min_length=1, description="rows of the table; the order is theirs")
+    rows: list[str] = Field(
+        alias="methods",
+        min_length=1,
+        description="methods by name, or as the path of a file; the order is the table's",
+    )
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods' names; that of a file is its stem."""
+        return [Path(row).stem if row.endswith(".py") else row for row in self.rows]
+
+    def method_files(self) -> dict[str, str]:
+        """The paths of the methods that are files of other people, by name."""
+        return {Path(row).stem: row for row in self.rows if row.endswith(".py")}
 
     def composed(self) -> dict[str, GridComposition]:
         """All compositions, of two concepts and of three."""
@@ -273,7 +288,7 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
     Raises:
         BenchError: as `load_params`; a concept's name that cannot be one; a composition of a
             concept that is not in the grid or with itself; a name that two subjects have; a method
-            that is unknown or there twice.
+            that is there twice. Whether methods exist is not looked at.
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = parse(path, Grid, read_yaml(path))
@@ -292,18 +307,13 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
                 raise BenchError(f"{where}: {repeated!r} is there twice: name different concepts")
     if repeated := _repeated((*grid.concepts, *grid.compositions, *grid.triples)):
         raise BenchError(f"{path}: two subjects have the name {repeated!r}: rename one")
-    for method in grid.methods:
-        try:
-            check_method(method)
-        except BenchError as error:
-            raise BenchError(f"{path}: methods: {error}") from None
     if repeated := _repeated(grid.methods):
         raise BenchError(f"{path}: methods: {repeated!r} is there twice: remove one")
     return grid
 
 
 def check_name(name: str, where: str = "name") -> None:
-    """Finds out whether a concept may have this name.
+    """Finds out whether a concept or a method may have this name.
 
     Raises:
         BenchError: it may not; begins with `where` it stands.

@@ -1,45 +1,30 @@
-"""The one training loop: what a method's file says, done to the images of a few concepts."""
+"""The one training loop: what a method says, done to the images of a few concepts."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError
-from pipeline.common.files import read_tar
-from pipeline.common.places import repro_command_for
 from pipeline.common.seeds import seed_of
-from pipeline.concepts.concept import PHOTO_CAPTION, Concept
-from pipeline.methods import Trained
+from pipeline.concepts.concept import PHOTO_CAPTION
+from pipeline.methods import TOKENS, Batch, Step, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
 from pipeline.models.base import Base, Condition, to_tensor
 from pipeline.models.crossattn import detached_start_token
 from pipeline.settings.profile import MethodParams, TrainParams
 from pipeline.train.augment import View, draw_view, render_view, view_mask
 from pipeline.train.lowrank import low_rank_changes
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """The images of one concept's shard, all square and of the base's resolution."""
-
-    concept: Concept
-    targets: list[Image.Image]
-    regularization: list[Image.Image]
-    captions: list[str]  # of the regularization images
 
 
 @dataclass(frozen=True)
@@ -65,41 +50,6 @@ class Latents(NamedTuple):
     mean: Tensor
     deviation: Tensor
     mask: Tensor
-
-
-def load_training_set(concept: Concept, runs: Path, method: Trained) -> TrainingSet:
-    """Reads the concept's shard, and the generated images instead of the retrieved ones if the
-    method wants those.
-
-    Raises:
-        BenchError: a file is missing or truncated, or there are no targets.
-    """
-    path = runs / "shards" / f"{concept.name}.tar"
-    shard = _read_images(path)
-    targets = [image for key, image, _ in shard if key.startswith("target-")]
-    if not targets:
-        raise BenchError(
-            f"{path}: holds no target images: delete the shard and run `{repro_command_for(path)}`"
-        )
-    if method.regularization == "generated":
-        shard = _read_images(runs / "generated" / f"{concept.name}.tar")
-    others = [(image, text) for key, image, text in shard if not key.startswith("target-")]
-    return TrainingSet(concept, targets, [i for i, _ in others], [text for _, text in others])
-
-
-def _read_images(path: Path) -> list[tuple[str, Image.Image, str]]:
-    """Key, image and caption of each sample of a shard."""
-    found = []
-    for sample in read_tar(path):
-        try:
-            image = Image.open(io.BytesIO(sample["png"])).convert("RGB")
-        except (KeyError, OSError) as error:
-            raise BenchError(
-                f"{path}: sample {sample['__key__']} has no readable image: delete the shard and "
-                f"run `{repro_command_for(path)}`"
-            ) from error
-        found.append((sample["__key__"], image, sample.get("txt", "")))
-    return found
 
 
 def draw_schedule(
@@ -202,24 +152,11 @@ def loss_of_rows(error: Tensor, mask: Tensor, masked: bool) -> Tensor:
     return (squares.sum(1) * mask).sum((1, 2)) / mask.sum((1, 2))
 
 
-def train(
-    base: Base,
-    method: Trained,
-    sets: Sequence[TrainingSet],
-    tokens: dict[str, Tensor],
-    params: TrainParams,
-    hyper: MethodParams,
-    steps: int,
-    provenance: Provenance,
-) -> Adapter:
-    """The adapter after that many steps; see `train_through`."""
-    return train_through(base, method, sets, tokens, params, hyper, [steps], provenance)[-1]
-
-
 def train_through(
     base: Base,
     method: Trained,
     sets: Sequence[TrainingSet],
+    references: Sequence[str],
     tokens: dict[str, Tensor],
     params: TrainParams,
     hyper: MethodParams,
@@ -233,10 +170,10 @@ def train_through(
     some steps is what a training of so many steps changes.
 
     Args:
+        references: what stands for the concept of each of `sets` in its captions.
         tokens: the modifier token of each of `sets` and the row [d] that it starts from.
         checkpoints: numbers of steps, ascending; the last is that of the whole training.
-        provenance: goes into the adapters, with the steps added to its own. The last of its
-            references are those of `sets`.
+        provenance: goes into the adapters, with the steps. Its subject is a part of the seeds.
 
     Returns:
         The adapter after each of `checkpoints`.
@@ -245,7 +182,6 @@ def train_through(
         FailureError: the loss or what was trained is not finite.
     """
     unet = base.unet
-    references = provenance.references[-len(sets) :]
     steps = checkpoints[-1]
     schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
     names = method.weights(unet)
@@ -261,28 +197,31 @@ def train_through(
                 factors = stack.enter_context(
                     low_rank_changes(unet, names, hyper.rank or 0, seed, base.device)
                 )
-                trained = [part for f in factors.values() for part in (f.up, f.down)]
+                trained = {name: [f.up, f.down] for name, f in factors.items()}
             else:
-                trained = [weights[name].requires_grad_(True) for name in names]
+                trained = {name: [weights[name].requires_grad_(True)] for name in names}
             if method.train_token:
-                trained.append(embedding.rows.requires_grad_(True))
+                trained[TOKENS] = [embedding.rows.requires_grad_(True)]
             if method.detach_start_token:
                 stack.enter_context(detached_start_token(unet))
+            groups = _groups(trained, method.rate, hyper.learning_rate or 0.0)
+
+            def change(name: str) -> Delta:
+                return factors[name] if method.low_rank else weights[name] - originals[name]
+
+            def penalty(batch: Batch) -> Tensor | None:
+                if method.penalty is None:
+                    return None
+                return method.penalty(
+                    Step({name: change(name) for name in names}, embedding.rows, batch)
+                )
 
             def changed(done: int) -> Adapter:
                 rows = embedding.rows.detach().cpu()
-                deltas: dict[str, Delta] = {
-                    name: LowRank(
-                        factors[name].up.detach().cpu().clone(),
-                        factors[name].down.detach().cpu().clone(),
-                    )
-                    if method.low_rank
-                    else (weights[name] - originals[name]).detach().cpu()
-                    for name in names
-                }
+                with torch.no_grad():
+                    deltas = {name: _copied(change(name)) for name in names}
                 by_token = {token: row.clone() for token, row in zip(tokens, rows)}
-                now = replace(provenance, steps=provenance.steps + done)
-                adapter = Adapter(by_token, deltas, now)
+                adapter = Adapter(by_token, deltas, replace(provenance, steps=done))
                 # A gradient may be the first that is not finite, and no loss comes after the last.
                 if what := not_finite(adapter):
                     raise _diverged(what, done, steps, provenance)
@@ -290,7 +229,9 @@ def train_through(
 
             made = {
                 done: changed(done)
-                for done in _steps(base, method, sets, schedule, trained, params, hyper, provenance)
+                for done in _steps(
+                    base, method, sets, schedule, groups, penalty, params, provenance
+                )
                 if done in checkpoints
             }
     finally:
@@ -300,6 +241,23 @@ def train_through(
             for name, original in originals.items():
                 weights[name].copy_(original)
     return [made[done] for done in checkpoints]
+
+
+def _copied(delta: Delta) -> Delta:
+    """A copy of a change on the CPU."""
+    if isinstance(delta, LowRank):
+        return LowRank(delta.up.detach().cpu().clone(), delta.down.detach().cpu().clone())
+    return delta.detach().cpu()
+
+
+def _groups(
+    trained: Mapping[str, list[Tensor]], rate: Callable[[str], float], learning_rate: float
+) -> list[dict[str, Any]]:
+    """What trains, in groups of one learning rate each, as optimizers take them."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, tensors in trained.items():
+        groups.setdefault(rate(name), []).extend(tensors)
+    return [{"params": part, "lr": factor * learning_rate} for factor, part in groups.items()]
 
 
 def _diverged(what: str, step: int, steps: int, provenance: Provenance) -> FailureError:
@@ -318,9 +276,9 @@ def _steps(
     method: Trained,
     sets: Sequence[TrainingSet],
     schedule: Sequence[Sequence[Row]],
-    trained: list[Tensor],
+    groups: list[dict[str, Any]],
+    penalty: Callable[[Batch], Tensor | None],
     params: TrainParams,
-    hyper: MethodParams,
     provenance: Provenance,
 ) -> Iterator[int]:
     """The loop itself: AdamW on the prediction error of the schedule's images.
@@ -351,9 +309,7 @@ def _steps(
             part = captions[start : start + 64]
             fixed.update(zip(part, base.condition(part).split()))
 
-    optimizer = torch.optim.AdamW(
-        trained, hyper.learning_rate or 0.0, weight_decay=params.weight_decay
-    )
+    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
     training_steps = base.scheduler.config.num_train_timesteps
     progress = tqdm(schedule, f"training {provenance.method}", unit="step", mininterval=1)
     for step, rows in enumerate(progress):
@@ -370,10 +326,13 @@ def _steps(
         with base.autocast():
             known = fixed | dict(zip(learned, base.condition(learned).split() if learned else []))
         condition = Condition.joined([known[row.caption] for row in rows])
-        error = base.predict(noisy, timesteps, condition) - base.target(clean, noise, timesteps)
-        losses = loss_of_rows(error, mask, method.masked_loss)
+        predicted = base.predict(noisy, timesteps, condition)
+        target = base.target(clean, noise, timesteps)
+        losses = loss_of_rows(predicted - target, mask, method.masked_loss)
         # The mean over each concept's images, summed over concepts.
         loss = losses.sum() * len(sets) / len(rows)
+        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, mask))
+        loss = loss if more is None else loss + more
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

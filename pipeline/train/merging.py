@@ -24,7 +24,7 @@ from pipeline.models.adapter import Adapter, Delta, Provenance, dense
 from pipeline.models.base import Base
 
 
-class Merged(NamedTuple):
+class MergedMatrix(NamedTuple):
     """A merged matrix [out, d] and how well it meets its constraint."""
 
     weight: Tensor
@@ -42,13 +42,13 @@ class Merger:
     directions: Tensor  # (D C^T)^-1 D: [s, d]
     condition: float  # condition number of the regularized C_reg^T C_reg
 
-    def merge(self, pretrained: Tensor, values: Tensor) -> Merged:
+    def merge(self, pretrained: Tensor, values: Tensor) -> MergedMatrix:
         """The matrix nearest to `pretrained` [out, d] on C_reg that maps C to `values` [s, out]."""
         weight = pretrained.double()
         goal = values.double().T
         weight = weight + (goal - weight @ self.constraints.T) @ self.directions
         error = torch.linalg.norm(weight @ self.constraints.T - goal)
-        return Merged(weight, float(error / torch.linalg.norm(goal)))
+        return MergedMatrix(weight, float(error / torch.linalg.norm(goal)))
 
 
 def merger(constraints: Tensor, regularization: Tensor, ridge: float) -> Merger:

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -211,3 +212,25 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
     page = (clone.root / FOLDER / "reports/index.html").read_text(encoding="utf-8")
     assert "my_cat: only 0 regularization images" in page
     assert not clone.half_written()
+
+
+def test_images_made_elsewhere(clone: Clone) -> None:
+    """What one of the methods made, imported as images of another system, scores the same."""
+    runs = clone.root / FOLDER / "runs/cells"
+    for subject in ("cat", "cat+chair"):
+        folder = clone.root / "elsewhere" / subject
+        with tarfile.open(runs / "dreambooth" / subject / "samples.tar") as tar:
+            tar.extractall(folder, filter="data")
+        command = f"bench samples import again {subject} {folder} --source me --profile smoke"
+        subprocess.run(command.split(), cwd=clone.root, env=clone.environment, check=True)
+    ran = clone.repro()
+    grid = YAML(typ="safe").load(clone.root / FOLDER / "grid.yaml")  # also of the tests before
+    subjects = (*grid["concepts"], *grid["compositions"])
+    assert ran == {name for name in cells("again", subjects) if ":train" not in name} | REPORT
+    for subject in ("cat", "cat+chair"):
+        scores = [(runs / m / subject / "scores.csv").read_text() for m in ("dreambooth", "again")]
+        assert scores[0].count(",dreambooth,") > 1
+        assert scores[0].replace(",dreambooth,", ",again,") == scores[1]
+    assert '"failed": "not imported"' in (runs / "again/chair/scores.csv").read_text()
+    page = (clone.root / FOLDER / "reports/index.html").read_text(encoding="utf-8")
+    assert "again (external)" in page

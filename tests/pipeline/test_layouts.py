@@ -50,7 +50,7 @@ from pipeline.sample.sampler import sample_cell
 from pipeline.settings.profile import SamplerParams, load_params
 from pipeline.settings.protocol import PROTOCOLS
 from pipeline.toyland.pretrain.vocabulary import END, START, learn_merges, vocabulary
-from pipeline.train.stage import how_of, train_cell
+from pipeline.train.stage import train_cell
 
 RESOLUTION, CONTEXT = 64, 77
 IMAGES, CAPTIONS = 2, 2
@@ -407,7 +407,7 @@ def test_adapters_apply_and_images_are_made(
             assert "adapter" in file.metadata()
         adapter = load_adapter(path)
         about = load_subject(subject)
-        how = how_of(method, about)
+        how = load_method(method).how(about, method)
         if isinstance(how, Trained):
             assert set(adapter.deltas) == set(how.weights(base.unet))
         elif method not in ("pretrained", "textual_inversion"):

@@ -12,13 +12,13 @@ import pipeline.sample.generate
 from pipeline.common.files import read_tar
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, Subject, load_concept
-from pipeline.methods import Merged, load_method
+from pipeline.methods import load_method
 from pipeline.models.adapter import Adapter, Provenance
 from pipeline.models.base import Base
 from pipeline.models.crossattn import key_value_names
 from pipeline.sample.generate import generate
 from pipeline.settings.profile import MethodParams, load_params
-from pipeline.train.stage import merged
+from pipeline.train.making import Making
 from tests.pipeline.conftest import Settings
 from tests.pipeline.tiny import concept, new_base
 
@@ -60,19 +60,15 @@ def adapter(base: Base, seed: int) -> Adapter:
 
 @pytest.mark.parametrize("template_words", [True, False])
 @pytest.mark.parametrize("caption", ["{}", "picture in the style of {}"])
-def test_style_and_object_are_merged(
-    project: Path, monkeypatch: pytest.MonkeyPatch, caption: str, template_words: bool
-) -> None:
+def test_style_and_object_are_merged(project: Path, caption: str, template_words: bool) -> None:
     base, params = new_base(), load_params()
-    monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
     style = Concept("neon", "picture", caption, Path("neon.txt"), ())
     about = Subject("neon+cat", (style, concept("cat", "cat")), Path("neon+cat.txt"))
     parts = [adapter(base, 0), adapter(base, 1)]
     how = load_method("custom_diffusion_merge").composition
-    assert isinstance(how, Merged)
+    assert how is not None
     hyper = MethodParams(ridge=1e-6, template_words=template_words)
-    provenance = Provenance("m", about.name, base.path, base.hash, ("picture", "cat"))
-    result = merged(base, how, parts, about, params, hyper, provenance)
+    result = how.make(Making.of(base, "m", about, params, hyper, (), parts, CAPTIONS))
 
     # Token, noun and end of each name; the same three in each caption, unless it is the name
     # alone; and the words before them: "photo of a", "picture in the style of" or none.

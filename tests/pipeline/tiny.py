@@ -12,11 +12,11 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.concepts.concept import Concept, Subject
+from pipeline.methods import TrainingSet
 from pipeline.models.base import Base, load_base
 from pipeline.settings.profile import BaseParams
 from pipeline.toyland.pretrain.denoiser import scheduler
 from pipeline.toyland.pretrain.vocabulary import CONTEXT_LENGTH, clip_tokenizer
-from pipeline.train.loop import TrainingSet
 
 RARE_TOKENS = [336, 343, 345]
 RESOLUTION = 32

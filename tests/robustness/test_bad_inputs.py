@@ -159,12 +159,24 @@ def nothing() -> None:
     pass
 
 
+def some_samples() -> None:
+    Path("set").mkdir()
+    shutil.copy("photos/a.png", "set/000-00.png")
+
+
+def external_method() -> None:
+    """A method that is in the grid, and none of whose images are there."""
+    file("datasets/external/mine/method.yaml", "source: me\nlicence: unknown\n")()
+    replaced("grid.yaml", "methods:\n", "methods:\n  - mine\n")()
+
+
 # What is prepared; the command; how its error begins.
 Row = tuple[Callable[[], None], str, str]
 COMPRESS = "adapter compress a.safetensors"
 IMPORT = "adapter import token.safetensors"
 ADD = "concept add my_cat photos --class cat"
 EXPORT = "adapter export a.safetensors"
+SAMPLES = "samples import mine {} {} --source me"
 
 # Where a user's work lies, or what is no place for a file: of every command that is told one.
 TARGETS = {
@@ -251,6 +263,52 @@ ROWS: list[Row] = [
     ),
     (set_of_toys, "concept import set --prompts work", "work: the prompt file could not be"),
     (set_of_toys, "concept import set --prompts none", "none: the prompt file is missing"),
+    # images made elsewhere
+    (nothing, "samples prompts cow", "subject 'cow' is unknown: choose one of"),
+    (nothing, "samples prompts cat -p none", "profile 'none' is unknown"),
+    (nothing, "samples prompts cat --captions", "runs/toyland/regularization/cat.tar: the shard"),
+    (nothing, "samples prompts cat+chair --captions", "--captions: protocol"),
+    (nothing, SAMPLES.format("cow", "photos"), "subject 'cow' is unknown: choose one of"),
+    (nothing, SAMPLES.format("cat", "none"), "none: no such folder"),
+    (nothing, SAMPLES.format("cat", "notes.txt"), "notes.txt: no such folder"),
+    (nothing, SAMPLES.format("cat", "work"), "work: the folder holds no images"),
+    (nothing, SAMPLES.format("cat", "photos"), "photos/a.png: name it PROMPT-SAMPLE, such as 000"),
+    (file("photos/b.heic"), SAMPLES.format("cat", "photos"), "photos/b.heic: this format cannot"),
+    (folder("set/000-00.png"), SAMPLES.format("cat", "set"), "set: the folder holds no images"),
+    (some_samples, SAMPLES.format("cat", "set"), "set: 59 of the 60 images are missing that proto"),
+    (
+        both(some_samples, file("datasets/external/mine/cat.tar", "no tar")),
+        SAMPLES.format("cat", "set"),
+        "set: 59 of the 60 images",
+    ),
+    (nothing, "samples import mine cat photos", "--source: say what made the images of 'mine'"),
+    (nothing, "samples import mine cat photos --source ' '", "--source: say what made the"),
+    (nothing, "samples import lora cat photos --source me", "method 'lora' is taken by 'lora'"),
+    (nothing, "samples import ../x cat photos --source me", "method '../x': needs a letter first"),
+    (nothing, f"{SAMPLES.format('cat', 'photos')} --csv none", "none: the table of images is miss"),
+    (nothing, f"{SAMPLES.format('cat', 'photos')} --csv work", "work: the table of images could"),
+    (
+        nothing,
+        f"{SAMPLES.format('cat', 'photos')} --csv a.safetensors",
+        "a.safetensors: not UTF-8",
+    ),
+    (
+        nothing,
+        f"{SAMPLES.format('cat', 'photos')} --csv notes.txt",
+        "notes.txt: has no column 'file'",
+    ),
+    (
+        both(external_method, file("datasets/external/mine/cat.tar", "no tar")),
+        "sample mine cat",
+        "datasets/external/mine/cat.tar: is damaged: import the images again with",
+    ),
+    (external_method, "sample mine cat", "datasets/external/mine/cat.tar: is missing: `bench samp"),
+    (external_method, "train mine cat", "method 'mine' is of images made elsewhere"),
+    (
+        both(external_method, file("datasets/external/mine/method.yaml", "a: [1")),
+        "samples import mine cat photos",
+        "datasets/external/mine/method.yaml: not valid YAML",
+    ),
     # shards, samples and settings
     (
         folder("runs/toyland/regularization/cat.tar"),

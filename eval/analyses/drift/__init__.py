@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from eval.analyses.analysis import Analysis, adapters, shards
+from pipeline.settings.external import is_external
 from pipeline.settings.profile import Grid
 
 
@@ -12,7 +13,8 @@ def single_methods(grid: Grid) -> list[str]:
     """The methods of the grid that make adapters of single concepts."""
     from pipeline.methods import load_method  # imports torch
 
-    return [method for method in grid.methods if load_method(method).single]
+    made_here = [method for method in grid.methods if not is_external(method)]
+    return [method for method in made_here if load_method(method, grid).single]
 
 
 class Parameters(Analysis):

@@ -32,7 +32,8 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, load_concept
 from pipeline.models.adapter import applied
 from pipeline.models.base import Base, load_base
-from pipeline.sample.sampler import Request, sample_all
+from pipeline.sample.requests import Request
+from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import Grid, Params, load_grid, load_params
 
 SHOWN = 8

@@ -27,8 +27,13 @@ class Parameters(Analysis):
         """See `Analysis`."""
         from pipeline.methods import load_method  # imports torch
 
-        made = getattr(load_method(self.method).single, "regularization", None) == "generated"
-        return shards(self.concepts) + (shards(self.concepts, "generated") if made else [])
+        how = load_method(self.method, grid).single
+        made = how.needs(self.concepts).generated if how else ()
+        return shards(self.concepts) + shards(made, "generated")
+
+    def makes(self) -> list[str]:
+        """See `Analysis`."""
+        return [self.method]
 
     def samples(self, grid: Grid) -> list[str]:
         """See `Analysis`."""

@@ -28,34 +28,12 @@ from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
-from pipeline.methods import Trained
-from pipeline.models.adapter import Adapter, Provenance
-from pipeline.models.base import Base, load_base
-from pipeline.settings.profile import MethodParams, Params, load_params
-from pipeline.train.loop import TrainingSet, load_training_set
-from pipeline.train.stage import check_hyper, how_of, trained_through
-
-
-def adapters_along(
-    base: Base,
-    how: Trained,
-    sets: Sequence[TrainingSet],
-    params: Params,
-    hyper: MethodParams,
-    method: str,
-    subject: str,
-    checkpoints: Sequence[int],
-) -> list[Adapter]:
-    """The adapters of a subject after so many steps each of the method's training."""
-    about = Provenance(
-        method=method,
-        subject=subject,
-        base=base.path,
-        base_hash=base.hash,
-        references=tuple(part.concept.class_noun for part in sets),
-        seed=params.train.seed,
-    )
-    return trained_through(base, how, sets, params, hyper, checkpoints, about)
+from pipeline.methods import Trained, TrainingSet, load_method
+from pipeline.models.base import load_base
+from pipeline.settings.profile import load_grid, load_params
+from pipeline.train.inputs import load_training_sets
+from pipeline.train.making import Making
+from pipeline.train.stage import check_hyper
 
 
 def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
@@ -71,13 +49,16 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
     if hyper is None:
         raise BenchError(f"params.yaml: methods.{about.method}: missing: analyses.steps trains it")
 
-    def loop(concept: str) -> tuple[Trained, TrainingSet]:
+    method = load_method(about.method, load_grid(profile))
+
+    def loop(concept: str) -> tuple[Trained, Sequence[TrainingSet]]:
         subject = load_subject(concept, profile)
-        how = how_of(about.method, subject)
+        how = method.how(subject, about.method)
         if not isinstance(how, Trained):
             raise BenchError(f"params.yaml: analyses.steps: {about.method} does not train")
-        check_hyper(about.method, how, hyper, subject)
-        return how, load_training_set(subject.concepts[0], params.runs(), how)
+        needs = how.needs([concept])
+        check_hyper(about.method, needs, hyper)
+        return how, load_training_sets(subject, params.runs(), needs)
 
     loops = dict(made(about.concepts, loop))
     base, judge = load_base(params.base), Judge(params)
@@ -85,9 +66,8 @@ def analyse_steps(profile: str = DEFAULT_PROFILE) -> Path:
 
     def scores(concept: str) -> pd.DataFrame:
         (how, images), subject = loops[concept], load_subject(concept, profile)
-        adapters = adapters_along(
-            base, how, [images], params, hyper, about.method, concept, checkpoints
-        )
+        making = Making.of(base, about.method, subject, params, hyper)
+        adapters = making.train_through(how, images, checkpoints)
         parts = [
             adapter_scores(judge, base, adapter, subject, about.images_per_prompt)
             for adapter in adapters

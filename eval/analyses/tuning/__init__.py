@@ -39,6 +39,10 @@ class Parameters(Analysis):
         made = shards(grid.concepts) + shards(grid.concepts, "generated")
         return made + (["index"] if self.ridges else [])
 
+    def makes(self) -> list[str]:
+        """See `Analysis`."""
+        return [*self.rates, *self.ridges]
+
     def samples(self, grid: Grid) -> list[str]:
         """See `Analysis`."""
         return grid.subjects()

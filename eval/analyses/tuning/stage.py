@@ -27,19 +27,18 @@ from eval.analyses.common import (
     folder_of,
     write_results,
 )
-from eval.analyses.steps.stage import adapters_along
 from eval.analyses.tuning import Parameters
 from eval.metrics.catalogue import METRICS
 from eval.style import COLOURS, STYLE, words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import Subject, load_subject
-from pipeline.methods import Merged, Trained
-from pipeline.models.adapter import Adapter, Provenance
+from pipeline.methods import Merged, Trained, load_method
+from pipeline.models.adapter import Adapter
 from pipeline.models.base import Base, load_base
-from pipeline.settings.profile import MethodParams, Params, load_grid, load_params
-from pipeline.train.loop import load_training_set
-from pipeline.train.stage import how_of, merged
+from pipeline.settings.profile import Grid, MethodParams, Params, load_grid, load_params
+from pipeline.train.inputs import load_training_sets, regularization_captions
+from pipeline.train.making import Making, provenance_of
 
 PRETRAINED = "pretrained"
 SETTING = ["learning_rate", "steps", "ridge"]
@@ -90,7 +89,7 @@ class _Trials:
 
     def __init__(self, params: Params, about: Parameters, profile: str) -> None:
         self.params, self.about = params, about
-        grid = load_grid(profile)
+        self.grid = grid = load_grid(profile)
         self.subjects = {
             SINGLE: [load_subject(name, profile) for name in grid.concepts],
             COMPOSITIONS: [load_subject(name, profile) for name in grid.composed()],
@@ -113,29 +112,24 @@ class _Trials:
     def pretrained(self) -> Iterator[pd.DataFrame]:
         for kind, subjects in self.subjects.items():
             for subject in subjects:
-                nouns = tuple(concept.class_noun for concept in subject.concepts)
-                about = self.provenance(PRETRAINED, subject, nouns)
+                about = provenance_of(self.base, PRETRAINED, subject, self.params.train.seed)
                 yield self.scored(Adapter({}, {}, about), subject, kind, PRETRAINED)
-
-    def provenance(self, method: str, subject: Subject, references: tuple[str, ...]) -> Provenance:
-        base = self.base
-        return Provenance(method, subject.name, base.path, base.hash, references)
 
     def trained(self, method: str) -> Iterator[tuple[pd.DataFrame, tuple[Any, ...], Adapter]]:
         """Scores, setting (subject, rate, steps) and adapter of each trial of a method."""
         checkpoints = {SINGLE: self.about.steps, COMPOSITIONS: self.about.composition_steps}
         for kind, subjects in self.subjects.items():
             for subject in subjects:
-                how = how_of(method, subject)
+                how = load_method(method, self.grid).how(subject, method)
                 if not isinstance(how, Trained):
                     continue
-                sets = [load_training_set(c, self.params.runs(), how) for c in subject.concepts]
+                needs = how.needs([concept.name for concept in subject.concepts])
+                sets = load_training_sets(subject, self.params.runs(), needs)
                 for rate in self.about.rates[method]:
                     hyper = self.params.methods[method].model_copy(update={"learning_rate": rate})
                     steps = sorted(set(checkpoints[kind]))
-                    adapters = adapters_along(
-                        self.base, how, sets, self.params, hyper, method, subject.name, steps
-                    )
+                    making = Making.of(self.base, method, subject, self.params, hyper)
+                    adapters = making.train_through(how, sets, steps)
                     for done, adapter in zip(steps, adapters):
                         setting = {"learning_rate": rate, "steps": done}
                         scores = self.scored(adapter, subject, kind, method, **setting)
@@ -145,19 +139,19 @@ class _Trials:
         self, method: str, parts: Mapping[str, Adapter], hyper: MethodParams
     ) -> Iterator[pd.DataFrame]:
         """Scores of a merge with each ridge; `parts` are adapters by concept."""
+        captions = regularization_captions(self.params)
         for subject in self.subjects[COMPOSITIONS]:
-            how = how_of(method, subject)
-            assert isinstance(how, Merged)
+            how = load_method(method, self.grid).how(subject, method)
             chosen = [parts[concept.name] for concept in subject.concepts]
-            nouns = tuple(concept.class_noun for concept in subject.concepts)
-            about = self.provenance(method, subject, nouns)
             for ridge in self.about.ridges[method]:
                 now = hyper.model_copy(update={"ridge": ridge})
-                adapter = merged(self.base, how, chosen, subject, self.params, now, about)
+                adapter = how.make(
+                    Making.of(self.base, method, subject, self.params, now, (), chosen, captions)
+                )
                 yield self.scored(adapter, subject, COMPOSITIONS, method, ridge=ridge)
 
 
-def _check(params: Params, about: Parameters, subjects: Sequence[Subject]) -> None:
+def _check(params: Params, grid: Grid, about: Parameters, subjects: Sequence[Subject]) -> None:
     """Finds out whether every method can be tried as asked.
 
     Raises:
@@ -170,7 +164,7 @@ def _check(params: Params, about: Parameters, subjects: Sequence[Subject]) -> No
         for subject in subjects:
             if len(subject.concepts) == 1:
                 continue
-            how = how_of(method, subject)
+            how = load_method(method, grid).how(subject, method)
             if not isinstance(how, Merged) or how.of not in about.rates:
                 raise BenchError(
                     f"params.yaml: analyses.tuning.ridges: {method} merges no adapters of "
@@ -187,7 +181,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
     params = load_params(profile)
     about = Parameters.of(params)
     grid = load_grid(profile)
-    _check(params, about, [load_subject(name, profile) for name in grid.subjects()])
+    _check(params, grid, about, [load_subject(name, profile) for name in grid.subjects()])
     trials = _Trials(params, about, profile)
     rows = list(trials.pretrained())
     adapters: dict[tuple[Any, ...], Adapter] = {}
@@ -195,7 +189,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
         how.of
         for name in about.ridges
         for subject in trials.subjects[COMPOSITIONS]
-        if isinstance(how := how_of(name, subject), Merged)
+        if isinstance(how := load_method(name, grid).how(subject, name), Merged)
     }
     for method in about.rates:
         for scores, setting, adapter in trials.trained(method):
@@ -204,7 +198,7 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
                 adapters[(method, *setting)] = adapter
     table = marked(products(pd.concat(rows, ignore_index=True)), about)
     for name in about.ridges:
-        how = how_of(name, trials.subjects[COMPOSITIONS][0])
+        how = load_method(name, grid).how(trials.subjects[COMPOSITIONS][0], name)
         assert isinstance(how, Merged)
         of = table[(table["method"] == how.of) & (table["kind"] == SINGLE) & table["chosen"]].iloc[
             0

@@ -22,7 +22,8 @@ from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.files import atomic, sha256, write_json
 from pipeline.common.seeds import seed_of
 from pipeline.models.base import Base, load_base
-from pipeline.sample.sampler import Request, sample_all
+from pipeline.sample.requests import Request
+from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import BaseParams, SamplerParams
 from pipeline.toyland.pretrain.autoencoder import reconstruct, to_tensor
 from pipeline.toyland.pretrain.budget import BUDGET

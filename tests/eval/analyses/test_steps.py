@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from eval.analyses.common import Judge, adapter_scores
-from eval.analyses.steps.stage import adapters_along, analyse_steps
+from eval.analyses.steps.stage import analyse_steps
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.concepts.concept import load_subject
+from pipeline.methods import TrainingSet
 from pipeline.methods.custom_diffusion import TRAINED
 from pipeline.models.adapter import Adapter, dense
 from pipeline.models.base import Base
 from pipeline.settings.profile import MethodParams, load_params
-from pipeline.train.loop import TrainingSet, draw_schedule, load_training_set
+from pipeline.train.inputs import load_training_sets
+from pipeline.train.loop import draw_schedule
+from pipeline.train.making import Making
 from tests.eval.analyses.conftest import Configure
 from tests.pipeline.tiny import training_set
 
@@ -36,7 +39,8 @@ def images(base: Base) -> TrainingSet:
             for i, (kind, image, text) in enumerate(samples)
         ],
     )
-    return load_training_set(load_subject("cat").concepts[0], Path("runs/toyland"), TRAINED)
+    (found,) = load_training_sets(load_subject("cat"), Path("runs/toyland"), TRAINED.needs(["cat"]))
+    return found
 
 
 def test_shorter_schedules_are_the_start_of_longer_ones(images: TrainingSet) -> None:
@@ -47,11 +51,11 @@ def test_shorter_schedules_are_the_start_of_longer_ones(images: TrainingSet) -> 
     assert long[:4] == short
 
 
-def along(base: Base, images: TrainingSet, *checkpoints: int) -> list[Adapter]:
-    params = load_params()
-    return adapters_along(
-        base, TRAINED, [images], params, HYPER, "custom_diffusion", "cat", checkpoints
-    )
+def along(
+    base: Base, images: TrainingSet, *checkpoints: int, hyper: MethodParams = HYPER
+) -> list[Adapter]:
+    making = Making.of(base, "custom_diffusion", load_subject("cat"), load_params(), hyper)
+    return making.train_through(TRAINED, [images], checkpoints)
 
 
 def test_a_checkpoint_is_the_shorter_run(base: Base, images: TrainingSet) -> None:
@@ -80,8 +84,7 @@ def test_stage(configure: Configure, base: Base, images: TrainingSet) -> None:
     assert list(table.index) == [0, 2]
     params = load_params()
     hyper = params.methods["custom_diffusion"]
-    made = adapters_along(base, TRAINED, [images], params, hyper, "custom_diffusion", "cat", [0, 2])
-    adapter = made[-1]
+    adapter = along(base, images, 0, 2, hyper=hyper)[-1]
     scores = adapter_scores(Judge(params), base, adapter, load_subject("cat"), 1)
     expected = scores.loc[scores["metric"] == "text_alignment", "value"]
     assert table.loc[2, "text_alignment"] == pytest.approx(expected.mean(), abs=1e-5)

@@ -43,7 +43,7 @@ def test_bars_are_as_long_as_the_means(profile: Path) -> None:
 
 
 def test_styles_tell_fifteen_methods_apart(profile: Path) -> None:
-    grid = load_results().grid.model_copy(update={"methods": [f"m{i}" for i in range(15)]})
+    grid = load_results().grid.model_copy(update={"rows": [f"m{i}" for i in range(15)]})
     styles = [method_style(grid, method) for method in grid.methods]
     assert len(set(styles)) == 15
     assert {colour for colour, _ in styles} == set(COLOURS)

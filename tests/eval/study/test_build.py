@@ -22,8 +22,7 @@ from eval.study.questionnaire import (
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, read_tar, write_tar
 from pipeline.concepts.concept import load_concept, load_subject
-from pipeline.concepts.photos import read_photo
-from pipeline.corpus.shard import square
+from pipeline.concepts.photos import read_photo, square
 from pipeline.settings.profile import load_grid, load_params
 from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE, SMALL

@@ -13,11 +13,11 @@ from scipy import stats
 from eval.results import Results, load_results
 from eval.statistics import Estimate, holm
 from eval.tables.building import by_prompt, by_subject, comparison, differences
-from eval.tables.rendering import as_csv, as_text
+from eval.tables.rendering import as_csv, as_latex, as_markdown, as_text
 from eval.tables.table import Compared
 from pipeline.settings.profile import load_grid
 from pipeline.settings.protocol import Protocol, load_protocol
-from tests.eval.read import prompt_means, raw, read_csv
+from tests.eval.read import CELLS, prompt_means, raw, read_csv
 
 
 def test_comparison_is_a_mean_over_subjects_with_their_error(profile: Path) -> None:
@@ -73,6 +73,34 @@ def test_tables_by_subject_hold_every_cell(profile: Path) -> None:
     ]
 
 
+def test_images_made_elsewhere_are_marked_and_credited(profile: Path) -> None:
+    before = load_results()
+    assert "external" not in as_text(comparison(before)) + as_text(by_subject(before, "single"))
+    about = profile / "datasets/external/pretrained/method.yaml"
+    about.parent.mkdir(parents=True)
+    about.write_text("source: a large model\nlicence: CC0-1.0\nurl: https://example.org\n")
+    for subject in ("cat", "chair"):  # as without images of captions
+        rows = raw("pretrained", subject)
+        rows = rows[rows["metric"] != "kid"].assign(rows=len)
+        rows.to_csv(CELLS / "pretrained" / subject / "scores.csv", index=False)
+    results = load_results()
+    note = "pretrained (external): images by a large model, licence CC0-1.0, https://example.org"
+    no_kid = "; no KID, as there are no images of captions"
+    table = comparison(results)
+    assert table.notes[-1] == note + no_kid
+    for text in (as_text(table), as_markdown(table), as_latex(table)):
+        assert text.count("pretrained (external)") == 2  # its row, and the note
+    names = [row["method"] for row in read_csv(as_csv(table))]
+    assert names == ["oracle", "pretrained", "custom_diffusion", "custom_diffusion_merge"]
+    single = by_subject(results, "single")
+    assert single.notes[-1] == note + no_kid
+    assert as_markdown(single).count("| pretrained (external) |") == 2
+    # What is measured stays as it is.
+    first, second = (comparison(r).rows[1][1] for r in (before, results))
+    assert isinstance(first, Compared) and isinstance(second, Compared)
+    assert first.estimate == second.estimate
+
+
 def with_protocol(**score: object) -> Results:
     """The profile's results under a protocol whose scoring was changed."""
     results = load_results()
@@ -125,7 +153,7 @@ def made_up(effect: float, seed: int = 3) -> Results:
         update={
             "concepts": {row["subject"]: None for row in rows},
             "compositions": {},
-            "methods": ["pretrained", "custom_diffusion", "lora"],
+            "rows": ["pretrained", "custom_diffusion", "lora"],
         }
     )
     return Results(pd.DataFrame(rows), grid, load_protocol("toyland-v2"))

@@ -42,9 +42,10 @@ pytestmark = pytest.mark.skipif(
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with a `bench` of its own, and a folder for its warm process."""
     home = tmp_path_factory.mktemp("warm")
-    (home / "pipeline").mkdir()
+    (home / "pipeline" / "bench").mkdir(parents=True)
     (home / "pipeline" / "__init__.py").touch()
-    source = (ROOT / "pipeline" / "warm.py").read_text(encoding="utf-8")
+    (home / "pipeline" / "bench" / "__init__.py").touch()
+    source = (ROOT / "pipeline" / "bench" / "warm.py").read_text(encoding="utf-8")
     # As heavy as needed to tell a warm process from a cold one.
     source = (
         source[: source.index("PRELOADED = {")]
@@ -53,8 +54,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "IDLE_SECONDS = 120.0", "IDLE_SECONDS = 20.0"
         )
     )
-    (home / "pipeline" / "warm.py").write_text(source, encoding="utf-8")
-    (home / "pipeline" / "cli.py").write_text(CLI, encoding="utf-8")
+    (home / "pipeline" / "bench" / "warm.py").write_text(source, encoding="utf-8")
+    (home / "pipeline" / "bench" / "cli.py").write_text(CLI, encoding="utf-8")
     (home / "tmp").mkdir()
     yield home
 
@@ -90,13 +91,13 @@ def test_command_runs_as_by_itself_but_warm(home: Path) -> None:
 
 def test_code_and_environment_are_those_of_the_moment(home: Path) -> None:
     start(home, "train", "0").communicate(timeout=120)
-    (home / "pipeline" / "cli.py").write_text(CLI.replace("to stderr", "changed"))
+    (home / "pipeline" / "bench" / "cli.py").write_text(CLI.replace("to stderr", "changed"))
     began = time.perf_counter()
     process = start(home, "train", "0", GREETING="bye")
     out, err = process.communicate(timeout=120)
     assert (out, err, process.returncode) == (f"True {home} bye ['0']\n", "changed\n", 0)
     assert time.perf_counter() - began < 2, "torch was imported again"
-    (home / "pipeline" / "cli.py").write_text(CLI)
+    (home / "pipeline" / "bench" / "cli.py").write_text(CLI)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -128,7 +129,7 @@ def test_ending_a_command_that_runs_by_itself_cleans_up(home: Path, number: sign
 
 
 def test_a_hang_up_is_ignored_under_nohup(home: Path) -> None:
-    command = ["nohup", sys.executable, "-c", "import signal; from pipeline import warm;"]
+    command = ["nohup", sys.executable, "-c", "import signal; from pipeline.bench import warm;"]
     command[-1] += "warm._end_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "SIG_IGN\n"

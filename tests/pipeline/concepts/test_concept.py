@@ -60,10 +60,12 @@ def test_bad_prompts(tmp_path: Path, text: str, concepts: int, message: str) -> 
         read_prompts(path, concepts)
 
 
-def test_missing_prompt_file(project: Path) -> None:
+def test_prompts_are_read_when_asked_for(project: Path) -> None:
+    """What does not ask for them does not depend on their file."""
     (project / "datasets/prompts/cat.txt").unlink()
+    concept = load_concept("cat")
     with pytest.raises(BenchError, match=r"datasets/prompts/cat\.txt: the prompt file is missing"):
-        load_concept("cat")
+        _ = concept.prompts
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from pipeline.common.failures import FailureError
 from pipeline.models.adapter import Adapter, Provenance, applied
 from pipeline.models.base import Base
 from pipeline.models.crossattn import key_value_names
-from pipeline.sample.sampler import caption_requests, prompt_requests, sample
+from pipeline.sample.requests import caption_requests, prompt_requests
+from pipeline.sample.sampler import sample
 from pipeline.settings.profile import SamplerParams
-from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
+from tests.pipeline.tiny import RARE_TOKENS, new_base
 
 PARAMS = SamplerParams(steps=5, guidance_scale=6, eta=1, batch_size=4)
 
@@ -123,9 +124,9 @@ def test_seeds_are_the_same_for_every_method_and_differ_between_images():
     assert {r.record["scored_prompt"] for r in ours} == {"a cat in the snow", "a cat on the beach"}
     other = prompt_requests("q", *arguments[1:], ("cat",), ("cat",), 3)
     assert not {r.seed for r in ours} & {r.seed for r in other}
-    pair = subject(training_set("cat", "cat"), training_set("chair", "chair"))
-    prompts = ("a {0} and a {1}",)
-    joined = prompt_requests("p", pair.name, prompts, ("A", "B"), ("cat", "chair"), 1)
+    joined = prompt_requests(
+        "p", "cat+chair", ("a {0} and a {1}",), ("A", "B"), ("cat", "chair"), 1
+    )
     assert joined[0].prompt == "a A and a B"
     captions = caption_requests("p", "cat", ["a cat", "a cat"], 2)
     assert len({r.seed for r in captions}) == 4

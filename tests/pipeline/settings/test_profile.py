@@ -105,7 +105,6 @@ def test_composition_of_an_unknown_concept(project: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  - dreambooth\n", "  - dreamboot\n", "methods: method 'dreamboot' is unknown: choose"),
         ("  - dreambooth\n", "  - dreambooth\n" * 2, "methods: 'dreambooth' is there twice"),
         ("second: chair", "second: cat", r"compositions\.cat\+chair: 'cat' is there twice"),
         ("  wooden_pot+cat:", "  cat:", "two subjects have the name 'cat': rename one"),

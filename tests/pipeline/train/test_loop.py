@@ -12,17 +12,19 @@ from torch import Tensor
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.seeds import seed_of
-from pipeline.methods import Continued, Merged, Trained, load_method, method_names
-from pipeline.models.adapter import Adapter, Provenance, dense
+from pipeline.methods import How, Trained, TrainingSet, load_method, method_names
+from pipeline.models.adapter import Adapter, LowRank, dense
 from pipeline.models.base import Base, to_tensor
 from pipeline.models.crossattn import attention_names, detached_start_token, key_value_names
 from pipeline.settings.profile import MethodParams, Params, load_params
 from pipeline.train import loop as training
 from pipeline.train.augment import render_view, view_mask
-from pipeline.train.loop import Encoder, Row, TrainingSet, draw_schedule, loss_of_rows
-from pipeline.train.stage import continued, first_rows, merged, trained
+from pipeline.train.loop import Encoder, Row, draw_schedule, loss_of_rows
+from pipeline.train.making import Making, first_rows
 from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
 
+CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
+ONE = training_set("cat", "cat")
 HYPER = MethodParams(learning_rate=1e-2, rank=2, ridge=1e-6)
 
 
@@ -36,10 +38,18 @@ def params() -> Params:
     return load_params()
 
 
-def provenance(base: Base, method: str, *sets: TrainingSet) -> Provenance:
-    nouns = tuple(part.concept.class_noun for part in sets)
-    name = "+".join(part.concept.name for part in sets)
-    return Provenance(method, name, base.path, base.hash, nouns)
+def make(
+    how: How, base: Base, params: Params, name: str, hyper: MethodParams, *sets, parts=()
+) -> Adapter:
+    """As stage `train` has it made, from these images and parts."""
+    about = subject(*sets)
+    return how.make(Making.of(base, name, about, params, hyper, sets, parts, CAPTIONS))
+
+
+def composition(name: str) -> How:
+    found = load_method(name).composition
+    assert found is not None
+    return found
 
 
 def how(method: str, concepts: int = 1) -> Trained:
@@ -51,8 +61,7 @@ def how(method: str, concepts: int = 1) -> Trained:
 
 def run(base: Base, params: Params, name: str, *sets: TrainingSet, steps: int = 3) -> Adapter:
     hyper = HYPER.model_copy(update={"steps": steps, "composition_steps": steps})
-    about = provenance(base, name, *sets)
-    return trained(base, how(name, len(sets)), sets, params, hyper, about)
+    return make(how(name, len(sets)), base, params, name, hyper, *sets)
 
 
 def schedule(
@@ -130,7 +139,7 @@ def diverging(base: Base, params: Params, name: str, rate: float, steps: int) ->
     hyper = HYPER.model_copy(update={"steps": steps, "learning_rate": rate})
     one, before = training_set("cat", "cat"), state(base)
     with pytest.raises(FailureError) as error:
-        trained(base, how(name), [one], params, hyper, provenance(base, name, one))
+        make(how(name), base, params, name, hyper, one)
     check_restored(base, before)
     assert error.value.failure.kind == "diverged"
     return str(error.value)
@@ -208,7 +217,7 @@ def test_a_rank_larger_than_a_matrix_is_refused(base, params):
     one = training_set("cat", "cat")
     before = state(base)
     with pytest.raises(BenchError, match="rank 1000 does not fit .*choose a rank from 1 to"):
-        trained(base, how("lora"), [one], params, hyper, provenance(base, "lora", one))
+        make(how("lora"), base, params, "lora", hyper, one)
     check_restored(base, before)
 
 
@@ -425,7 +434,6 @@ def test_unknown_method_is_refused():
     assert "pretrained" in method_names()
 
 
-CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
 NOUNS = ("cat", "chair", "dog")
 
 
@@ -436,15 +444,11 @@ def parts_of(base: Base, params: Params, count: int) -> tuple[list[TrainingSet],
 
 @pytest.mark.parametrize("template_words", [True, False])
 @pytest.mark.parametrize("count", [2, 3])
-def test_merge_maps_each_concept_as_its_own_adapter(
-    base, params, monkeypatch, count, template_words
-):
+def test_merge_maps_each_concept_as_its_own_adapter(base, params, count, template_words):
     sets, parts = parts_of(base, params, count)
-    monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
-    about, found = subject(*sets), load_method("custom_diffusion_merge").composition
-    assert isinstance(found, Merged)
+    how = composition("custom_diffusion_merge")
     hyper = HYPER.model_copy(update={"template_words": template_words})
-    result = merged(base, found, parts, about, params, hyper, provenance(base, "m", *sets))
+    result = make(how, base, params, "m", hyper, *sets, parts=parts)
     assert result.provenance.notes["residual"] < 1e-6
     # Three words and the template's four with template words, else twice "<new1> cat" and the end;
     # the words of the template before the token are the same for all concepts.
@@ -473,10 +477,8 @@ def test_merge_maps_each_concept_as_its_own_adapter(
 
 def test_average_is_the_mean_of_the_changes_and_keeps_all_tokens(base, params):
     sets, parts = parts_of(base, params, 2)
-    found = load_method("custom_diffusion_average").composition
-    assert isinstance(found, Merged)
-    about = provenance(base, "m", *sets)
-    result = merged(base, found, parts, subject(*sets), params, HYPER, about)
+    how = composition("custom_diffusion_average")
+    result = make(how, base, params, "m", HYPER, *sets, parts=parts)
     for name, delta in result.deltas.items():
         both = parts[0].deltas[name].double() + parts[1].deltas[name].double()
         torch.testing.assert_close(delta.double(), both / 2, rtol=1e-6, atol=1e-9)
@@ -485,33 +487,29 @@ def test_average_is_the_mean_of_the_changes_and_keeps_all_tokens(base, params):
 
 def test_a_merge_without_a_finite_solution_is_refused(base, params, monkeypatch):
     sets, parts = parts_of(base, params, 2)
-    monkeypatch.setattr("pipeline.train.stage.regularization_captions", lambda _: CAPTIONS)
-    found = load_method("custom_diffusion_merge").composition
-    assert isinstance(found, Merged)
-    about, made = subject(*sets), provenance(base, "custom_diffusion_merge", *sets)
+    method = "custom_diffusion_merge"
+    arguments = (composition(method), base, params, method, HYPER, *sets)
     name = next(iter(parts[0].deltas))
     huge = {name: 3e38 * parts[0].deltas[name].sign()}  # finite, but too large for what comes of it
     parts[0] = replace(parts[0], deltas={**parts[0].deltas, **huge})
     whose = r"^custom_diffusion_merge on cat\+chair: the merge has no finite solution \("
     field = r"ridge 1e-06\): raise methods\.custom_diffusion_merge\.ridge"
     with pytest.raises(FailureError, match=f"{whose}delta.{name}; {field}"):
-        merged(base, found, parts, about, params, HYPER, made)
+        make(*arguments, parts=parts)
 
     def singular(*_):
         return torch.linalg.inv(torch.zeros(2, 2))
 
-    monkeypatch.setattr("pipeline.train.stage.constrained", singular)
+    monkeypatch.setattr("pipeline.train.making.constrained", singular)
     with pytest.raises(FailureError, match=f"{whose}.*singular.*; {field}"):
-        merged(base, found, parts, about, params, HYPER, made)
+        make(*arguments, parts=parts)
 
 
 def test_words_of_textual_inversion_are_put_side_by_side(base, params):
     sets = [training_set(noun, noun, i) for i, noun in enumerate(("cat", "wooden pot"))]
     parts = [run(base, params, "textual_inversion", part) for part in sets]
-    found = load_method("textual_inversion").composition
-    assert isinstance(found, Merged)
-    about = provenance(base, "m", *sets)
-    result = merged(base, found, parts, subject(*sets), params, HYPER, about)
+    how = composition("textual_inversion")
+    result = make(how, base, params, "m", HYPER, *sets, parts=parts)
     assert result.deltas == {}
     assert result.provenance.references == ("<new1>", "<new2>")
     for i, part in enumerate(parts, 1):
@@ -520,19 +518,141 @@ def test_words_of_textual_inversion_are_put_side_by_side(base, params):
 
 def test_sequential_goes_on_from_the_first_concept_and_leaves_its_token(base, params):
     sets, parts = parts_of(base, params, 3)
-    found = load_method("custom_diffusion_sequential").composition
-    assert isinstance(found, Continued)
+    how = composition("custom_diffusion_sequential")
     hyper = HYPER.model_copy(update={"composition_steps": 4})
     before = state(base)
-    about = provenance(base, "s", *sets)
-    result = continued(base, found.how, parts[0], sets, params, hyper, about)
+    result = make(how, base, params, "s", hyper, *sets, parts=parts[:1])
     assert torch.equal(result.tokens["<new1>"], parts[0].tokens["<new1>"])
     assert result.provenance.references == ("<new1> cat", "<new2> chair", "<new3> dog")
+    assert result.provenance.initial_ids == {f"<new{i}>": RARE_TOKENS[i - 1] for i in (1, 2, 3)}
     assert result.provenance.steps == 5 + 4 + 4
+    assert (result.provenance.method, result.provenance.subject) == ("s", "cat+chair+dog")
     check_restored(base, before)
     # No step: the adapter of the first concept, and the other tokens where they start.
     hyper = HYPER.model_copy(update={"composition_steps": 0})
-    same = continued(base, found.how, parts[0], sets, params, hyper, about)
+    same = make(how, base, params, "s", hyper, *sets, parts=parts[:1])
     for name, delta in same.deltas.items():
         torch.testing.assert_close(delta, parts[0].deltas[name], rtol=0, atol=0)
     assert torch.equal(same.tokens["<new3>"], base.embedding_row(RARE_TOKENS[2]))
+
+
+def test_sequential_trains_on_a_base_that_is_the_first_concepts(base, params):
+    """A base with that concept's weights written into it gives what the training adds, bit for bit.
+
+    The same training on the plain base gives something else.
+    """
+    sets, parts = parts_of(base, params, 2)
+    hyper = HYPER.model_copy(update={"composition_steps": 2})
+    how = composition("custom_diffusion_sequential")
+    result = make(how, base, params, "s", hyper, *sets, parts=parts[:1])
+
+    def added(start: Base) -> Adapter:
+        about = subject(*sets)
+        return Making.of(start, "s", about, params, hyper).train(how.how, sets[1:], 1)
+
+    customized = new_base()
+    with torch.no_grad():
+        for name, weight in customized.unet.named_parameters():
+            weight.add_(parts[0].deltas.get(name, torch.zeros(())))
+    expected, plain = added(customized), added(base)
+    assert torch.equal(result.tokens["<new2>"], expected.tokens["<new2>"])
+    for name, delta in result.deltas.items():
+        assert torch.equal(delta, expected.deltas[name] + parts[0].deltas[name])
+        assert not torch.equal(delta, plain.deltas[name] + parts[0].deltas[name])
+
+
+def test_a_penalty_on_changes_and_tokens_is_a_part_of_the_loss(base, params):
+    """A linear one so steep that the images do not count: its gradient's signs are known."""
+    draw = torch.Generator().manual_seed(5)
+    slopes: dict[str, torch.Tensor] = {}
+
+    def slope(name: str, like: torch.Tensor) -> torch.Tensor:
+        if name not in slopes:
+            signs = torch.randint(2, like.shape, generator=draw) * 2 - 1
+            slopes[name] = 1e6 * signs.to(like)
+        return slopes[name]
+
+    def penalty(step):
+        changed = [(name, part) for name, part in step.changes.items()]
+        changed.append(("rows", step.rows))
+        return sum((slope(name, part) * part).sum() for name, part in changed)
+
+    method = replace(how("custom_diffusion"), penalty=penalty)
+    hyper = HYPER.model_copy(update={"steps": 1})
+    adapter = make(method, base, params, "m", hyper, training_set("cat", "cat"))
+    weights = dict(base.unet.named_parameters())
+    for name, delta in adapter.deltas.items():
+        expected = first_step(weights[name].double(), slopes[name].double())
+        torch.testing.assert_close(delta.double(), expected, rtol=1e-4, atol=1e-6)
+    row = base.embedding_row(RARE_TOKENS[0])
+    expected = first_step(row.double(), slopes["rows"][0].double())
+    change = adapter.tokens["<new1>"] - row
+    torch.testing.assert_close(change.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_penalty_on_factors_is_a_part_of_the_loss(base, params):
+    """Each factor `up` is drawn to a number far away: all of it moves there by the rate."""
+
+    def penalty(step):
+        assert all(isinstance(change, LowRank) for change in step.changes.values())
+        return 1e6 * sum((change.up - 1).pow(2).sum() for change in step.changes.values())
+
+    method = replace(how("lora_kv"), penalty=penalty)
+    hyper = HYPER.model_copy(update={"steps": 1})
+    adapter = make(method, base, params, "m", hyper, training_set("cat", "cat"))
+    for delta in adapter.deltas.values():
+        expected = torch.full_like(delta.up, HYPER.learning_rate)
+        torch.testing.assert_close(delta.up, expected, rtol=1e-4, atol=0)
+
+
+def test_a_penalty_that_is_the_loss_with_another_sign_leaves_weight_decay_alone(base, params):
+    """So what it sees of the batch is what the loss is of."""
+    plain, seen = how("custom_diffusion"), []
+
+    def penalty(step):
+        b = step.batch
+        seen.append(b.step)
+        with torch.no_grad():
+            again = base.predict(b.noisy, b.timesteps, b.condition)
+        torch.testing.assert_close(again, b.predicted.detach())
+        losses = loss_of_rows(b.predicted - b.target, b.mask, plain.masked_loss)
+        return -(losses.sum() * 1 / len(losses))
+
+    hyper = HYPER.model_copy(update={"steps": 3})
+    one = training_set("cat", "cat")
+    adapter = make(replace(plain, penalty=penalty), base, params, "m", hyper, one)
+    assert seen == [0, 1, 2]
+    left = (1 - HYPER.learning_rate * params.train.weight_decay) ** 3
+    weights = dict(base.unet.named_parameters())
+    for name, delta in adapter.deltas.items():
+        expected = (left - 1) * weights[name].double()
+        torch.testing.assert_close(delta.double(), expected, rtol=1e-2, atol=1e-7)
+
+
+def test_a_penalty_that_is_not_finite_stops_the_training(base, params):
+    method = replace(how("custom_diffusion"), penalty=lambda step: step.rows.sum() / 0)
+    with pytest.raises(FailureError, match="the loss is not finite at step 1 of 1"):
+        make(method, base, params, "m", HYPER.model_copy(update={"steps": 1}), ONE)
+
+
+def test_tokens_can_have_a_rate_of_their_own(base, params):
+    """AdamW's first step is as long as the rate where there is a gradient."""
+
+    def rate(name: str) -> float:
+        return 10.0 if name == "tokens" else 2.0 if name.endswith("to_k.weight") else 1.0
+
+    method = replace(how("custom_diffusion"), rate=rate)
+    hyper = HYPER.model_copy(update={"steps": 1})
+    adapter = make(method, base, params, "m", hyper, ONE)
+    weights, decay = dict(base.unet.named_parameters()), params.train.weight_decay
+    row = base.embedding_row(RARE_TOKENS[0])
+    moved = {"tokens": (row, adapter.tokens["<new1>"] - row)}
+    moved |= {name: (weights[name], delta) for name, delta in adapter.deltas.items()}
+    for name, (start, change) in moved.items():
+        step = HYPER.learning_rate * rate(name)
+        without_decay = (change + step * decay * start).abs()
+        assert without_decay.max() == pytest.approx(step, rel=1e-3), name
+    # Equal rates are one group, and one rate for all.
+    same = make(replace(method, rate=lambda _: 1.0), base, params, "m", hyper, ONE)
+    plain = make(how("custom_diffusion"), base, params, "m", hyper, ONE)
+    assert all(torch.equal(same.deltas[n], plain.deltas[n]) for n in plain.deltas)

@@ -1,0 +1,166 @@
+"""What a method makes an adapter with: the one training loop and the merges, for its subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import DIVERGED, FailureError
+from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import Concept, Subject
+from pipeline.methods import Context, Rule, Trained, TrainingSet
+from pipeline.models.adapter import Adapter, Provenance, not_finite
+from pipeline.models.base import Base
+from pipeline.settings.profile import MethodParams, Params
+from pipeline.train.loop import train_through
+from pipeline.train.merging import average, constrained
+
+
+@dataclass(frozen=True)
+class Making(Context):
+    """The making of one adapter."""
+
+    @classmethod
+    def of(
+        cls,
+        base: Base,
+        method: str,
+        subject: Subject,
+        params: Params,
+        hyper: MethodParams,
+        sets: Sequence[TrainingSet] = (),
+        parts: Sequence[Adapter] = (),
+        captions: Sequence[str] = (),
+    ) -> Making:
+        """As the method's needs for the subject say; the references are class nouns at first."""
+        target = provenance_of(base, method, subject, params.train.seed)
+        return cls(base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions))
+
+    def train(self, how: Trained, sets: Sequence[TrainingSet], first: int = 0) -> Adapter:
+        """See `Context`."""
+        single = len(self.subject.concepts) == 1
+        steps = (self.hyper.steps if single else self.hyper.composition_steps) or 0
+        return self.train_through(how, sets, [steps], first)[-1]
+
+    def train_through(
+        self, how: Trained, sets: Sequence[TrainingSet], checkpoints: Sequence[int], first: int = 0
+    ) -> list[Adapter]:
+        """As `train`, but the adapters after so many steps each; see `loop.train_through`."""
+        concepts = [part.concept for part in sets]
+        rows, ids = first_rows(self.base, how, concepts, first, self.params)
+        references = tuple(
+            how.reference.format(token=t, noun=c.class_noun) for t, c in zip(rows, concepts)
+        )
+        provenance = replace(
+            self.provenance,
+            references=references,
+            initial_ids=ids,
+            learning_rate=self.hyper.learning_rate or 0.0,
+        )
+        return train_through(
+            self.base, how, sets, references, rows, self.params.train, self.hyper, checkpoints,
+            provenance,
+        )  # fmt: skip
+
+    def merge(self, parts: Sequence[Adapter], rule: Rule) -> Adapter:
+        """See `Context`; tokens are renamed by the places of their concepts."""
+        tokens: dict[str, Tensor] = {}
+        ids: dict[str, int] = {}
+        references = []
+        for place, part in enumerate(parts):
+            (old, row), new = next(iter(part.tokens.items())), modifier_token(place)
+            tokens[new] = row
+            ids |= {new: part.provenance.initial_ids[old]} if part.provenance.initial_ids else {}
+            references.append(part.provenance.references[0].replace(old, new))
+        provenance = replace(self.provenance, references=tuple(references), initial_ids=ids)
+        if rule == "average":
+            return average(parts, tokens, provenance)
+        return self._constrained(parts, tokens, provenance)
+
+    def _constrained(
+        self, parts: Sequence[Adapter], tokens: dict[str, Tensor], provenance: Provenance
+    ) -> Adapter:
+        ridge = self.hyper.ridge or 0.0
+        try:
+            adapter = constrained(
+                self.base, parts, tokens, self.subject, self.captions, ridge,
+                self.hyper.template_words, provenance,
+            )  # fmt: skip
+            why = not_finite(adapter)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            why = str(error)
+        if why:
+            method = provenance.method
+            raise FailureError(
+                DIVERGED,
+                f"{method} on {self.subject.name}: the merge has no finite solution ({why}; ridge "
+                f"{ridge:g}): raise methods.{method}.ridge in the profile's params.yaml",
+            )
+        return adapter
+
+
+def provenance_of(base: Base, method: str, subject: Subject, seed: int) -> Provenance:
+    """That of an adapter to be made; the class nouns are its references until it has tokens."""
+    return Provenance(
+        method=method,
+        subject=subject.name,
+        base=base.path,
+        base_hash=base.hash,
+        references=tuple(concept.class_noun for concept in subject.concepts),
+        seed=seed,
+    )
+
+
+def first_rows(
+    base: Base, method: Trained, concepts: Sequence[Concept], first: int, params: Params
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The rows [d] that the modifier tokens of these concepts start from, by token.
+
+    "rare" takes the embeddings of the profile's rare tokens in their order, "noun" that of the
+    class noun's last word, "normal" random numbers with the mean and the deviation of the whole
+    table in each dimension (Table 5).
+
+    Args:
+        first: the place of the first of these concepts in its subject.
+
+    Returns:
+        The rows, and the ids of the tokens they were copied from (none if they were drawn).
+
+    Raises:
+        BenchError: more concepts than rare tokens, or an id outside the vocabulary.
+    """
+    rare = params.base.modifier_token_ids
+    if len(rare) < first + len(concepts):
+        raise BenchError(
+            f"params.yaml: base.modifier_token_ids: {len(rare)} given, {first + len(concepts)} "
+            "are needed"
+        )
+    rows: dict[str, Tensor] = {}
+    ids: dict[str, int] = {}
+    for place, concept in enumerate(concepts, first):
+        token = modifier_token(place)
+        if method.token == "normal":
+            table = base.embedding_table()
+            generator = torch.Generator().manual_seed(
+                seed_of(params.train.seed, "token", concept.name)
+            )
+            drawn = torch.randn(table.shape[1], generator=generator)
+            rows[token] = table.mean(0).cpu() + table.std(0).cpu() * drawn
+            continue
+        if method.token == "rare":
+            ids[token] = rare[place]
+        else:
+            # The last piece of a word that the vocabulary does not have as a whole.
+            word = concept.class_noun.split()[-1]
+            ids[token] = base.tokenizer(word, add_special_tokens=False).input_ids[-1]
+        rows[token] = base.embedding_row(ids[token])
+    return rows, ids
+
+
+def modifier_token(place: int) -> str:
+    """The modifier token of a subject's concept at that place, counted from zero: `<new1>`."""
+    return f"<new{place + 1}>"
