@@ -32,7 +32,6 @@ from eval.tables.gaps import by_failure
 from eval.tables.rendering import cell_text, p_text
 from eval.tables.table import HERE, STALE, Compared, Table
 from pipeline.common.failures import Failure, failure_of
-from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.settings.profile import Params
 
@@ -106,7 +105,7 @@ def render(
         tables=tables,
         winners={kind: winners(results, kind) for kind in kinds},
         answers=answers(read_evidence(params.profile)),
-        neighbours=neighbours(params) if params.profile == DEFAULT_PROFILE else [],
+        neighbours=neighbours(params),
         printed=printed,
         printed_by=" and ".join(dict.fromkeys(source.source for source, _, _ in beside)),
         beside=[compared(*about) for about in beside],

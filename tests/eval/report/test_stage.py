@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from eval.papers.claims import print_claims
 from eval.report.maps import LEVELS, shades
 from eval.report.origin import CODE, origin
+from eval.report.profiles import neighbours
 from eval.report.stage import write_report
 from eval.statistics import Estimate
 from eval.tables.rendering import texts_of
@@ -165,6 +166,17 @@ def test_other_profiles_with_results_are_linked_from_the_start_page(profile: Pat
     assert not any("bare" in str(link) for link in page.links)
     for link in page.links:
         assert link[1:] in page.ids if link.startswith("#") else (REPORTS / link).is_file()
+
+
+def test_other_profiles_lead_back_to_the_start_page(project: Path) -> None:
+    params = load_params().model_copy(update={"profile": "another"})
+    assert neighbours(params) == []
+    Path("reports/index.html").parent.mkdir()
+    Path("reports/index.html").write_text("a page")
+    (found,) = neighbours(params)
+    assert (found.profile, found.page, found.plot) == (
+        "toyland", "../../../reports/index.html", "",
+    )  # fmt: skip
 
 
 def test_the_extremes_of_each_metric_are_shown(reported: None) -> None:
