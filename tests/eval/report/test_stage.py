@@ -168,6 +168,15 @@ def test_other_profiles_with_results_are_linked_from_the_start_page(profile: Pat
         assert link[1:] in page.ids if link.startswith("#") else (REPORTS / link).is_file()
 
 
+def test_the_committed_page_is_light() -> None:
+    """With all pictures that it shows: 6 MB at most."""
+    reports = Path(__file__).parents[3] / "reports"
+    shown = [reports / "index.html", *reports.glob("figures/*"), *reports.glob("sprites/*")]
+    shown += reports.glob("analyses/**/*.png")
+    assert len(shown) > 3
+    assert sum(path.stat().st_size for path in shown) < 6e6
+
+
 def test_other_profiles_lead_back_to_the_start_page(project: Path) -> None:
     params = load_params().model_copy(update={"profile": "another"})
     assert neighbours(params) == []
