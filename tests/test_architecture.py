@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
@@ -206,3 +208,14 @@ def test_a_dependency_that_is_left_out_is_found() -> None:
 def test_every_entry_of_the_order_is_there() -> None:
     assert {room_of(path) for path in sources() if not containers(path)} == set(ORDER)
     assert set(COLLECTIONS) <= {"eval", *ORDER}
+
+
+def test_names_and_tables_need_no_torch() -> None:
+    """So that `bench table` takes a second, and a typing error a moment."""
+    code = (
+        "import sys, pipeline.bench.cli, eval.report.printing, eval.analyses.stages\n"
+        "from pipeline.methods import load_method, method_names\n"
+        "for name in method_names(): load_method(name)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,8 @@
 """Stage `study_analyse`: what people preferred, how sure that is, and which metric agrees.
 
 A preference is the share of answers that choose one method of a pair (Custom Diffusion, Table 2),
-with an error that is clustered by rater and by question. Attention checks are no answers.
+with an interval of answers that are clustered by rater and by question. Attention checks are no
+answers.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import pandas as pd
 from eval.results import KINDS as SUBJECTS
 from eval.results import subjects_of
 from eval.scores.reading import load_scores
-from eval.statistics import Estimate, holm, p_value, two_way_mean
+from eval.statistics import Estimate, holm, two_way_mean
 from eval.study.build import questionnaire_folder
 from eval.study.measures import (
+    LEVEL,
+    Share,
     alpha,
     amt_error,
     answers_needed,
     bradley_terry,
     design_effect,
     others_agree,
+    share_of,
 )
 from eval.study.outcome import SUMMARY, TABLES
 from eval.study.questionnaire import (
@@ -121,9 +125,9 @@ def preferences(
         study: `seed` is used.
     """
     found = [(part, pair, rows) for part in _parts(answers, grid) for pair, rows in _pairs(part)]
-    shares = [two_way_mean(r["win"], r["rater"], r["trial"]) for _, _, r in found]
-    p = holm([p_value(share._replace(mean=share.mean - 0.5)) for share in shares])
-    rows = []
+    shares = [share_of(r["win"], r["rater"], r["trial"]) for _, _, r in found]
+    p = holm([share.p for share in shares])
+    rows: list[tuple[Cell, ...]] = []
     for (part, (first, second), own), share, corrected in zip(found, shares, p.tolist()):
         purpose = ("study amt", study.seed, part.kind, part.subjects, first, second)
         amt = amt_error(own["win"], own["rater"], _rng(*purpose))
@@ -137,7 +141,9 @@ def preferences(
                 SUBJECTS[part.subjects],
                 first,
                 second,
-                _percent(share),
+                100 * share.mean,
+                _or_none(100 * share.std_error),
+                *_interval(share),
                 100 * amt,
                 _or_none(corrected),
                 100 * float(everyone.loc[same, "win"].mean()),
@@ -152,6 +158,8 @@ def preferences(
         Column("method", "method"),
         Column("against", "against"),
         Column("preferred", "preferred, %", digits=1),
+        Column("preferred_se", "±", digits=1),
+        *_interval_columns("preferred"),
         Column("amt_pm", "± as in Table 2", digits=1),
         Column("p", "p of no preference", digits=4, p_value=True),
         Column("preferred_all_raters", "with all raters, %", digits=1),
@@ -161,7 +169,8 @@ def preferences(
     )
     caption = (
         "Share of answers that prefer the method ± standard error clustered by rater and by "
-        "question; p after Holm's correction"
+        "question, and the exact interval of as many independent answers as these are worth; p "
+        "after Holm's correction"
     )
     return Table(caption, columns, tuple(rows))
 
@@ -223,17 +232,19 @@ def agreement(answers: pd.DataFrame) -> Table:
             known = ~np.isnan(values)
             if known.any():
                 used = own[known]
-                share = two_way_mean(values[known], used["rater"], used["trial"])
-                rows.append((kind, name, _percent(share), float(known.sum())))
+                share = share_of(values[known], used["rater"], used["trial"])
+                cells = 100 * share.mean, *_interval(share), float(known.sum())
+                rows.append((kind, name, *cells))
     columns = (
         Column("kind", "question"),
         Column("metric", "metric"),
         Column("agreement", "agreement, %", digits=1),
+        *_interval_columns("agreement"),
         Column("answers", "answers"),
     )
     caption = (
-        "Share of answers that choose the image with the higher score ± standard error clustered "
-        "by rater and by question; 50 is chance, and another rater the same question's answers"
+        "Share of answers that choose the image with the higher score, with an interval as that of "
+        "preferences; 50 is chance, and another rater the same question's answers"
     )
     return Table(caption, columns, tuple(rows))
 
@@ -246,20 +257,23 @@ def raters(answers: pd.DataFrame, responses: pd.DataFrame) -> Table:
         if own.empty:
             continue
         left = (own["choice"] == "left").astype(float)
-        share = two_way_mean(left, own["rater"], own["trial"])
+        side = share_of(left, own["rater"], own["trial"])
         checks = responses[(responses["kind"] == kind) & (responses["gold"] != "")]
         passed = (checks["choice"] == checks["gold"]).astype(float)
+        attention: tuple[Cell, ...] = (None, None, None)
+        if len(checks):
+            share = share_of(passed, checks["rater"], checks["question"])
+            attention = 100 * share.mean, *_interval(share)
         rows.append(
             (
                 kind,
                 float(own["rater"].nunique()),
                 float(len(own)),
                 float(own["seconds"].median()),
-                _percent(two_way_mean(passed, checks["rater"], checks["question"]))
-                if len(checks)
-                else None,
-                _percent(share),
-                _or_none(p_value(share._replace(mean=share.mean - 0.5))),
+                *attention,
+                100 * side.mean,
+                *_interval(side),
+                _or_none(side.p),
                 alpha(left, own["question"]),
             )
         )
@@ -269,11 +283,16 @@ def raters(answers: pd.DataFrame, responses: pd.DataFrame) -> Table:
         Column("answers", "answers"),
         Column("seconds", "seconds, median", digits=1),
         Column("checks", "checks passed, %", digits=1),
+        *_interval_columns("checks"),
         Column("left", "left chosen, %", digits=1),
+        *_interval_columns("left"),
         Column("left_p", "p of no side bias", digits=4, p_value=True),
         Column("alpha", "Krippendorff's alpha", digits=2),
     )
-    caption = "Raters that were kept; alpha ± standard error by leaving out questions"
+    caption = (
+        "Raters that were kept; intervals as those of preferences; alpha ± standard error by "
+        "leaving out questions"
+    )
     return Table(caption, columns, tuple(rows))
 
 
@@ -377,8 +396,17 @@ def _summary(answers: pd.DataFrame, excluded: pd.DataFrame, profile: str) -> dic
     }
 
 
-def _percent(share: Estimate) -> Estimate:
-    return share._replace(mean=100 * share.mean, std_error=100 * share.std_error)
+def _interval(share: Share) -> tuple[float | None, float | None]:
+    """The cells below `_interval_columns`."""
+    return _or_none(100 * share.low), _or_none(100 * share.high)
+
+
+def _interval_columns(key: str) -> tuple[Column, Column]:
+    """The interval of a share, which is no ±: near 100 % it is wider on one side."""
+    return (
+        Column(f"{key}_low", f"{100 * LEVEL:.0f} % from", digits=1),
+        Column(f"{key}_high", "to", digits=1),
+    )
 
 
 def _or_none(value: float) -> float | None:

@@ -1,8 +1,13 @@
 """The answers of the lab page: one SQLite file, each answer on the disk before it is confirmed.
 
-Three tables: `answers`, what raters said; `raters`, who they are (a hash of a random token), which
+Three tables: `answers`, what raters said; `raters`, who they are (a hash of a random code), which
 block is theirs and what was put before them when; `study`, the questionnaire that all this is
 about. An answer is written once: it can be neither changed nor given by somebody else.
+
+Two more follow from these, so that a rater who joins is given a block without a look at all the
+others: `blocks`, how many raters and answers each has or is about to have, and `at_work`, who is
+waited for, in the order in which they were last seen. They are made anew whenever a file is
+opened.
 """
 
 from __future__ import annotations
@@ -40,6 +45,14 @@ CREATE TABLE IF NOT EXISTS raters (
   shown REAL
 );
 CREATE TABLE IF NOT EXISTS study (questionnaire TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS blocks (
+  block INTEGER PRIMARY KEY,
+  questions INTEGER NOT NULL,
+  raters INTEGER NOT NULL,
+  answers INTEGER NOT NULL  -- and those to come of raters at work
+);
+CREATE TABLE IF NOT EXISTS at_work (rater TEXT PRIMARY KEY, seen REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS at_work_seen ON at_work (seen);
 """
 _COLUMNS = ["rater", "question", "choice", "seconds", "submitted"]
 _Execute = Callable[..., sqlite3.Cursor]
@@ -53,6 +66,7 @@ class Outcome(Enum):
     CHANGED = "changed"  # refused: another answer is stored
     FOREIGN = "foreign"  # refused: not a question of this rater
     NOT_SHOWN = "not shown"  # refused: not the question that was put before the rater
+    TOO_SOON = "too soon"  # refused: it was put before the rater only just now
 
 
 class Place(NamedTuple):
@@ -101,6 +115,7 @@ class Answers:
         path: Path,
         questionnaire: str,
         blocks: Mapping[int, Sequence[str]],
+        minimum_seconds: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Opens the file, or makes it.
@@ -109,6 +124,7 @@ class Answers:
             path: the SQLite file.
             questionnaire: what identifies the questionnaire, such as a hash of its questions.
             blocks: the questions of each block, in the order in which they are asked.
+            minimum_seconds: between showing a question and taking its answer, by `clock`.
             clock: seconds since 1970.
 
         Raises:
@@ -116,6 +132,7 @@ class Answers:
         """
         self.path = path
         self._blocks = {block: tuple(questions) for block, questions in blocks.items()}
+        self._minimum_seconds = minimum_seconds
         self._clock = clock
         # One connection for all: SQLite has one writer at a time anyway.
         self._lock = threading.Lock()
@@ -150,33 +167,48 @@ class Answers:
                 f"{path}: holds answers to another questionnaire: move it away, choose another "
                 "with --database, or build that questionnaire again"
             )
+        with self._transaction() as execute:
+            self._count(execute)
 
     def close(self) -> None:
         """Closes the file; nothing may follow."""
         with self._lock:
             self._connection.close()
 
-    def join(self, rater: str) -> None:
+    def join(self, rater: str, most: int | None = None) -> bool:
         """Gives a new rater the block that needs one most; who has a block keeps it.
 
         That is the block with the fewest answers, where a rater at work counts as if at the end
         already: raters who start together are spread over the blocks, and those who went away
-        count only for what they did.
+        count only for what they did. How long it takes does not depend on how many raters there
+        are: everybody who went away is looked at once.
+
+        Args:
+            rater: who joins.
+            most: how many raters there may be for a new one to join; any number if None.
+
+        Returns:
+            Whether the rater has a block now.
         """
         with self._transaction() as execute:
             if execute("SELECT 1 FROM raters WHERE rater = ?", (rater,)).fetchone():
-                return
+                return True
+            if most is not None and execute("SELECT sum(raters) FROM blocks").fetchone()[0] >= most:
+                return False
             now = self._clock()
-            load = dict.fromkeys(self._blocks, 0.0)
-            raters = dict.fromkeys(self._blocks, 0)
-            for one in self._raters(execute, now):
-                at_work = one.away_seconds <= AWAY_SECONDS
-                load[one.block] += 1.0 if at_work else one.answered / one.total
-                raters[one.block] += 1
-            block = min(self._blocks, key=lambda b: (load[b], raters[b], b))
+            away = "SELECT rater FROM at_work WHERE seen < ?"
+            for (name,) in execute(away, (now - AWAY_SECONDS,)).fetchall():
+                self._expect(execute, name, -1)
+                execute("DELETE FROM at_work WHERE rater = ?", (name,))
+            (block,) = execute(
+                "SELECT block FROM blocks ORDER BY 1.0 * answers / questions, raters, block"
+            ).fetchone()
             execute(
                 "INSERT INTO raters (rater, block, joined) VALUES (?, ?, ?)", (rater, block, now)
             )
+            execute("UPDATE blocks SET raters = raters + 1 WHERE block = ?", (block,))
+            self._at_work(execute, rater, now)
+            return True
 
     def place(self, rater: str) -> Place | None:
         """Where a rater stands; None if unknown."""
@@ -188,10 +220,12 @@ class Answers:
         with self._transaction() as execute:
             place = self._place(execute, rater)
             if place is not None and place.question is not None:
+                now = self._clock()
                 execute(
                     "UPDATE raters SET question = ?, shown = ? WHERE rater = ?",
-                    (place.question, self._clock(), rater),
+                    (place.question, now, rater),
                 )
+                self._at_work(execute, rater, now)
             return place
 
     def answer(self, rater: str, question: str, choice: str) -> Outcome:
@@ -221,10 +255,14 @@ class Answers:
             now = self._clock()
             submitted = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
             seconds = round(max(0.0, now - row[2]), 3)
+            if seconds < self._minimum_seconds:
+                return Outcome.TOO_SOON
             execute(
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
                 (rater, question, choice, seconds, submitted),
             )
+            if not execute("SELECT 1 FROM at_work WHERE rater = ?", (rater,)).fetchone():
+                execute("UPDATE blocks SET answers = answers + 1 WHERE block = ?", (row[0],))
             return Outcome.STORED
 
     def progress(self) -> Progress:
@@ -248,6 +286,39 @@ class Answers:
         done = {q for (q,) in execute("SELECT question FROM answers WHERE rater = ?", (rater,))}
         left = [question for question in questions if question not in done]
         return Place(len(questions) - len(left), len(questions), left[0] if left else None)
+
+    def _at_work(self, execute: _Execute, rater: str, now: float) -> None:
+        """Notes that a rater is here, and expects all answers of those who were not."""
+        known = execute("SELECT 1 FROM at_work WHERE rater = ?", (rater,)).fetchone()
+        if known is None:
+            self._expect(execute, rater, 1)
+        execute("INSERT OR REPLACE INTO at_work VALUES (?, ?)", (rater, now))
+
+    def _expect(self, execute: _Execute, rater: str, sign: int) -> None:
+        """Counts, or no longer counts, the answers that a rater has yet to give."""
+        execute(
+            "UPDATE blocks SET answers = answers + ? * (questions - "
+            "(SELECT count(*) FROM answers WHERE rater = ?)) "
+            "WHERE block = (SELECT block FROM raters WHERE rater = ?)",
+            (sign, rater, rater),
+        )
+
+    def _count(self, execute: _Execute) -> None:
+        """Makes `blocks` and `at_work` of what the other tables say."""
+        execute("DELETE FROM blocks")
+        execute("DELETE FROM at_work")
+        for block, questions in self._blocks.items():
+            execute("INSERT INTO blocks VALUES (?, ?, 0, 0)", (block, len(questions)))
+        counts = execute(
+            "SELECT count(DISTINCT raters.rater), count(answers.rater), block FROM raters "
+            "LEFT JOIN answers USING (rater) GROUP BY block"
+        ).fetchall()
+        for row in counts:
+            execute("UPDATE blocks SET raters = ?, answers = ? WHERE block = ?", row)
+        now = self._clock()
+        seen = "SELECT rater, coalesce(shown, joined) AS seen FROM raters WHERE seen >= ?"
+        for rater, when in execute(seen, (now - AWAY_SECONDS,)).fetchall():
+            self._at_work(execute, rater, when)
 
     def _raters(self, execute: _Execute, now: float) -> Iterator[RaterProgress]:
         rows = execute(

@@ -6,6 +6,7 @@ Answers vary together by rater and by question, so that errors are clustered bot
 from __future__ import annotations
 
 import math
+import sys
 from typing import NamedTuple
 
 import choix
@@ -13,7 +14,7 @@ import krippendorff
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, ndtri
+from scipy.special import betainc, betaincinv, expit, ndtri, stdtrit
 
 from eval.metrics import jackknife_error
 from eval.statistics import Estimate, two_way_mean
@@ -24,6 +25,17 @@ Ints = npt.NDArray[np.intp]
 AMT_DRAWS = 10_000
 # Half an answer each way for every pair that was compared keeps strengths finite where all agree.
 PRIOR = 0.5
+LEVEL = 0.95
+
+
+class Share(NamedTuple):
+    """A share of answers, and how sure it is. All but the mean is NaN where nothing can be said."""
+
+    mean: float
+    std_error: float  # clustered both ways; NaN too where it would come out as none at all
+    low: float  # of the interval at LEVEL, in [0, 1]
+    high: float
+    p: float  # two-sided, that the share is one half; above 0
 
 
 class Strengths(NamedTuple):
@@ -31,6 +43,59 @@ class Strengths(NamedTuple):
 
     values: Floats  # [k], of mean zero
     std_errors: Floats  # [k], clustered
+
+
+def share_of(values: npt.ArrayLike, raters: npt.ArrayLike, questions: npt.ArrayLike) -> Share:
+    """The mean of answers between 0 and 1, with an interval that holds where all agree, too.
+
+    It is the exact interval of a binomial share (Clopper and Pearson 1934) of as many independent
+    answers as these are worth (Korn and Graubard 1998). With the share s, its variance V of
+    `two_way_mean` and its degrees of freedom f, n answers are worth
+
+        s (1 - s) / V * (t(n - 1) / t(f))^2,
+
+    where t are Student's quantiles: a variance of few clusters is not well known. Never more than
+    n; nor less than the effective clusters, n^2 / sum of n_c^2, of raters or of questions if
+    those are fewer, which is what is left if all answers of a cluster are one and the same. That is
+    what they are worth where V is none, as it is if everybody agrees.
+
+    Args:
+        values: [n] in [0, 1], n >= 1.
+        raters: who answered, [n].
+        questions: what, [n].
+
+    Returns:
+        The p is below 1 - LEVEL where the interval leaves out one half, and only there. Without two
+        raters and two questions nothing is said but the mean.
+    """
+    found = two_way_mean(values, raters, questions)
+    if math.isnan(found.std_error):
+        return Share(found.mean, *[math.nan] * 4)
+    least = min(_effective(raters), _effective(questions))
+    error, worth = found.std_error, least
+    if error < 1e-9:  # none but for rounding
+        error = math.nan
+    else:
+        known, guessed = stdtrit([found.n - 1, found.clusters - 1], (1 + LEVEL) / 2)
+        worth = found.mean * (1 - found.mean) / error**2 * (known / guessed) ** 2
+        worth = min(max(worth, least), found.n)
+    ones, tail = worth * found.mean, (1 - LEVEL) / 2
+    zeros = worth - ones
+    low = float(betaincinv(ones, zeros + 1, tail)) if ones > 0 else 0.0
+    high = float(betaincinv(ones + 1, zeros, 1 - tail)) if zeros > 0 else 1.0
+    p = 2 * min(_at_least(ones, zeros), _at_least(zeros, ones))
+    return Share(found.mean, error, low, high, min(max(p, sys.float_info.min), 1.0))
+
+
+def _at_least(ones: float, zeros: float) -> float:
+    """The probability of so many heads or more in ones + zeros throws of a coin."""
+    return float(betainc(ones, zeros + 1, 0.5)) if ones > 0 else 1.0
+
+
+def _effective(clusters: npt.ArrayLike) -> float:
+    """How many clusters of equal size would tell as much."""
+    counts = np.bincount(_labels(clusters))
+    return float(counts.sum() ** 2 / np.sum(counts**2))
 
 
 def amt_error(wins: npt.ArrayLike, raters: npt.ArrayLike, rng: np.random.Generator) -> float:
@@ -62,9 +127,9 @@ def alpha(choices: npt.ArrayLike, questions: npt.ArrayLike) -> Estimate | None:
         questions: what was answered, [n].
 
     Returns:
-        Its error is the jackknife's over questions. `n` are the answers to questions that two
-        raters answered at least; None if there are no two such questions, or if all answers are
-        the same.
+        Its error is the jackknife's over questions, NaN where all questions are alike, which says
+        nothing of others. `n` are the answers to questions that two raters answered at least; None
+        if there are no two such questions, or if all answers are the same.
     """
     values, label = np.asarray(choices, np.intp), _labels(questions)
     counts = np.zeros((label.max(initial=-1) + 1, 2), np.intp)
@@ -78,7 +143,7 @@ def alpha(choices: npt.ArrayLike, questions: npt.ArrayLike) -> Estimate | None:
     rest = counts.sum(0) - counts
     with np.errstate(invalid="ignore", divide="ignore"):
         left_out = 1 - (apart.sum() - apart) * (rest.sum(1) - 1) / rest.prod(1)
-    return Estimate(value, jackknife_error(left_out), int(counts.sum()), len(counts))
+    return Estimate(value, jackknife_error(left_out) or math.nan, int(counts.sum()), len(counts))
 
 
 def bradley_terry(
@@ -99,8 +164,9 @@ def bradley_terry(
 
     Returns:
         Errors are those of maximum likelihood that hold for clusters (a sandwich), which are two
-        ways here; they are NaN without two raters and two questions. None if some methods were
-        compared with none of the others, not even by way of others.
+        ways here, but never less than those of independent answers: where all agree there is
+        nothing by which clusters could differ. They are NaN without two raters and two questions.
+        None if some methods were compared with none of the others, not even by way of others.
     """
     won, lost = np.asarray(winners, np.intp), np.asarray(losers, np.intp)
     wins = np.zeros((methods, methods))
@@ -119,9 +185,10 @@ def bradley_terry(
     gaps = values[:, None] - values
     weights = (wins + wins.T) * expit(gaps) * expit(-gaps)
     information = np.diag(weights.sum(1)) - weights
-    influence = len(won) * scores @ np.linalg.pinv(information)
+    independent = np.linalg.pinv(information)
+    influence = len(won) * scores @ independent
     errors = [two_way_mean(column, raters, questions).std_error for column in influence.T]
-    return Strengths(values, np.array(errors))
+    return Strengths(values, np.maximum(errors, np.sqrt(np.diag(independent))))
 
 
 def others_agree(choices: npt.ArrayLike, questions: npt.ArrayLike) -> Floats:

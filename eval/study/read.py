@@ -6,8 +6,8 @@ Results of AMT come in three encodings, as the page's elements and the way of ex
     Answer.choice_1.left.on = true                a column for each option; or .left, or .label
     Answer.taskAnswers = [{"choice_1": ...}]      all in JSON, options nested or flat
 
-Who answered is known by a hash alone. What is left out is counted and listed with the reason:
-nothing disappears.
+Who answered is known by a hash alone, workers of AMT by one that needs a key (`private`). What is
+left out is counted and listed with the reason: nothing disappears.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -28,6 +30,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from eval.study.build import questionnaire_folder
+from eval.study.private import KEY, hashed_worker, worker_key
 from eval.study.questionnaire import (
     SIDES,
     Question,
@@ -78,7 +81,7 @@ class Answer(NamedTuple):
     """One answer as it was given."""
 
     source: str
-    rater: str
+    rater: str  # as the file has it
     question: str
     choice: str  # empty if it is neither left nor right
     seconds: float  # NaN if not known
@@ -114,7 +117,8 @@ def read(
         questionnaire: the folder of the one that was answered; the profile's if not given.
 
     Raises:
-        BenchError: a file cannot be read as what it is, or has no answer to this questionnaire.
+        BenchError: a file cannot be read as what it is, or has no answer to this questionnaire; or
+            the key is missing by which workers were hashed.
     """
     params = load_params(profile)
     study = study or params.study
@@ -126,8 +130,10 @@ def read(
             f"{', '.join(map(str, files))}: none of {len(answers)} answers is to a question of "
             f"{asked}: name the questionnaire that was answered with --questionnaire"
         )
-    responses, excluded = sift(answers, about, study)
     folder = responses_folder(profile)
+    key_file = questionnaire_folder(params).with_name(KEY)
+    answers = _hashed(answers, key_file, folder / "responses.csv")
+    responses, excluded = sift(answers, about, study)
     counts = exclusions(excluded)
     for name, frame in (
         ("responses", responses),
@@ -147,7 +153,7 @@ def read(
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file, in its order.
+    """The answers of a file, in its order, with raters by the names that they have there.
 
     Raises:
         BenchError: it is missing, or neither results of AMT nor answers of the lab page.
@@ -255,8 +261,22 @@ def _row(answer: Answer, question: Question | None) -> dict[str, Any]:
     return {**row, "chosen_method": chosen[answer.choice]}
 
 
-def _hashed(source: str, rater: str) -> str:
-    return hashlib.sha256(f"{source}:{rater}".encode()).hexdigest()[:16]
+def _hashed(answers: Sequence[Answer], key_file: Path, before: Path) -> list[Answer]:
+    """The answers with raters by their hashes.
+
+    Workers of AMT have short names, which somebody could try one by one: theirs needs a key. Raters
+    of the lab page are hashes of random codes already.
+    """
+    amt = any(answer.source == "amt" for answer in answers)
+    key = worker_key(key_file, before) if amt else b""
+
+    @cache
+    def name(source: str, rater: str) -> str:
+        if source == "amt":
+            return hashed_worker(rater, key)
+        return hashlib.sha256(f"{source}:{rater}".encode()).hexdigest()[:16]
+
+    return [answer._replace(rater=name(answer.source, answer.rater)) for answer in answers]
 
 
 def _lab_answers(path: Path) -> Iterator[Answer]:
@@ -272,8 +292,7 @@ def _lab_answers(path: Path) -> Iterator[Answer]:
     for i, (rater, question, choice, seconds, submitted) in enumerate(rows, 1):
         when = _time(str(submitted), f"{path}: answer {i}: submitted")
         side = choice if choice in SIDES else ""
-        hashed = _hashed("lab", str(rater))
-        yield Answer("lab", hashed, str(question), side, _seconds(seconds), when, "", False)
+        yield Answer("lab", str(rater), str(question), side, _seconds(seconds), when, "", False)
 
 
 def _amt_answers(path: Path, content: bytes) -> Iterator[Answer]:
@@ -301,12 +320,18 @@ def _amt_answers(path: Path, content: bytes) -> Iterator[Answer]:
         when = _time(row["SubmitTime"], f"{where}: SubmitTime")
         given = _given(row, where)
         asked = {i: row[f"Input.question_{i}"] for i in slots if row[f"Input.question_{i}"]}
-        share = _seconds(row["WorkTimeInSeconds"]) / max(len(asked), 1)
+        work = _seconds(row["WorkTimeInSeconds"])
+        share = work / max(len(asked), 1)
+        said = {i: _seconds(given.get(f"seconds_{i}")) for i in asked}
+        # The page says how long each took, and Amazon all of it, in whole seconds: who claims more
+        # did not say the truth.
+        if sum(filterfalse(math.isnan, said.values())) > work + 1:
+            said = dict.fromkeys(said, math.nan)
         for i, question in asked.items():
-            seconds = _seconds(given.get(f"seconds_{i}"))
+            seconds = said[i]
             yield Answer(
                 "amt",
-                _hashed("amt", row["WorkerId"]),
+                row["WorkerId"],
                 question,
                 _choice(given, f"choice_{i}"),
                 share if math.isnan(seconds) else seconds,

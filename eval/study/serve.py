@@ -1,7 +1,9 @@
 """The lab page: raters answer a questionnaire in their browsers, the answers go to one file.
 
-A rater is whoever holds a random token, in a cookie and in a link to continue elsewhere; the file
-of answers knows its hash only. The page says nothing of methods: a question is known there by its
+A rater is whoever holds a code, which is an invitation, or drawn at the start where the study is
+open to all; it stays in a cookie, and in a link to continue elsewhere. The file of answers knows
+its hash only. So nobody becomes another rater by forgetting the cookie, unless the study is open.
+The page says nothing of methods: a question is known there by its
 place, as its name is a hash of its methods too, and images by hashes of what they show.
 """
 
@@ -37,6 +39,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from eval.study.answers import CHOICES, Answers, Outcome
+from eval.study.private import INVITATIONS, canonical, new_code, read_invitations
 from eval.study.questionnaire import ASKED, Question, load_questionnaire
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
@@ -65,7 +68,15 @@ REFUSED = {
     ),
     Outcome.FOREIGN: (HTTPStatus.FORBIDDEN, "This question is not one of yours."),
     Outcome.NOT_SHOWN: (HTTPStatus.CONFLICT, "This is not the question that you are at."),
+    Outcome.TOO_SOON: (
+        HTTPStatus.CONFLICT,
+        "That was too fast: please go back, look at both images, and choose again.",
+    ),
 }
+# Why somebody may not join.
+UNKNOWN = "This invitation is not one of this study. Was it copied as a whole?"
+BY_INVITATION = "This study is by invitation: open the link of yours, or type in its code."
+FULL = "This study has all the raters that it asked for. Thank you for coming!"
 # What went wrong, in words; others are told as a mistake of the page.
 EXPLAINED = {
     HTTPStatus.BAD_REQUEST: "The server did not understand what your browser sent.",
@@ -79,7 +90,10 @@ EXPLAINED = {
 
 
 def create_app(
-    questionnaire: Path, database: Path, hosts: frozenset[str] | None = LOOPBACK
+    questionnaire: Path,
+    database: Path,
+    hosts: frozenset[str] | None = LOOPBACK,
+    open_to: int = 0,
 ) -> Flask:
     """The lab page of a questionnaire.
 
@@ -87,12 +101,14 @@ def create_app(
     at the end.
 
     Args:
-        questionnaire: the folder of the questionnaire.
+        questionnaire: the folder of the questionnaire; the invitations lie beside it.
         database: the SQLite file of the answers; made if it is not there.
         hosts: the names under which it may be called; any if None.
+        open_to: how many raters there may be for one without an invitation to join.
 
     Raises:
-        BenchError: the questionnaire is missing or damaged, the file is not one of its answers.
+        BenchError: the questionnaire is missing or damaged, the file is not one of its answers, or
+            there is nobody who may join.
     """
     study = load_questionnaire(questionnaire)
     if not study.questions:
@@ -100,12 +116,21 @@ def create_app(
             f"{questionnaire}: holds no questions: two methods need samples, and then "
             "`bench study build`"
         )
+    if open_to < 0:
+        raise BenchError(f"--open {open_to}: give how many raters may join without an invitation")
+    invitations = questionnaire.with_name(INVITATIONS)
+    invited = frozenset(map(_rater, read_invitations(invitations)))
+    if not invited and not open_to:
+        raise BenchError(
+            f"{invitations}: nobody is invited: run `bench study invite --raters N`, or serve with "
+            "`--open N` where whoever reaches the page may join, up to so many"
+        )
     questions, of_block = study.by_name(), study.blocks()
     blocks = {block: tuple(one.question for one in some) for block, some in of_block.items()}
     by_place = {_place(question): question.question for question in study.questions}
     images = {image for question in study.questions for image in question.images()}
     folder = (questionnaire / "images").resolve()
-    answers = Answers(database, study.sha256, blocks)
+    answers = Answers(database, study.sha256, blocks, study.minimum_seconds)
     # Cookies do not know ports: two studies on one machine must not take each other's.
     rater_cookie, admin_cookie = (f"{name}-{study.sha256[:8]}" for name in ("rater", "admin"))
 
@@ -117,7 +142,7 @@ def create_app(
         MAX_FORM_PARTS=8,
     )
     app.extensions["answers"] = answers
-    app.jinja_env.globals.update(title=study.title)
+    app.jinja_env.globals.update(title=study.title, longest=max(map(len, blocks.values())))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
     @app.before_request
@@ -139,34 +164,38 @@ def create_app(
     @app.get("/")
     def welcome() -> str:
         place = answers.place(_rater(request.cookies.get(rater_cookie, "")))
-        return render_template("welcome.html", place=place, longest=max(map(len, blocks.values())))
+        return render_template("welcome.html", place=place, code="", open=bool(open_to))
+
+    @app.get("/rater/<code>")
+    def invitation(code: str) -> str:
+        place = answers.place(_rater(code))
+        if place is None and _rater(code) not in invited:
+            abort(HTTPStatus.NOT_FOUND, UNKNOWN)
+        # Not at once: a redirect after a click in an e-mail would go without the new cookie.
+        if place is None:
+            return render_template("welcome.html", place=None, code=code, open=False)
+        return render_template("continue.html", place=place, code=code)
 
     @app.post("/join")
     def join() -> BaseResponse:
         response = redirect(url_for("rate"), HTTPStatus.SEE_OTHER)
-        token = request.cookies.get(rater_cookie, "")
-        if answers.place(_rater(token)) is None:
-            token = secrets.token_urlsafe(24)
-            answers.join(_rater(token))
-            _set_cookie(response, rater_cookie, token)
-        return response
-
-    @app.route("/resume/<token>", methods=["GET", "POST"])
-    def resume(token: str) -> str | BaseResponse:
-        place = answers.place(_rater(token))
-        if place is None:
-            abort(HTTPStatus.NOT_FOUND, "This link leads nowhere. Was it copied as a whole?")
-        # Not at once: a redirect after a click in an e-mail would go without the new cookie.
-        if request.method == "GET":
-            return render_template("resume.html", place=place)
-        response = redirect(url_for("rate"), HTTPStatus.SEE_OTHER)
-        _set_cookie(response, rater_cookie, token)
+        if "code" in request.form:
+            code = canonical(request.form["code"])
+            rater = _rater(code)
+            if not (answers.join(rater) if rater in invited else answers.place(rater)):
+                abort(HTTPStatus.FORBIDDEN, UNKNOWN)
+            _set_cookie(response, rater_cookie, code)
+        elif answers.place(_rater(request.cookies.get(rater_cookie, ""))) is None:
+            code = new_code()
+            if not answers.join(_rater(code), most=open_to):
+                abort(HTTPStatus.FORBIDDEN, FULL if open_to else BY_INVITATION)
+            _set_cookie(response, rater_cookie, code)
         return response
 
     @app.get("/rate")
     def rate() -> str | BaseResponse:
-        token = request.cookies.get(rater_cookie, "")
-        place = answers.show(_rater(token))
+        code = request.cookies.get(rater_cookie, "")
+        place = answers.show(_rater(code))
         if place is None:
             return redirect(url_for("welcome"), HTTPStatus.SEE_OTHER)
         if place.question is None:
@@ -180,7 +209,7 @@ def create_app(
             asked=ASKED[question.kind],
             place=place,
             milliseconds=round(1000 * study.minimum_seconds),
-            link=url_for("resume", token=token, _external=True),
+            link=url_for("invitation", code=code, _external=True),
             coming=[image for one in coming for image in one.images()],
         )
 
@@ -231,15 +260,23 @@ def create_app(
     return app
 
 
-def serve_profile(profile: str, host: str, port: int, database: Path | None = None) -> None:
+def serve_profile(
+    profile: str, host: str, port: int, database: Path | None = None, open_to: int = 0
+) -> None:
     """Serves the questionnaire of a profile: see `serve`; its answers lie beside it by default."""
     from eval.study.build import questionnaire_folder  # imports what makes questionnaires
 
     folder = questionnaire_folder(load_params(profile))
-    serve(folder, database or folder.with_name("answers.sqlite"), host, port)
+    serve(folder, database or folder.with_name("answers.sqlite"), host, port, open_to)
 
 
-def serve(questionnaire: Path, database: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    questionnaire: Path,
+    database: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    open_to: int = 0,
+) -> None:
     """Serves the lab page until it is interrupted or terminated, then says what came in.
 
     Args:
@@ -247,6 +284,7 @@ def serve(questionnaire: Path, database: Path, host: str = "127.0.0.1", port: in
         database: the SQLite file of the answers.
         host: the IP address to listen at; "0.0.0.0" opens the page to the network.
         port: 0 takes a free one.
+        open_to: see `create_app`.
 
     Raises:
         BenchError: see `create_app`; or the address cannot be listened at.
@@ -261,7 +299,7 @@ def serve(questionnaire: Path, database: Path, host: str = "127.0.0.1", port: in
     if not 0 <= port <= 65535:
         raise BenchError(f"--port {port}: give one from 0 to 65535")
     local = address.is_loopback
-    app = create_app(questionnaire, database, LOOPBACK if local else None)
+    app = create_app(questionnaire, database, LOOPBACK if local else None, open_to)
     answers: Answers = app.extensions["answers"]
     try:
         server = _listening(app, host, port)
@@ -269,6 +307,11 @@ def serve(questionnaire: Path, database: Path, host: str = "127.0.0.1", port: in
         url = f"http://{f'[{name}]' if ':' in name else name}:{server.effective_port}"
         print(f"raters: {url}/")
         print(f"admin:  {url}/admin?token={app.config['ADMIN_TOKEN']}")
+        if open_to:
+            print(f"whoever reaches it may join, up to {open_to} raters")
+        else:
+            codes = questionnaire.with_name(INVITATIONS)
+            print(f"by invitation: {url}/rater/CODE, with a code of {codes} for each rater")
         if not local:
             print("open to the network, and not encrypted: only for a network that you trust")
         print(f"answers go to {database}; Ctrl-C ends", flush=True)
@@ -318,9 +361,9 @@ def _own_address(version: int) -> str:
         return str(probe.getsockname()[0])
 
 
-def _rater(token: str) -> str:
-    """Under which name the holder of a token is known: no way back from it to the token."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _rater(code: str) -> str:
+    """Under which name the holder of a code is known: no way back from it to the code."""
+    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _place(question: Question) -> str:

@@ -373,6 +373,18 @@ def study_build(profile: Profile = DEFAULT_PROFILE) -> None:
     build(profile)
 
 
+@study.command("invite")
+def study_invite(
+    raters: Annotated[int, typer.Option(help="How many there are in the end, one code for each.")],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Draw codes by which raters join the lab page; those that there are stay."""
+    _check(profile)
+    from eval.study.private import invite
+
+    invite(profile, raters)
+
+
 @study.command("serve")
 def study_serve(
     host: Annotated[
@@ -382,13 +394,19 @@ def study_serve(
     database: Annotated[
         Path | None, typer.Option(help="Where answers go; runs/<profile>/study/answers.sqlite.")
     ] = None,
+    open_to: Annotated[
+        int,
+        typer.Option(
+            "--open", metavar="N", help="Without invitations: who comes may join, up to N raters."
+        ),
+    ] = 0,
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
     """Let raters answer the questionnaire in their browsers; Ctrl-C ends."""
     _check(profile)
     from eval.study.serve import serve_profile
 
-    serve_profile(profile, host, port, database)
+    serve_profile(profile, host, port, database, open_to)
 
 
 @study.command("read")

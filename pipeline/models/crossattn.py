@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # methods name weights, and tables ask methods: neither needs it
+    from torch import Tensor, nn
 
 
 def key_value_names(unet: nn.Module) -> list[str]:
@@ -41,6 +41,7 @@ def detached_start_token(unet: nn.Module) -> Iterator[None]:
 
     Their values stay as they are: only what they teach is lost.
     """
+    import torch
 
     def detach_first(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)

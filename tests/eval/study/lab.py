@@ -57,7 +57,7 @@ def make_questionnaire(
     folder: Path,
     blocks: int = 3,
     size: int = 4,
-    seconds: float = 0.2,
+    seconds: float = 0.0,
     title: str = "Which image is better?",
 ) -> Questionnaire:
     """Blocks of questions of both kinds in turn, the methods on either side in turn."""
@@ -139,14 +139,17 @@ def shown(page: str) -> str | None:
 
 
 @contextmanager
-def serving(folder: Path, database: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
+def serving(
+    folder: Path, database: Path, port: int = 0, open_to: int = 1000
+) -> Iterator[tuple[subprocess.Popen, str]]:
     """A server as a process of its own, and its address; it is terminated at the end."""
     code = (
         "import sys; from pathlib import Path; from eval.study.serve import serve; "
-        "serve(Path(sys.argv[1]), Path(sys.argv[2]), port=int(sys.argv[3]))"
+        "folder, database, port, open_to = sys.argv[1:]; "
+        "serve(Path(folder), Path(database), port=int(port), open_to=int(open_to))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(database), str(port)],
+        [sys.executable, "-c", code, str(folder), str(database), str(port), str(open_to)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

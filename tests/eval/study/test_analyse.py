@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from eval.scores.file import COLUMNS as SCORES
-from eval.statistics import Estimate, interval, two_way_mean
+from eval.statistics import Estimate, interval
 from eval.study.analyse import (
     agreement,
     analyse,
@@ -22,8 +22,10 @@ from eval.study.analyse import (
     ranking,
     raters,
 )
+from eval.study.measures import share_of
 from eval.study.questionnaire import Question, load_questionnaire
 from eval.study.read import read, responses_folder
+from eval.tables.rendering import FORMATS, texts_of
 from eval.tables.table import Table
 from pipeline.settings.study import StudyParams
 from tests.eval.study.conftest import QUESTIONNAIRE
@@ -40,6 +42,11 @@ def rows(table: Table) -> list[dict[str, object]]:
 
 def estimate(cell: object) -> Estimate:
     assert isinstance(cell, Estimate)
+    return cell
+
+
+def number(cell: object) -> float:
+    assert isinstance(cell, float)
     return cell
 
 
@@ -73,22 +80,50 @@ def test_preferences_are_those_that_were_planted() -> None:
             for (kind, other, subject), p in planted.items()
             if (kind, other, subjects[subject]) == (row["kind"], row["against"], row["subjects"])
         )
-        preferred = estimate(row["preferred"])
-        assert abs(preferred.mean - 100 * p) < 3 * preferred.std_error < 15
+        error = number(row["preferred_se"])
+        assert abs(number(row["preferred"]) - 100 * p) < 3 * error < 15
+        assert number(row["preferred_low"]) < row["preferred"] < number(row["preferred_high"])
         assert row["answers"] == 900
         assert row["raters"] == row["questions"] == 30
         # The tail is below 0.001 where there is a preference, whichever way.
         assert (float(str(row["p"])) < 0.001) == (p != 0.5)
-        assert 0.5 < float(str(row["amt_pm"])) / preferred.std_error < 2
+        assert 0.5 < number(row["amt_pm"]) / error < 2
 
 
-def test_the_interval_is_the_two_way_one() -> None:
+def test_the_interval_is_that_of_the_share() -> None:
     data = drawn(0.6, 12, 20, np.random.default_rng(1), 0.5, 0.5, answered=0.6)
     answers = analysed(responses(data), GRID, STUDY)
     (row,) = rows(preferences(answers, answers, GRID, STUDY))
-    expected = two_way_mean(data.win, data.raters, data.trials)
-    assert estimate(row["preferred"]).mean == pytest.approx(100 * expected.mean)
-    assert estimate(row["preferred"]).std_error == pytest.approx(100 * expected.std_error)
+    expected = share_of(data.win, data.raters, data.trials)
+    names = ("preferred", "preferred_se", "preferred_low", "preferred_high")
+    assert [number(row[name]) for name in names] == pytest.approx(
+        [100 * value for value in expected[:4]]
+    )
+    assert number(row["p"]) == pytest.approx(expected.p)
+
+
+def test_two_raters_who_agree_on_two_questions_prove_nothing() -> None:
+    answers = analysed(responses(drawn(1 - 1e-12, 2, 2, np.random.default_rng(1))), GRID, STUDY)
+    table = preferences(answers, answers, GRID, STUDY)
+    (row,) = rows(table)
+    assert row["preferred"] == 100
+    assert row["preferred_se"] is None
+    assert number(row["preferred_low"]) == pytest.approx(100 * np.sqrt(0.025))
+    assert row["preferred_high"] == 100
+    assert row["p"] == pytest.approx(0.5)
+    (strong, weak) = rows(ranking(answers, GRID))
+    assert interval(estimate(strong["strength"])).low < interval(estimate(weak["strength"])).high
+
+
+def test_no_p_is_printed_as_none() -> None:
+    """Not even where hundreds agree."""
+    answers = analysed(responses(drawn(1 - 1e-12, 40, 40, np.random.default_rng(1))), GRID, STUDY)
+    table = preferences(answers, answers, GRID, STUDY)
+    at = [column.key for column in table.columns].index("p")
+    assert texts_of(table).rows[0][at] == "< 0.0001"
+    (line,) = csv.DictReader(FORMATS["csv"](table).splitlines())
+    assert float(line["p"]) == pytest.approx(2 * 0.5**40)
+    assert float(line["preferred_low"]) < 100
 
 
 def test_raters_that_were_left_out_are_seen_beside() -> None:
@@ -96,7 +131,7 @@ def test_raters_that_were_left_out_are_seen_beside() -> None:
     answers = analysed(responses(drawn(0.9, 10, 20, rng)), GRID, STUDY)
     clickers = analysed(responses(drawn(0.5, 10, 20, rng)), GRID, STUDY)
     (row,) = rows(preferences(answers, pd.concat([answers, clickers]), GRID, STUDY))
-    assert estimate(row["preferred"]).mean > 85
+    assert number(row["preferred"]) > 85
     assert 60 < float(str(row["preferred_all_raters"])) < 80
 
 
@@ -123,7 +158,7 @@ def test_side_bias_and_alpha_are_told() -> None:
     biased.loc[lazy, "choice"] = "left"
     for answers, bias in ((even, 0), (biased, 15)):
         (row,) = rows(raters(answers, answers))
-        assert estimate(row["left"]).mean == pytest.approx(50 + bias, abs=5)
+        assert number(row["left"]) == pytest.approx(50 + bias, abs=5)
         assert (float(str(row["left_p"])) < 0.001) == bool(bias)
         assert row["checks"] is None
         assert row["seconds"] == 3
@@ -141,7 +176,7 @@ def test_checks_are_counted() -> None:
     passed = float((checks["choice"] == "left").mean())
     everything = pd.concat([answers, checks])
     (row,) = rows(raters(analysed(everything, GRID, STUDY), everything))
-    assert estimate(row["checks"]).mean == pytest.approx(100 * passed)
+    assert number(row["checks"]) == pytest.approx(100 * passed)
     assert row["answers"] == 40
 
 
@@ -161,9 +196,10 @@ def test_agreement_is_that_of_sign_and_choice() -> None:
             )
         )
     )
-    values = {row["metric"]: (estimate(row["agreement"]).mean, row["answers"]) for row in found}
+    values = {row["metric"]: (number(row["agreement"]), row["answers"]) for row in found}
     assert set(values) == {"another rater", "same", "opposite", "tied", "some"}
     assert values["same"] == (100, 60)
+    assert all(0 < number(r["agreement_high"]) - number(r["agreement_low"]) < 100 for r in found)
     assert values["opposite"] == (0, 60)
     assert values["tied"] == (50, 60)
     assert values["some"] == (pytest.approx(100 * left[:20].mean()), 20)
@@ -283,7 +319,7 @@ def test_one_rater_has_no_errors(study: Path) -> None:
     frame.to_csv(responses_folder("toyland") / "responses.csv", index=False)
     analyse("toyland")
     (row,) = csv_rows("preferences")
-    assert row["preferred_se"] == ""
+    assert row["preferred_se"] == row["preferred_low"] == row["preferred_high"] == ""
     assert row["p"] == ""
     assert csv_rows("power") == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import sqlite3
 from collections import Counter
@@ -16,6 +17,7 @@ from threading import Barrier
 import pytest
 
 from eval.study.answers import AWAY_SECONDS, Answers, Outcome, Place
+from eval.study.read import read_answers
 from pipeline.common.errors import BenchError
 
 BLOCKS = {block: tuple(f"{block:x}{number:03x}" for number in range(5)) for block in range(4)}
@@ -37,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def open_store(tmp_path: Path, clock: Clock) -> Callable[[], Answers]:
-    return lambda: Answers(tmp_path / "study" / "answers.sqlite", "q1", BLOCKS, clock)
+    return lambda: Answers(tmp_path / "study" / "answers.sqlite", "q1", BLOCKS, clock=clock)
 
 
 @pytest.fixture
@@ -132,6 +134,132 @@ def test_who_went_away_counts_only_for_what_was_answered(store: Answers, clock: 
     for name, after in (("e", "c"), ("f", "b"), ("g", "d"), ("h", "a")):
         store.join(name)
         assert block_of(store, name) == blocks[after]
+
+
+def neediest(store: Answers, now: float) -> int:
+    """The block for the next rater, by a look at everybody."""
+    answers = Counter(rater for (rater,) in rows(store, "rater"))
+    load, raters = dict.fromkeys(BLOCKS, 0.0), dict.fromkeys(BLOCKS, 0)
+    for rater, block, seen in rows(store, "rater, block, coalesce(shown, joined)", "raters"):
+        at_work = now - seen <= AWAY_SECONDS
+        load[block] += 1 if at_work else answers[rater] / len(BLOCKS[block])
+        raters[block] += 1
+    return min(BLOCKS, key=lambda b: (round(load[b], 9), raters[b], b))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_are_chosen_as_if_everybody_was_looked_at(
+    open_store: Callable[[], Answers], clock: Clock, seed: int
+) -> None:
+    """Whoever comes, goes, comes back and answers, in any order, at one of two servers."""
+    rng, stores = random.Random(seed), [open_store(), open_store()]
+    names: list[str] = []
+    for _ in range(250):
+        store = rng.choice(stores)
+        clock.now += rng.choice([0.0, 5.0, 600.0, AWAY_SECONDS])
+        if not names or rng.random() < 0.2:
+            names.append(f"rater {len(names)}")
+            expected = neediest(store, clock.now)
+            assert store.join(names[-1])
+            assert block_of(store, names[-1]) == expected
+            continue
+        rater = rng.choice(names)
+        place = store.show(rater) if rng.random() < 0.5 else store.place(rater)
+        if place is not None and place.question is not None and rng.random() < 0.7:
+            store.answer(rater, place.question, "left")
+        if rng.random() < 0.05:
+            stores[0].close()
+            stores = [open_store(), stores[1]]
+    assert len(names) > 20
+
+
+def steps(store: Answers, do: Callable[[], object]) -> int:
+    """The steps that SQLite takes for something."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    store._connection.set_progress_handler(count, 1)
+    do()
+    store._connection.set_progress_handler(None, 0)
+    return taken
+
+
+@pytest.mark.parametrize("after", [0.0, AWAY_SECONDS + 1])
+def test_joining_takes_as_long_with_few_as_with_many(
+    store: Answers, clock: Clock, after: float
+) -> None:
+    """Be all others at work, or away."""
+    taken = []
+    for many in (10, 1000):
+        while len(rows(store, "rater", "raters")) < many:
+            store.join(f"rater {len(rows(store, 'rater', 'raters'))}")
+        finish(store, "rater 0", 1)
+        clock.now += after
+        store.join(f"sees who is away, {many}")
+        taken.append(steps(store, lambda many=many: store.join(f"late {many}")))
+        taken.append(steps(store, lambda many=many: store.show(f"late {many}")))
+    assert taken[2] <= taken[0] + 20
+    assert taken[3] <= taken[1] + 20
+    assert taken[0] < 600
+
+
+def test_there_may_be_so_many_raters(store: Answers) -> None:
+    assert [store.join(name, most=2) for name in "abc"] == [True, True, False]
+    assert store.place("c") is None
+    assert store.join("a", most=2)  # is in already
+    assert store.join("c")  # was invited
+    assert store.place("c") is not None
+
+
+def test_what_comes_too_soon_is_refused(tmp_path: Path, clock: Clock) -> None:
+    store = Answers(tmp_path / "a.sqlite", "q1", BLOCKS, minimum_seconds=1.5, clock=clock)
+    store.join("ann")
+    first, second, *_ = BLOCKS[0]
+    store.show("ann")
+    clock.now += 1.4
+    assert store.answer("ann", first, "left") is Outcome.TOO_SOON
+    assert rows(store) == []
+    store.show("ann")  # a reload begins anew
+    clock.now += 1.4
+    assert store.answer("ann", first, "left") is Outcome.TOO_SOON
+    clock.now += 0.1
+    assert store.answer("ann", first, "left") is Outcome.STORED
+    assert store.answer("ann", second, "left") is Outcome.NOT_SHOWN
+    assert rows(store, "seconds") == [(1.5,)]
+
+
+def test_files_of_before_invitations_are_gone_on_with(
+    open_store: Callable[[], Answers], tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "study" / "answers.sqlite"
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE TABLE answers (rater TEXT NOT NULL, question TEXT NOT NULL, choice TEXT NOT "
+            "NULL CHECK (choice IN ('left', 'right')), seconds REAL NOT NULL, submitted TEXT NOT "
+            "NULL, PRIMARY KEY (rater, question));"
+            "CREATE TABLE raters (rater TEXT PRIMARY KEY, block INTEGER NOT NULL, joined REAL NOT "
+            "NULL, question TEXT, shown REAL);"
+            "CREATE TABLE study (questionnaire TEXT NOT NULL);"
+            "INSERT INTO study VALUES ('q1');"
+        )
+        for block, name in enumerate("abc"):
+            row = (name, block, clock.now - 10, BLOCKS[block][0], clock.now - 5)
+            connection.execute("INSERT INTO raters VALUES (?, ?, ?, ?, ?)", row)
+        row = ("a", BLOCKS[0][0], "left", 2.0, "2023-11-14T22:13:20+00:00")
+        connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
+    connection.close()
+    store = open_store()
+    assert store.place("a") == Place(1, 5, BLOCKS[0][1])
+    assert store.answer("b", BLOCKS[1][0], "right") is Outcome.STORED
+    for name, block in (("d", 3), ("e", 0), ("f", 1)):
+        store.join(name)
+        assert block_of(store, name) == block
+    assert [answer.question for answer in read_answers(path)] == [BLOCKS[0][0], BLOCKS[1][0]]
 
 
 def test_progress_counts_raters_blocks_and_questions(store: Answers, clock: Clock) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from eval.study.private import INVITATIONS, new_code
 from tests.eval.study.lab import make_questionnaire, serving
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -239,6 +240,33 @@ def test_a_rater_stops_and_continues(study: Study) -> None:
     assert [choice for _, choice, _ in study.answers()] == ["left", "right"]
 
 
+def test_who_is_invited_types_a_code_or_opens_a_link(tmp_path: Path, chromium: Any) -> None:
+    folder = tmp_path / "questionnaire"
+    make_questionnaire(folder, seconds=0.3)
+    codes = [new_code() for _ in range(2)]
+    (tmp_path / INVITATIONS).write_text("\n".join(["code", *codes]) + "\n")
+    with serving(folder, tmp_path / "answers.sqlite", open_to=0) as (_, url):
+        context = chromium.new_context(**PHONE)
+        page = context.new_page()
+        page.goto(url)
+        page.get_by_label("The code of your invitation").fill(codes[0].upper())
+        assert page.evaluate(CONTRAST) >= 4.5
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.get_by_role("button", name="Start").click()
+        at(page, 1)
+        context.clear_cookies()
+        page.goto(f"{url}/rater/{codes[1]}")
+        page.get_by_role("button", name="Start").click()
+        at(page, 1)
+        page.keyboard.press("1")
+        at(page, 2)
+        context.clear_cookies()
+        page.goto(f"{url}/rater/{codes[1]}")
+        page.get_by_role("button", name="Continue here").click()
+        at(page, 2)
+        context.close()
+
+
 def test_a_server_that_dies_costs_nothing(study: Study) -> None:
     page = study.begin()
     page.keyboard.press("1")
@@ -260,6 +288,7 @@ def test_it_works_without_scripts(study: Study) -> None:
     page.goto(study.url)
     page.get_by_role("button", name="Start").click()
     for side in ("left", "right", "left", "right"):
+        page.wait_for_timeout(300)  # the server does not take an answer sooner
         page.get_by_alt_text(f"{side} image").click()
     page.wait_for_selector("text=All 4 answers are stored")
     assert [choice for _, choice, _ in study.answers()] == ["left", "right"] * 2
@@ -269,7 +298,7 @@ def test_it_works_without_scripts(study: Study) -> None:
 def test_markup_stays_text(study: Study) -> None:
     page = study.begin()
     evil = "<img src=x onerror='document.title=1'><script>document.title=1</script>"
-    for path in (f"/{evil}", f"/resume/{evil}", f"/admin?token={evil}", f"/images/{evil}"):
+    for path in (f"/{evil}", f"/rater/{evil}", f"/admin?token={evil}", f"/images/{evil}"):
         page.goto(study.url + path)
         assert "1" not in page.title()
         assert page.query_selector("img, script") is None

@@ -18,33 +18,131 @@ from eval.study.measures import (
     bradley_terry,
     design_effect,
     others_agree,
+    share_of,
 )
 from tests.eval.study.simulated import drawn
 
 
 def test_preferences_are_recovered() -> None:
-    win, raters, trials = drawn(0.7, 60, 60, np.random.default_rng(0), 0.4, 0.4)
-    low, high = interval(two_way_mean(win, raters, trials))
-    assert low < 0.69 < high  # 0.7 in log-odds, averaged over effects, is 0.69
-    assert 0.05 < high - low < 0.15
+    found = share_of(*drawn(0.7, 60, 60, np.random.default_rng(0), 0.4, 0.4))
+    assert found.low < 0.69 < found.high  # 0.7 in log-odds, averaged over effects, is 0.69
+    assert 0.05 < found.high - found.low < 0.15
+
+
+def truth_of(p: float, effect: float) -> float:
+    """The share that `drawn` gives on average, by numerical integration."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+    odds = np.log(p / (1 - p)) + np.sqrt(2) * effect * nodes
+    return float((weights / (1 + np.exp(-odds))).sum() / weights.sum())
 
 
 @pytest.mark.parametrize("effect", [0.0, 1.0])
 def test_intervals_cover_what_is_preferred(effect: float) -> None:
-    rng = np.random.default_rng(1)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-    odds = 0.4 + np.sqrt(2) * effect * nodes
-    truth = float((weights / (1 + np.exp(-odds))).sum() / weights.sum())
+    rng, p = np.random.default_rng(1), 0.6
+    truth, draws = truth_of(p, effect), 400
     covered = naive = 0
-    draws = 400
     for _ in range(draws):
-        x, raters, trials = drawn(1 / (1 + np.exp(-0.4)), 25, 40, rng, effect, effect, 0.4)
-        low, high = interval(two_way_mean(x, raters, trials))
-        covered += low < truth < high
+        x, raters, trials = drawn(p, 25, 40, rng, effect, effect, 0.4)
+        found = share_of(x, raters, trials)
+        covered += found.low < truth < found.high
         naive += abs(x.mean() - truth) < 1.96 * np.sqrt(x.mean() * (1 - x.mean()) / len(x))
-    assert 0.92 < covered / draws < 0.99
+    assert 0.93 < covered / draws < 0.99
     if effect:
         assert naive / draws < 0.75
+
+
+@pytest.mark.parametrize("effect", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("raters", "trials"), [(2, 2), (2, 10), (3, 4), (5, 5), (5, 20)])
+def test_intervals_cover_strong_preferences_of_few(raters: int, trials: int, effect: float) -> None:
+    """Of few raters and questions, most draws are unanimous, where clusters do not differ."""
+    rng, draws = np.random.default_rng([2, raters, trials, int(effect)]), 500
+    covered = dict.fromkeys((0.8, 0.95, 0.99), 0)
+    naive = dict.fromkeys(covered, 0)
+    for p in covered:
+        truth = truth_of(p, effect)
+        for _ in range(draws):
+            answers = drawn(p, raters, trials, rng, effect, effect)
+            found = share_of(*answers)
+            covered[p] += found.low <= truth <= found.high
+            low, high = interval(two_way_mean(*answers))
+            naive[p] += low <= truth <= high
+    assert min(covered.values()) / draws > 0.945
+    assert min(naive.values()) / draws < 0.9  # Student's t of the clustered error
+
+
+def test_no_preference_is_seldom_found_where_there_is_none() -> None:
+    """Raters who say the same to everything, so that nobody disagrees with himself or herself."""
+    rng = np.random.default_rng(3)
+    for raters, trials in ((2, 2), (4, 3), (6, 8), (12, 30)):
+        who, what = (each.ravel() for each in np.indices((raters, trials)))
+        p = [share_of(rng.integers(2, size=raters)[who], who, what).p for _ in range(400)]
+        assert np.mean(np.array(p) <= 0.05) <= 0.07
+
+
+@pytest.mark.parametrize(("raters", "trials"), [(2, 2), (2, 9), (7, 3), (10, 40)])
+@pytest.mark.parametrize("choice", [0.0, 1.0])
+def test_unanimity_is_worth_as_many_answers_as_clusters(
+    raters: int, trials: int, choice: float
+) -> None:
+    who, what = (each.ravel() for each in np.indices((raters, trials)))
+    found, least = share_of(np.full(len(who), choice), who, what), min(raters, trials)
+    exact = stats.binomtest(round(choice) * least, least)
+    assert (found.low, found.high) == pytest.approx(exact.proportion_ci(method="exact"))
+    assert found.p == pytest.approx(exact.pvalue) == pytest.approx(2 * 0.5**least)
+    assert found.mean == choice
+    assert np.isnan(found.std_error)
+
+
+def test_clusters_of_different_size_are_worth_less() -> None:
+    who = np.repeat(np.arange(3), (8, 1, 1))
+    found = share_of(np.ones(10), who, np.arange(10))
+    worth = 10**2 / (8**2 + 1 + 1)
+    assert found.low == pytest.approx(0.025 ** (1 / worth))  # of all or nothing: low^worth = 2.5 %
+    assert found.p == pytest.approx(2 * 0.5**worth)
+
+
+def test_independent_answers_have_the_exact_interval() -> None:
+    """Many raters and questions, each once: the answers are worth what they are many."""
+    n, ones = 400, 290
+    found = share_of(np.arange(n) < ones, np.arange(n), np.arange(n))
+    exact = stats.binomtest(ones, n)
+    assert (found.low, found.high) == pytest.approx(exact.proportion_ci(), abs=1e-3)
+    assert found.std_error == pytest.approx(np.sqrt(290 * 110 / 400**3), rel=0.01)
+
+
+def test_p_and_interval_agree_and_p_is_never_none() -> None:
+    rng = np.random.default_rng(4)
+    sides = set()
+    for _ in range(300):
+        p, raters, trials = rng.uniform(0.2, 0.95), *rng.integers(2, 12, 2)
+        found = share_of(*drawn(p, raters, trials, rng, 0.5, 0.5))
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        assert (found.p < 0.05) == (not found.low <= 0.5 <= found.high)
+        sides.add(found.p < 0.05)
+    assert sides == {True, False}
+    assert share_of(np.ones(5000), np.arange(5000), np.arange(5000)).p > 0
+
+
+def test_answers_that_cancel_out_are_not_sure() -> None:
+    """Each rater and each question is split evenly: the clustered variance is none."""
+    found = share_of([1, 0, 0, 1], [0, 0, 1, 1], [0, 1, 0, 1])
+    exact = stats.binomtest(1, 2).proportion_ci()
+    assert (found.low, found.high) == pytest.approx(exact)
+    assert found.p == 1
+
+
+def test_answers_are_worth_no_less_than_their_clusters() -> None:
+    """Two raters, each of one mind: two answers, however badly two show how raters differ."""
+    who, what = (each.ravel() for each in np.indices((2, 10)))
+    found = share_of(who, who, what)
+    exact = stats.binomtest(1, 2).proportion_ci()
+    assert (found.low, found.high) == pytest.approx(exact)
+    assert found.std_error == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_rater_says_nothing_of_others() -> None:
+    for found in (share_of([1, 1, 0], [0, 0, 0], [0, 1, 2]), share_of([1, 1], [0, 1], [0, 0])):
+        assert np.isnan(found[1:]).all()
 
 
 def test_the_error_of_amt_is_that_of_drawing_raters_and_then_answers() -> None:
@@ -114,6 +212,7 @@ def test_alpha_needs_two_answers_to_two_questions_that_differ() -> None:
     perfect = alpha([1, 1, 0, 0], list("aabb"))
     assert perfect is not None
     assert perfect.mean == 1
+    assert np.isnan(perfect.std_error)  # two alike questions say nothing of others
 
 
 def duels(strengths: np.ndarray, rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
@@ -170,6 +269,18 @@ def test_methods_that_never_met_have_no_ranking() -> None:
     assert unanimous is not None
     assert np.isfinite(unanimous.values).all()
     assert unanimous.values[0] > 1.5
+
+
+@pytest.mark.parametrize(("raters", "trials"), [(2, 2), (30, 40)])
+def test_the_strength_of_an_unanimous_choice_is_not_sure(raters: int, trials: int) -> None:
+    who, what = (each.ravel() for each in np.indices((raters, trials)))
+    n = len(who)
+    found = bradley_terry(np.zeros(n, int), np.ones(n, int), 2, who, what)
+    assert found is not None
+    # A logit of n + 1/2 against 1/2 has the variance 1/(n + 1/2) + 1/(1/2); a strength is half.
+    logit = np.log((n + 0.5) / 0.5)
+    assert found.values == pytest.approx([logit / 2, -logit / 2], rel=1e-4)
+    assert found.std_errors == pytest.approx(np.sqrt(1 / (n + 0.5) + 2) / 2, rel=1e-4)
 
 
 def test_agreement_with_others_is_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import sqlite3
@@ -121,6 +122,45 @@ def test_raters_are_known_by_a_hash_alone(about: Questionnaire) -> None:
     assert found["rater"].str.fullmatch("[0-9a-f]{16}").all()
     before = found["rater"].unique().tolist()
     assert taken(said)["rater"].unique().tolist() == before
+
+
+def test_workers_cannot_be_found_by_trying_names(about: Questionnaire) -> None:
+    """The key is made at the first reading, kept for the next, and missed when it is gone."""
+    key = QUESTIONNAIRE.with_name("worker.key")
+    said = everybody(about, 3)
+    found = set(taken(said)["rater"])
+    for worker in ("W0", "W1", "W2"):
+        for text in (worker, f"amt:{worker}"):
+            assert hashlib.sha256(text.encode()).hexdigest()[:16] not in found
+    secret = key.read_bytes()
+    assert set(taken(said)["rater"]) == found
+    assert key.read_bytes() == secret
+    before = (responses_folder("toyland") / "responses.csv").read_bytes()
+    key.unlink()
+    with pytest.raises(BenchError, match=r"worker\.key: the key is missing .* put it back"):
+        taken(said)
+    assert (responses_folder("toyland") / "responses.csv").read_bytes() == before
+    (responses_folder("toyland") / "responses.csv").unlink()
+    assert set(taken(said)["rater"]).isdisjoint(found)
+
+
+def test_the_lab_page_needs_no_key(about: Questionnaire) -> None:
+    write_lab(FILE, everybody(about, 2))
+    read([FILE], "toyland")
+    assert load_responses("toyland").responses["rater"].str.fullmatch("[0-9a-f]{16}").all()
+    assert not QUESTIONNAIRE.with_name("worker.key").exists()
+
+
+def test_nobody_claims_more_time_than_amazon_measured(about: Questionnaire) -> None:
+    """Who presses keys without a look and says that each took four seconds."""
+    write_amt(FILE, everybody(about, 2), plain_form)
+    edited(lambda rows: [r.update(WorkTimeInSeconds="5") for r in rows if r["WorkerId"] == "W1"])
+    read([FILE], "toyland")
+    assert left_out() == {"fast": len(about.questions)}
+    excluded = load_responses("toyland").excluded
+    for questions in about.blocks().values():
+        own = excluded["question"].isin([q.question for q in questions])
+        assert excluded.loc[own, "seconds"].to_numpy() == pytest.approx(5 / len(questions))
 
 
 def test_rejected_work_is_dropped(about: Questionnaire) -> None:

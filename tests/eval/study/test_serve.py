@@ -22,12 +22,14 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from eval.study.answers import Answers
+from eval.study.private import ALPHABET, CODE, INVITATIONS, new_code
 from eval.study.questionnaire import Question, Questionnaire, load_questionnaire
 from eval.study.serve import create_app, serve
 from pipeline.common.errors import BenchError
 from tests.eval.study.lab import METHODS, Rater, make_questionnaire, serving, shown
 
 HERE = {"Origin": "http://localhost"}
+RATERS = 1000  # may join without an invitation
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -45,7 +47,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def app(folder: Path, database: Path) -> Iterator[Flask]:
-    app = create_app(folder, database)
+    app = create_app(folder, database, open_to=RATERS)
     yield app
     app.extensions["answers"].close()
 
@@ -72,6 +74,10 @@ def say(client: FlaskClient, where: str | None, choice: str = "left") -> TestRes
     return client.post("/answer", data={"question": where, "choice": choice}, headers=HERE)
 
 
+def enter(client: FlaskClient, code: str) -> TestResponse:
+    return client.post("/join", data={"code": code}, headers=HERE)
+
+
 def asked(client: FlaskClient) -> str | None:
     return shown(client.get("/rate").text)
 
@@ -81,8 +87,8 @@ def at(study: Questionnaire, where: str | None) -> Question:
     return found
 
 
-def token_of(client: FlaskClient) -> str:
-    found = re.search(r"/resume/([\w-]+)", client.get("/rate").text)
+def code_of(client: FlaskClient) -> str:
+    found = re.search(r"/rater/([\w-]+)", client.get("/rate").text)
     assert found
     return found[1]
 
@@ -127,17 +133,20 @@ def test_seconds_are_those_of_the_servers_clock(
     assert rows(database, "seconds") == [(4.25,)]
 
 
-def test_the_token_is_a_secret_of_the_rater(app: Flask, database: Path) -> None:
+def test_the_code_is_a_secret_of_the_rater(app: Flask, database: Path) -> None:
     clients = [joined(app) for _ in range(20)]
-    tokens = {token_of(client) for client in clients}
-    assert len(tokens) == 20
-    assert min(map(len, tokens)) >= 32
+    codes = {code_of(client) for client in clients}
+    assert len(codes) == 20
+    assert all(CODE.fullmatch(code) for code in codes)
+    letters = [len(set(place)) for place in zip(*codes, strict=True)]
+    assert sum(count > 8 for count in letters) == 16  # all but the hyphens are drawn
+    assert len(ALPHABET) ** 16 > 2**79
     response = app.test_client().post("/join", headers=HERE)
     (cookie,) = response.headers.getlist("Set-Cookie")
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     stored = database.read_bytes() + database.with_name("answers.sqlite-wal").read_bytes()
-    assert not [token for token in tokens if token.encode() in stored]
+    assert not [code for code in codes if code.encode() in stored]
 
 
 def test_joining_again_keeps_the_place(app: Flask, database: Path) -> None:
@@ -153,16 +162,135 @@ def test_joining_again_keeps_the_place(app: Flask, database: Path) -> None:
 def test_the_link_continues_elsewhere_after_a_click(app: Flask) -> None:
     client = joined(app)
     say(client, asked(client))
-    link = f"/resume/{token_of(client)}"
+    code = code_of(client)
     other = app.test_client()
-    page = other.get(link)
+    page = other.get(f"/rater/{code}")
     assert "1 of 4 questions are answered" in page.text
+    assert f'name="code" value="{code}"' in page.text
     assert "Set-Cookie" not in page.headers
     assert other.get("/rate").location == "/"
-    assert other.post(link, headers=HERE).location == "/rate"
+    assert enter(other, code).location == "/rate"
     assert asked(other) == asked(client)
-    assert other.get("/resume/guessed").status_code == 404
-    assert other.post("/resume/guessed", headers=HERE).status_code == 404
+    assert other.get("/rater/guessed").status_code == 404
+    assert enter(other, "guessed").status_code == 403
+    assert asked(other) == asked(client)
+
+
+@pytest.fixture
+def codes(tmp_path: Path) -> list[str]:
+    """The invitations of three raters to a questionnaire of their own."""
+    make_questionnaire(tmp_path / "by invitation" / "questionnaire")
+    codes = [new_code() for _ in range(3)]
+    path = tmp_path / "by invitation" / INVITATIONS
+    path.write_text("\n".join(["code", *codes]) + "\n")
+    return codes
+
+
+@pytest.fixture
+def closed(codes: list[str], tmp_path: Path, database: Path) -> Iterator[Flask]:
+    """The page of that study."""
+    app = create_app(tmp_path / "by invitation" / "questionnaire", database)
+    yield app
+    app.extensions["answers"].close()
+
+
+def test_a_code_is_a_rater_however_often_it_is_used(
+    closed: Flask, codes: list[str], database: Path
+) -> None:
+    """Nobody becomes another rater by losing the cookie."""
+    said = []
+    for _ in range(3):  # each time as a browser that knows nothing
+        client = closed.test_client()
+        assert enter(client, codes[0]).location == "/rate"
+        say(client, where := asked(client))
+        said.append(where)
+    assert said == ["0-0", "0-1", "0-2"]
+    assert len(rows(database, "rater", "raters")) == 1
+    assert len({rater for rater, *_ in rows(database)}) == 1
+    other = closed.test_client()
+    assert enter(other, codes[1]).location == "/rate"
+    assert asked(other) == "1-0"
+    # Who enters a code in the browser of another goes on as who was invited by it.
+    assert enter(other, codes[0]).location == "/rate"
+    assert asked(other) == "0-3"
+    assert len(rows(database, "rater", "raters")) == 2
+
+
+def test_nobody_joins_without_an_invitation(
+    closed: Flask, codes: list[str], database: Path
+) -> None:
+    client = closed.test_client()
+    assert 'name="code"' in client.get("/").text
+    enter(closed.test_client(), codes[0])
+    stored = rows(database, "rater", "raters")[0][0]
+    for wrong in ("", new_code(), codes[0][:-1], stored, SCRIPT, "' OR 1=1 --", codes[1] + "a"):
+        response = enter(client, wrong)
+        assert response.status_code == 403
+        assert "This invitation is not one of this study" in response.text
+        assert SCRIPT not in response.text
+        assert "Set-Cookie" not in response.headers
+    response = client.post("/join", headers=HERE)
+    assert response.status_code == 403
+    assert "This study is by invitation" in response.text
+    assert client.get(f"/rater/{new_code()}").status_code == 404
+    assert client.get("/rate").location == "/"
+    assert len(rows(database, "rater", "raters")) == 1
+
+
+def test_an_invitation_is_a_link_or_a_code_to_type(closed: Flask, codes: list[str]) -> None:
+    link = closed.test_client()
+    page = link.get(f"/rater/{codes[0]}")
+    assert "You will see 4 questions" in page.text
+    assert f'<input type="hidden" name="code" value="{codes[0]}">' in page.text
+    assert "Set-Cookie" not in page.headers  # who only looks has not joined
+    assert link.get("/rate").location == "/"
+    typed = closed.test_client()
+    assert enter(typed, f" {codes[0].replace('-', '').upper()} ").location == "/rate"
+    assert code_of(typed) == codes[0]
+    assert "0 of 4 questions are answered" in link.get(f"/rater/{codes[0]}").text
+
+
+def test_invitations_hold_beside_an_open_study(
+    codes: list[str], tmp_path: Path, database: Path
+) -> None:
+    app = create_app(tmp_path / "by invitation" / "questionnaire", database, open_to=2)
+    for _ in range(2):
+        joined(app)
+    late = app.test_client()
+    response = late.post("/join", headers=HERE)
+    assert response.status_code == 403
+    assert "all the raters that it asked for" in response.text
+    assert "Set-Cookie" not in response.headers
+    assert enter(late, codes[0]).location == "/rate"  # has a place of his or her own
+    assert enter(app.test_client(), new_code()).status_code == 403
+    assert len(rows(database, "rater", "raters")) == 3
+    app.extensions["answers"].close()
+
+
+def test_a_page_that_nobody_may_join_is_not_served(folder: Path, database: Path) -> None:
+    with pytest.raises(BenchError, match=r"nobody is invited: run `bench study invite --raters N`"):
+        create_app(folder, database)
+    with pytest.raises(BenchError, match="--open -1: give how many"):
+        create_app(folder, database, open_to=-1)
+    assert not database.exists()
+
+
+def test_who_answers_too_soon_is_told_whatever_the_browser_claims(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_questionnaire(tmp_path / "questionnaire", seconds=1.5)
+    app = create_app(tmp_path / "questionnaire", database, open_to=1)
+    now = 1000.0
+    monkeypatch.setattr(app.extensions["answers"], "_clock", lambda: now)
+    client = joined(app)
+    claim = {"question": asked(client), "choice": "left", "seconds": "9", "shown": "0"}
+    for passes, status in ((1.4, 409), (0.2, 303)):
+        now += passes
+        response = client.post("/answer", data=claim, headers=HERE)
+        assert response.status_code == status
+        assert ("That was too fast" in response.text) == (status == 409)
+    assert rows(database, "seconds") == [(1.6,)]
+    app.extensions["answers"].close()
 
 
 def test_an_answer_is_given_once(app: Flask, database: Path) -> None:
@@ -217,8 +345,8 @@ def test_nobody_answers_for_or_sees_another(app: Flask, database: Path) -> None:
     assert say(thief, hers).status_code == 403
     assert rows(database) == []
     say(ann, hers, "right")
-    assert ann.get("/rate").text.count(token_of(ann)) == 1
-    assert token_of(ann) not in bob.get("/rate").text
+    assert ann.get("/rate").text.count(code_of(ann)) == 1
+    assert code_of(ann) not in bob.get("/rate").text
 
 
 def test_other_sites_cannot_send_forms(app: Flask, database: Path) -> None:
@@ -231,7 +359,7 @@ def test_other_sites_cannot_send_forms(app: Flask, database: Path) -> None:
         {"Origin": "http://localhost:8001"},
         {"Origin": "http://localhost.evil.example"},
     ):
-        for path in ("/answer", "/join", "/resume/x"):
+        for path in ("/answer", "/join"):
             data = {"question": where, "choice": "left"}
             assert client.post(path, data=data, headers=origin).status_code == 403
     assert rows(database) == []
@@ -246,7 +374,7 @@ def test_other_names_for_this_machine_are_refused(
     assert response.status_code == 400
     for name in ("127.0.0.1:8000", "localhost", "[::1]:8000"):
         assert app.test_client().get("/", headers={"Host": name}).status_code == 200
-    public = create_app(folder, database, hosts=None)
+    public = create_app(folder, database, hosts=None, open_to=RATERS)
     if host != "[":
         assert public.test_client().get("/", headers={"Host": host}).status_code == 200
     public.extensions["answers"].close()
@@ -255,7 +383,7 @@ def test_other_names_for_this_machine_are_refused(
 def test_every_answer_carries_the_headers_of_safety(app: Flask, study: Questionnaire) -> None:
     client = joined(app)
     image = f"/images/{study.questions[0].left_image}"
-    for path in ("/", "/rate", "/nothing", "/admin", image, "/static/study.css", "/resume/x"):
+    for path in ("/", "/rate", "/nothing", "/admin", image, "/static/study.css", "/rater/x"):
         response = client.get(path)
         policy = response.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'self'; ")
@@ -307,7 +435,7 @@ def test_images_come_from_the_list_alone(app: Flask, folder: Path, study: Questi
 def test_nothing_sent_or_built_is_rendered_as_markup(tmp_path: Path, database: Path) -> None:
     folder = tmp_path / "questionnaire"
     make_questionnaire(folder, title=f"A {SCRIPT} study")
-    app = create_app(folder, database)
+    app = create_app(folder, database, open_to=RATERS)
     client = joined(app)
     pages = [client.get("/").text]
     while where := asked(client):
@@ -315,7 +443,7 @@ def test_nothing_sent_or_built_is_rendered_as_markup(tmp_path: Path, database: P
         say(client, where)
     assert any("&lt;b&gt;bold&lt;/b&gt;" in page for page in pages)
     bad = {"Referer": SCRIPT, "User-Agent": SCRIPT}
-    for path in (f"/resume/{SCRIPT}", f"/admin?token={SCRIPT}", f"/{SCRIPT}", f"/images/{SCRIPT}"):
+    for path in (f"/rater/{SCRIPT}", f"/admin?token={SCRIPT}", f"/{SCRIPT}", f"/images/{SCRIPT}"):
         pages.append(client.get(path, headers=bad).text)
     for name in (f"rater-{'0' * 8}", next(iter(client._cookies.values())).key):
         client.set_cookie(name, SCRIPT)
@@ -345,7 +473,7 @@ def test_only_the_token_opens_the_view_of_progress(app: Flask, database: Path) -
     found = re.findall(r'<th scope="row">(\d)</th><td>(\d)</td><td>(\d)</td><td>(\d)</td>', page)
     assert found == [("0", "2", "0", "1"), ("1", "1", "0", "0"), ("2", "1", "0", "0")]
     assert re.findall(r'class="level-(\d)">(\d)', page)[:2] == [("4", "1"), ("0", "0")]
-    personal = [token_of(client), *(row[0] for row in rows(database, "rater", "raters"))]
+    personal = [code_of(client), *(row[0] for row in rows(database, "rater", "raters"))]
     assert not [word for word in (*personal, *METHODS) if word in page]
 
 
@@ -381,7 +509,7 @@ def test_mistakes_end_on_plain_pages(app: Flask, monkeypatch: pytest.MonkeyPatch
 
 def test_studies_on_one_machine_do_not_share_cookies(app: Flask, tmp_path: Path) -> None:
     make_questionnaire(tmp_path / "other", blocks=1, size=2)
-    other = create_app(tmp_path / "other", tmp_path / "other.sqlite")
+    other = create_app(tmp_path / "other", tmp_path / "other.sqlite", open_to=RATERS)
     names = {next(iter(joined(one)._cookies.values())).key for one in (app, other)}
     assert len(names) == 2
     other.extensions["answers"].close()
@@ -389,21 +517,21 @@ def test_studies_on_one_machine_do_not_share_cookies(app: Flask, tmp_path: Path)
 
 def test_what_cannot_be_served_is_told(folder: Path, database: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="run `bench study build`"):
-        serve(tmp_path / "nothing", database)
+        serve(tmp_path / "nothing", database, open_to=1)
     make_questionnaire(tmp_path / "empty", blocks=0)
     with pytest.raises(BenchError, match="holds no questions: two methods need samples"):
-        serve(tmp_path / "empty", database)
+        serve(tmp_path / "empty", database, open_to=1)
     with pytest.raises(BenchError, match="--host 'lab.example' is not an IP address"):
-        serve(folder, database, host="lab.example")
+        serve(folder, database, open_to=1, host="lab.example")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(BenchError, match="in use: choose another with --port"):
-            serve(folder, database, port=taken.getsockname()[1])
+            serve(folder, database, open_to=1, port=taken.getsockname()[1])
     with pytest.raises(BenchError, match="--port 70000: give one from 0 to 65535"):
-        serve(folder, database, port=70_000)
+        serve(folder, database, open_to=1, port=70_000)
     with pytest.raises(BenchError, match="choose others with --host and --port"):
-        serve(folder, database, host="192.0.2.1")
+        serve(folder, database, open_to=1, host="192.0.2.1")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -427,7 +555,7 @@ def test_the_end_is_graceful_and_summed_up(
     ending = Thread(target=end_it)
     ending.start()
     try:
-        serve(folder, database, port=port)
+        serve(folder, database, open_to=1, port=port)
     finally:
         ending.join()
         signal.signal(signal.SIGINT, inherited)
@@ -438,32 +566,40 @@ def test_the_end_is_graceful_and_summed_up(
     assert [path.name for path in database.parent.glob("answers*")] == [database.name]
 
 
-def test_forty_raters_at_once_lose_nothing(tmp_path: Path, database: Path) -> None:
+def test_a_hundred_raters_at_once_lose_nothing(tmp_path: Path, database: Path) -> None:
+    """By invitation, each on a connection of its own."""
     study = make_questionnaire(tmp_path / "questionnaire", blocks=5, size=4)
-    barrier = Barrier(40)
+    codes = [new_code() for _ in range(100)]
+    (tmp_path / INVITATIONS).write_text("\n".join(["code", *codes]) + "\n")
+    barrier = Barrier(100)
 
     def rate(number: int) -> None:
         rater = Rater(url)
         barrier.wait()
-        rater.ask("POST", "/join")
+        assert rater.ask("POST", "/join", code=codes[number]).status == 303
+        if number % 5 == 0:  # loses the cookie
+            rater.cookies.clear()
+            assert rater.ask("POST", "/join", code=codes[number]).status == 303
         while where := rater.question():
             assert rater.ask("POST", "/answer", question=where, choice="left").status == 303
             if number % 2:  # a double tap
                 assert rater.ask("POST", "/answer", question=where, choice="left").status == 303
 
-    with serving(tmp_path / "questionnaire", database) as (process, url):
-        with ThreadPoolExecutor(40) as pool:
-            list(pool.map(rate, range(40)))
+    with serving(tmp_path / "questionnaire", database, open_to=0) as (process, url):
+        with ThreadPoolExecutor(100) as pool:
+            list(pool.map(rate, range(100)))
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
-        assert "ended: 40 raters, 160 answers" in process.stdout.read()
+        said = process.stdout.read()
+        assert f"by invitation: {url}/rater/CODE" in said
+        assert "ended: 100 raters, 400 answers" in said
         assert process.wait(60) == 0
     blocks = {block: [q.question for q in some] for block, some in study.blocks().items()}
     given = dict(rows(database, "rater, block", "raters"))
-    assert set(Counter(given.values()).values()) == {8}
+    assert set(Counter(given.values()).values()) == {20}
     expected = {(rater, q, "left") for rater, block in given.items() for q in blocks[block]}
     stored = rows(database)
-    assert len(stored) == len(expected) == 160
+    assert len(stored) == len(expected) == 400
     assert set(stored) == expected
 
 
@@ -516,6 +652,8 @@ def test_the_command_is_there() -> None:
 
     from pipeline.bench.cli import app as bench
 
+    assert "--raters" in CliRunner().invoke(bench, ["study", "invite", "--help"]).output
     text = CliRunner().invoke(bench, ["study", "serve", "--help"]).output
+    assert "--open" in text
     assert "--port" in text
     assert "127.0.0.1" in text

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.adding import coverage as module
 from pipeline.adding.coverage import Coverage, coverage
+from pipeline.clip.openclip import Clip
 from pipeline.common.errors import BenchError
 from pipeline.corpus.index import build_index
 from pipeline.corpus.retrieve import retrieve
@@ -62,13 +63,13 @@ def test_short_captions_do_if_they_are_enough(
     settings(retrieve={"images": 2, "held_out_images": 2})
     monkeypatch.setattr(module, "SHORT", 60)
     embedded: list[str] = []
-    encode = module.Clip.encode_texts
+    encode = Clip.encode_texts
 
-    def counting(self: module.Clip, texts: list[str]) -> object:
+    def counting(self: Clip, texts: list[str]) -> object:
         embedded.extend(texts)
         return encode(self, texts)
 
-    monkeypatch.setattr(module.Clip, "encode_texts", counting)
+    monkeypatch.setattr(Clip, "encode_texts", counting)
     assert count("cat")["cat"].enough
     assert len(embedded) == 1 + 60 + 1
     assert not count("clock")["clock"].enough

@@ -186,7 +186,7 @@ def test_hits_of_a_perfect_judge_are_all_and_each_error_counts_once() -> None:
     wanted = [*prompts.single_prompts(20), *prompts.pair_prompts(6)]
     scenes = [w.scene for w in wanted]
     oracle, images = _Oracle(scenes), torch.zeros(26, 3, 64, 64)
-    right = hits(oracle, images, scenes)  # type: ignore[arg-type]
+    right = hits(oracle, images, scenes)
     left = right.pop("left_first")
     assert left.tolist() == [not scene.flip for scene in scenes[20:]]
     assert {name: (len(v), v.all()) for name, v in right.items()} == {
@@ -197,7 +197,7 @@ def test_hits_of_a_perfect_judge_are_all_and_each_error_counts_once() -> None:
     # One thing of the first pair is overlooked; a third thing seen elsewhere does not matter.
     oracle.logits["present"][20, CATEGORIES.index(scenes[20].things[1].category)] = -1
     oracle.logits["present"][21] = 1
-    right = hits(oracle, images, scenes)  # type: ignore[arg-type]
+    right = hits(oracle, images, scenes)
     assert right["pair_both"].tolist() == [False, True, True, True, True, True]
 
 
