@@ -52,6 +52,10 @@ class Line(NamedTuple):
     failure: Failure | None = None  # why there is nothing of ours
     target: int | None = None  # the number of the concept, if it is about one of several
 
+    def beside(self) -> bool:
+        """Whether the printed value may stand beside ours; where not, only an order can."""
+        return self.ours is not None and not self.obstacle
+
     def verdict(self) -> str:
         """Whether ours is what the paper prints, as far as that can be said."""
         if self.ours is None:
@@ -242,6 +246,19 @@ def compared(
         {(i, ours): STALE for i, line in enumerate(found) if line.stale},
         digits=tuple(printed.digits_of(line.metric) for line in found),
     )
+
+
+def comparable(results: Results, params: Params) -> list[tuple[Source, PrintedTable, list[Line]]]:
+    """The printed numbers that may stand beside ours, by table; tables without any are left out."""
+    found = [
+        (
+            source,
+            printed,
+            [line for line in lines(results, params, source, printed) if line.beside()],
+        )
+        for source, printed in printed_tables()
+    ]
+    return [(source, printed, some) for source, printed, some in found if some]
 
 
 class Agreement(NamedTuple):

@@ -7,7 +7,7 @@ pictures; a *sheet* has a page's pictures as tiles without a word, which the pag
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +40,7 @@ class Row(NamedTuple):
     method: str
     images: Shown
     failure: Failure | None = None  # why there are none
+    seeds: Mapping[tuple[int, int], int] = {}  # of the start noise, where it is known
 
 
 class Sheet(NamedTuple):
@@ -55,6 +56,11 @@ class Sheet(NamedTuple):
     methods: tuple[str, ...]
     prompts: tuple[int, ...]  # numbers
     samples: int
+    seeds: tuple[tuple[int | None, ...], ...]  # of each method's pictures, by column
+
+    def pictures(self) -> list[tuple[int, int]]:
+        """The prompt and the sample of each column."""
+        return [(prompt, sample) for prompt in self.prompts for sample in range(self.samples)]
 
     @property
     def columns(self) -> int:
@@ -81,12 +87,16 @@ def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
         if failure := failure_of(path):
             rows.append(Row(method, {}, failure))
         elif path.is_file():
-            shown = {
-                (int(s["json"]["prompt_index"]), int(s["json"]["sample"])): _opened(s["png"])
-                for s in samples_of(params, method, subject)
-                if s["json"]["part"] == "prompt" and s["json"]["sample"] < SAMPLES
-            }
-            rows.append(Row(method, shown))
+            shown: Shown = {}
+            seeds: dict[tuple[int, int], int] = {}
+            for sample in samples_of(params, method, subject):
+                about = sample["json"]
+                if about["part"] == "prompt" and about["sample"] < SAMPLES:
+                    place = int(about["prompt_index"]), int(about["sample"])
+                    shown[place] = _opened(sample["png"])
+                    if "seed" in about:  # images that were made elsewhere have none
+                        seeds[place] = int(about["seed"])
+            rows.append(Row(method, shown, seeds=seeds))
     return rows
 
 
@@ -109,12 +119,11 @@ def sheet(subject: Subject, rows: Sequence[Row], pixels: float = PIXELS) -> Shee
     page = Image.new("RGB", (across * tile, (1 + len(rows)) * tile), PAPER)
     for column, (_, path) in enumerate(targets):
         page.paste(_fitted(read_photo(path), tile), (column * tile, 0))
+    pictures = [(prompt, sample) for prompt in prompts for sample in range(samples)]
     for line, row in enumerate(rows, 1):
-        for place, prompt in enumerate(prompts):
-            for sample in range(samples):
-                if (prompt, sample) in row.images:
-                    at = (place * samples + sample) * tile, line * tile
-                    page.paste(_fitted(row.images[prompt, sample], tile), at)
+        for column, picture in enumerate(pictures):
+            if picture in row.images:
+                page.paste(_fitted(row.images[picture], tile), (column * tile, line * tile))
     return Sheet(
         page,
         tile,
@@ -122,6 +131,7 @@ def sheet(subject: Subject, rows: Sequence[Row], pixels: float = PIXELS) -> Shee
         tuple(row.method for row in rows),
         tuple(prompts),
         samples,
+        tuple(tuple(row.seeds.get(picture) for picture in pictures) for row in rows),
     )
 
 

@@ -12,13 +12,15 @@ from markupsafe import Markup
 from eval.analyses.stages import analyses_of
 from eval.metrics.catalogue import METRICS
 from eval.papers.claims import Verdict, check_claims, comparison_text, interval_text
-from eval.papers.compare import compare
-from eval.papers.reference import printed_means
+from eval.papers.compare import comparable, compare, compared
 from eval.report.cost import trained_on
+from eval.report.evidence import counted, read_evidence
+from eval.report.findings import answers
 from eval.report.grids import Sheet
 from eval.report.maps import heat_maps
 from eval.report.origin import origin
-from eval.report.prompts import chooser, of_images, prompt_lines, shown_methods
+from eval.report.profiles import neighbours
+from eval.report.prompts import chooser, extremes, of_images, prompt_lines, shown_methods
 from eval.report.winners import winners
 from eval.results import KINDS, Results, reference_method, subjects_of
 from eval.scores.file import ORACLE
@@ -48,7 +50,8 @@ def render(
     Args:
         params: of the profile.
         results: what was scored.
-        tables: "comparison", "cost", each kind of subjects, and "differences_" of it.
+        tables: "comparison", "cost", each kind of subjects, and "differences_" of it; they are in
+            the report's folder already.
         sheets: by subject; those without samples have none.
         missing: by method, the subjects that were not scored.
 
@@ -78,14 +81,18 @@ def render(
             "metrics": [METRICS[metric].title for metric in of_images(results, kind)],
             "methods": shown_methods(results, subject, sheets.get(subject)),
             "lines": prompt_lines(results, subject, sheets.get(subject), prompts[subject]),
+            "extremes": extremes(results, subject, sheets.get(subject), prompts[subject]),
         }
         for kind in kinds
         for subject in subjects_of(results.grid, kind)
     ]
-    source, printed = printed_means(params.protocol.name)
     found = check_claims(results)
-    compared = compare(results, params)
-    main = compare(results, params, "1").order
+    beside = comparable(results, params)
+    printed: dict[str, float] = {}  # by column and row; of several tables the first counts
+    for _, table, numbers in beside:
+        for line in numbers:
+            if (line.subject, line.target, line.against) == (None, None, None):
+                printed.setdefault(f"{table.kind}_{line.metric}/{line.method}", line.printed)
     everyone = (ORACLE, *results.grid.methods)
     return environment.get_template("index.html.jinja").render(
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
@@ -97,10 +104,13 @@ def render(
         kinds={kind: KINDS[kind] for kind in kinds},
         tables=tables,
         winners={kind: winners(results, kind) for kind in kinds},
-        printed={f"{kind}_{metric}/{method}": v for (kind, method, metric), v in printed.items()},
-        source=source,
-        compared=compared,
-        main_order=main,
+        answers=answers(read_evidence(params.profile)),
+        neighbours=neighbours(params),
+        printed=printed,
+        printed_by=" and ".join(dict.fromkeys(source.source for source, _, _ in beside)),
+        beside=[compared(*about) for about in beside],
+        order=compare(results, params).order,
+        main_order=compare(results, params, "1").order,
         maps={kind: heat_maps(results, kind) for kind in kinds},
         subjects=subjects,
         findings=list(zip(*found)),
@@ -129,6 +139,7 @@ def render(
         is_compared=lambda cell: isinstance(cell, Compared),
         is_failure=lambda cell: isinstance(cell, Failure),
         interval=interval,
+        counted=counted,
         known=lambda value: value is not None and not math.isnan(value),
         only_here=HERE,
         scales=scales,

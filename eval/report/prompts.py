@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from eval.report.maps import Shade, shades
 from eval.results import Results
 from eval.style import words
 from eval.tables.building import by_prompt
-from eval.tables.table import Cell
+from eval.tables.table import Cell, Column, metric_column
 
 
 class PromptCell(NamedTuple):
@@ -29,6 +30,18 @@ class PromptLine(NamedTuple):
     text: str
     column: int  # of its first sample on the sheet
     cells: list[PromptCell]
+
+
+class Extreme(NamedTuple):
+    """A picture with the best or the worst score of a subject's by one metric."""
+
+    side: str  # "best" or "worst"
+    metric: Column
+    value: float
+    method: str
+    text: str  # the prompt
+    column: int  # on the sheet
+    row: int
 
 
 def prompt_lines(
@@ -90,6 +103,7 @@ def chooser(
                 "prompts": [prompts[subject][number] for number in sheet.prompts],
                 "targets": [words(name) for name in sheet.targets],
                 "metrics": [METRICS[metric].title for metric in metrics],
+                "digits": [METRICS[metric].digits for metric in metrics],
                 "methods": [
                     {
                         "name": words(method),
@@ -97,8 +111,10 @@ def chooser(
                             _by_column(results, method, subject, metric, sheet)
                             for metric in metrics
                         ],
+                        # As text: a script's numbers would lose their last digits.
+                        "seeds": [None if seed is None else str(seed) for seed in seeds],
                     }
-                    for method in sheet.methods
+                    for method, seeds in zip(sheet.methods, sheet.seeds)
                 ],
             }
         )
@@ -112,14 +128,41 @@ def _by_column(
     """The score of each picture of a sheet's row."""
     rows = results.by_metric.get((method, subject, metric))
     if rows is None:
-        return [None] * (len(sheet.prompts) * sheet.samples)
+        return [None] * len(sheet.pictures())
     known = {
         (int(prompt), int(sample)): float(value)
         for prompt, sample, value in zip(
-            rows["prompt_index"], rows["sample"], rows["value"].round(3)
+            rows["prompt_index"], rows["sample"], rows["value"].round(METRICS[metric].digits)
         )
     }
-    return [known.get((p, s)) for p in sheet.prompts for s in range(sheet.samples)]
+    return [known.get(picture) for picture in sheet.pictures()]
+
+
+def extremes(
+    results: Results, subject: str, sheet: Sheet | None, prompts: Sequence[str]
+) -> list[Extreme]:
+    """The pictures that a page shows with the best and the worst score, metric by metric."""
+    if sheet is None:
+        return []
+    found = []
+    kind = "single" if subject in results.grid.concepts else "compositions"
+    for metric in of_images(results, kind):
+        scored = [
+            (value, column, row)
+            for row, method in enumerate(sheet.methods, 1)
+            for column, value in enumerate(_by_column(results, method, subject, metric, sheet))
+            if value is not None
+        ]
+        ends = (max, min) if METRICS[metric].higher_is_better else (min, max)
+        for side, end in zip(("best", "worst"), ends):
+            if scored:
+                value, column, row = end(scored, key=itemgetter(0))
+                text = prompts[sheet.pictures()[column][0]]
+                column_of = metric_column(metric)
+                found.append(
+                    Extreme(side, column_of, value, sheet.methods[row - 1], text, column, row)
+                )
+    return found
 
 
 def of_images(results: Results, kind: str) -> list[str]:

@@ -1,5 +1,5 @@
-// Shows one prompt at a time with every method, and enlarges pictures. Without it, the tables hold
-// the same pictures.
+// Shows one prompt at a time with every method, and enlarges pictures, two methods side by side.
+// Without it, the tables hold the same pictures.
 "use strict";
 (() => {
   const subjects = JSON.parse(document.getElementById("pictures").textContent);
@@ -27,15 +27,76 @@
     return figure;
   };
 
+  // A picture enlarged, with another method's beside it: the same prompt from the same start noise.
   const enlarged = document.getElementById("enlarged");
+  const panes = [...enlarged.querySelectorAll("figure")];
+  const choices = panes.map((pane) => pane.querySelector("select"));
+  let opened = null;  // the subject, the column of its sheet, and the row if it is a target image
+
+  const scoresOf = (of, method, column) => of.metrics
+    .map((metric, m) => [metric, method.scores[m][column], of.digits[m]])
+    .filter(([, value]) => value !== null)
+    .map(([metric, value, digits]) => `${metric} ${value.toFixed(digits)}`);
+
+  const enlarge = () => {
+    const { of, column, target } = opened;
+    enlarged.classList.toggle("single", target);
+    const number = column % of.samples;
+    const text = of.prompts[Math.floor(column / of.samples)];
+    const which = of.samples > 1 ? `, picture ${number + 1} of ${of.samples}` : "";
+    enlarged.querySelector(".asked").textContent = target
+      ? `target image of ${of.targets[column]}` : `${of.name}: “${text}”${which}`;
+    panes.forEach((pane, i) => {
+      const method = of.methods[choices[i].value];
+      const tile = pane.querySelector(".tile");
+      const y = target ? 0 : Number(choices[i].value) + 1;
+      const place = { sheet: `url("${of.sheet}")`, x: column, y, columns: of.columns, rows: of.rows };
+      for (const [key, value] of Object.entries(place)) tile.style.setProperty(`--${key}`, value);
+      tile.setAttribute("aria-label", target ? "target image" : `${of.name} · ${method.name} · ${text}`);
+      const seed = method.seeds[column];
+      const notes = target ? [] : [...scoresOf(of, method, column), ...(seed ? [`seed ${seed}`] : [])];
+      pane.querySelector("figcaption").replaceChildren(
+        ...notes.map((note) => Object.assign(document.createElement("span"), { textContent: note })));
+    });
+  };
+  const step = (by) => {
+    const count = opened.target ? opened.of.targets.length : opened.of.prompts.length * opened.of.samples;
+    opened.column = (opened.column + by + count) % count;
+    enlarge();
+  };
   document.addEventListener("click", (event) => {
     const tile = event.target.closest(".tile[aria-label]");
     if (!tile?.getAttribute("aria-label") || enlarged.contains(tile)) return;
-    const large = enlarged.querySelector(".tile");
-    large.style.cssText = tile.style.cssText;
-    large.setAttribute("aria-label", tile.getAttribute("aria-label"));
-    enlarged.querySelector("p").textContent = tile.getAttribute("aria-label");
+    const at = (key) => tile.style.getPropertyValue(`--${key}`).trim();
+    const of = subjects.find(({ sheet }) => at("sheet").slice(5, -2) === sheet);
+    const row = Number(at("y"));
+    opened = { of, column: Number(at("x")), target: row === 0 };
+    const left = Math.max(row - 1, 0);
+    choices.forEach((choice, i) => {
+      options(choice, of.methods.map(({ name }) => name));
+      choice.value = (left + i) % of.methods.length;
+    });
+    enlarge();
     enlarged.showModal();
+  });
+  for (const choice of choices) choice.addEventListener("change", enlarge);
+  for (const button of enlarged.querySelectorAll("[data-step]")) {
+    button.addEventListener("click", () => step(Number(button.dataset.step)));
+  }
+  enlarged.addEventListener("keydown", (event) => {
+    const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (along) {
+      step(along);
+    } else if (across && !opened.target && event.target.tagName !== "SELECT") {
+      const choice = choices[event.shiftKey ? 1 : 0];
+      const count = choice.options.length;
+      choice.selectedIndex = (choice.selectedIndex + across + count) % count;
+      enlarge();
+    } else {
+      return;
+    }
+    event.preventDefault();
   });
   document.addEventListener("mouseover", (event) => {
     const tile = event.target.closest(".tile[aria-label]");
@@ -52,10 +113,7 @@
         of, i, 0, `target image of ${name}`, "", name === of.targets[i - 1] ? [] : [`this ${name}`])));
     root.querySelector(".methods").replaceChildren(
       ...of.methods.map((method, i) => {
-        const scores = of.metrics
-          .map((metric, m) => [metric, method.scores[m][column]])
-          .filter(([, value]) => value !== null)
-          .map(([metric, value]) => `${metric} ${value.toFixed(2)}`);
+        const scores = scoresOf(of, method, column);
         const label = `${of.name} · ${method.name} · ${text}`;
         return picture(of, column, i + 1, label, method.name, [`${of.name}: “${text}”`, ...scores]);
       }));

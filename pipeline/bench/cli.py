@@ -325,6 +325,15 @@ def report(profile: Profile = DEFAULT_PROFILE) -> None:
     write_report(profile)
 
 
+@app.command("readme")
+def readme() -> None:
+    """Write the results of the default profile's report into README.md."""
+    _check_root()
+    from eval.report.readme import write_readme
+
+    write_readme()
+
+
 @app.command("table")
 def table(
     profile: Profile = DEFAULT_PROFILE,

@@ -157,23 +157,6 @@ def printed_tables(table: str | None = None) -> list[tuple[Source, PrintedTable]
     return chosen
 
 
-def printed_means(protocol: str) -> tuple[Source, dict[tuple[str, str, str], float]]:
-    """What to show beside a profile's own means: by kind, method and metric.
-
-    A number that several tables print is that of the first.
-
-    Args:
-        protocol: the source of that protocol is taken, or Custom Diffusion's paper.
-    """
-    source = next((s for s in sources() if s.protocol == protocol), sources()[0])
-    means: dict[tuple[str, str, str], float] = {}
-    for printed in source.tables:
-        for row in printed.rows:
-            for metric, value in row.means.items() if row.target is None else ():
-                means.setdefault((printed.kind, row.method, metric), value)
-    return source, means
-
-
 def printed_name(subject: str) -> str:
     """How the paper calls a subject: photographs of its concepts end in "_photo" here."""
     return "+".join(concept.removesuffix("_photo") for concept in subject.split("+"))

@@ -148,14 +148,70 @@ def test_a_click_enlarges_a_picture_and_says_what_it_is(page: Any) -> None:
     tile.click()
     dialog = page.locator("#enlarged")
     assert dialog.is_visible()
-    assert dialog.locator("p").inner_text() == tile.get_attribute("aria-label")
+    label = tile.get_attribute("aria-label")
+    shown = dialog.locator(".tile").first
+    assert shown.get_attribute("aria-label") == label
+    assert dialog.locator(".asked").inner_text() == (
+        f"cat: “{label.split(' · ')[2]}”, picture 1 of 2"
+    )
+    said = dialog.locator("figcaption").first.inner_text()
+    assert re.search(r"text-alignment \d\.\d{3}\s+image-alignment \d\.\d{3}\s+seed 2000", said)
     assert tile.get_attribute("aria-label").startswith("cat · custom diffusion · ")
     assert tile.get_attribute("title") == tile.get_attribute("aria-label")
-    style = dialog.locator(".tile").get_attribute("style")
+    style = shown.get_attribute("style")
     assert "--x: 4" in style or "--x:4" in style
-    assert dialog.locator(".tile").bounding_box()["width"] > tile.bounding_box()["width"] * 2
+    assert shown.bounding_box()["width"] > tile.bounding_box()["width"] * 2
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
+
+
+def test_two_methods_stand_side_by_side_by_keyboard(page: Any) -> None:
+    page.locator("select[name=subject]").focus()
+    page.keyboard.press("End")  # the composition, of three methods
+    page.locator("#chooser .methods .tile").first.click()
+    dialog = page.locator("#enlarged")
+
+    def shown() -> list[str]:
+        return [t.get_attribute("aria-label") for t in dialog.locator(".tile").all()]
+
+    def of(*methods: str, prompt: str) -> list[str]:
+        return [f"cat + chair · {method} · {prompt}" for method in methods]
+
+    prompt = shown()[0].split(" · ")[2]
+    assert shown() == of("pretrained", "custom diffusion", prompt=prompt)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+ArrowDown")
+    assert shown() == of("custom diffusion", "custom diffusion merge", prompt=prompt)
+    page.keyboard.press("Shift+ArrowDown")  # round to the first
+    assert shown() == of("custom diffusion", "pretrained", prompt=prompt)
+    page.keyboard.press("ArrowRight")
+    assert "picture 2 of 2" in dialog.locator(".asked").inner_text()
+    page.keyboard.press("ArrowRight")
+    other = shown()[0].split(" · ")[2]
+    assert other != prompt
+    assert shown() == of("custom diffusion", "pretrained", prompt=other)
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    assert shown() == of("custom diffusion", "pretrained", prompt=prompt)
+    page.keyboard.press("Escape")
+    page.locator("#chooser .targets .tile").last.click()  # a target image has no rival
+    assert dialog.locator(".asked").inner_text() == "target image of chair"
+    assert dialog.locator("figure:visible").count() == 1
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert dialog.locator(".asked").inner_text() == "target image of cat"
+
+
+def test_it_reads_with_images_switched_off(browser: Any, complete: Path) -> None:
+    context = browser.new_context(viewport=NARROW)
+    opened = context.new_page()
+    opened.route("**/*.{jpg,png,svg}", lambda route: route.abort())
+    opened.goto(f"file://{complete}/reports/index.html")
+    assert opened.locator("#chooser .methods figcaption").first.inner_text()
+    alts = opened.evaluate("[...document.images].map((i) => i.alt.length)")
+    assert min(alts) > 20
+    assert opened.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    context.close()
 
 
 def test_definitions_open_with_one_key(page: Any) -> None:
@@ -183,8 +239,12 @@ def test_it_reads_without_a_script(browser: Any, complete: Path) -> None:
     context.close()
 
 
-def test_text_stands_out_from_its_background(page: Any) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(page: Any, scheme: str) -> None:
     """WCAG's contrast of 4.5, for every text on what lies behind it."""
+    page.emulate_media(color_scheme=scheme)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (_luminance(paper) > 0.5) == (scheme == "light")
     page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     pairs = page.evaluate(
         """(() => {
@@ -239,6 +299,8 @@ def test_everything_has_a_name(page: Any) -> None:
 def test_it_prints(page: Any, tmp_path: Path) -> None:
     page.pdf(path=str(tmp_path / "report.pdf"), format="A4")
     assert (tmp_path / "report.pdf").stat().st_size > 50_000
-    page.emulate_media(media="print")
+    page.emulate_media(media="print", color_scheme="dark")  # paper is white
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert _luminance(paper) == 1
     assert not page.locator("nav").is_visible()
     assert page.locator("h1").is_visible()

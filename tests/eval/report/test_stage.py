@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from eval.papers.claims import print_claims
 from eval.report.maps import LEVELS, shades
 from eval.report.origin import CODE, origin
+from eval.report.profiles import neighbours
 from eval.report.stage import write_report
 from eval.statistics import Estimate
 from eval.tables.rendering import texts_of
@@ -115,18 +116,100 @@ def test_page_numbers_are_those_of_the_tables(reported: None) -> None:
                     assert (float(value), shown) in numbers, (name, key)
 
 
-def test_numbers_of_a_paper_stand_beside_ours(reported: None) -> None:
+def test_printed_numbers_stand_beside_ours_where_they_can_be_compared_only(
+    profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beside() -> list[str]:
+        write_report("toyland")
+        text = (REPORTS / "index.html").read_text(encoding="utf-8")
+        assert "rank correlation" in text  # the order can be compared anyway
+        row = text.split('data-row="custom_diffusion"')[1].split("</tr>")[0]
+        return re.findall(r"paper ([\d.]+)", row)
+
+    assert beside() == []
     text = (REPORTS / "index.html").read_text(encoding="utf-8")
-    row = text.split('data-row="custom_diffusion"')[1].split("</tr>")[0]
-    assert re.findall(r"paper ([\d.]+)", row) == ["0.795", "0.775", "20.96", "0.801", "0.706"]
-    assert "Custom Diffusion (arXiv:2212.04488)" in text
+    assert "define-paper" not in text
+    assert ">printed<" not in text
+    # As if protocol, models and subjects were the paper's.
+    monkeypatch.setattr("eval.papers.compare.obstacle", lambda *_: "")
+    monkeypatch.setattr("eval.papers.compare._other_subjects", lambda *_: "")
+    assert beside() == ["0.795", "0.775", "20.96", "0.801", "0.706"]
+    text = (REPORTS / "index.html").read_text(encoding="utf-8")
+    assert "is what Custom Diffusion (arXiv:2212.04488)" in text
+    assert ">printed<" in text
+
+
+def test_the_page_begins_with_what_was_found(reported: None) -> None:
+    text = (REPORTS / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="([^"]+)"', text)[:4] == [
+        "findings", "trade-off", "look", "comparison",
+    ]  # fmt: skip
+    assert text.index("figures/scatter_single.svg") < text.index("figures/overview.png")
+
+
+def test_other_profiles_with_results_are_linked_from_the_start_page(profile: Path) -> None:
+    for name in ("made", "bare"):
+        folder = Path("profiles", name)
+        folder.mkdir(parents=True)
+        params = Path("params.yaml").read_text().replace("profile: toyland", f"profile: {name}")
+        (folder / "params.yaml").write_text(params)
+    figures = Path("profiles/made/reports/figures")
+    figures.mkdir(parents=True)
+    (figures / "scatter_single.svg").write_text("<svg/>")
+    (figures.parent / "index.html").write_text("a page")
+    print_claims("toyland", write=True)
+    write_report("toyland")
+    page = read_page()
+    assert "../profiles/made/reports/index.html" in page.links
+    shown = {image["src"] for image in page.images}
+    assert "../profiles/made/reports/figures/scatter_single.svg" in shown
+    assert not any("bare" in str(link) for link in page.links)
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else (REPORTS / link).is_file()
+
+
+def test_the_committed_page_is_light() -> None:
+    """With all pictures that it shows: 6 MB at most."""
+    reports = Path(__file__).parents[3] / "reports"
+    shown = [reports / "index.html", *reports.glob("figures/*"), *reports.glob("sprites/*")]
+    shown += reports.glob("analyses/**/*.png")
+    assert len(shown) > 3
+    assert sum(path.stat().st_size for path in shown) < 6e6
+
+
+def test_other_profiles_lead_back_to_the_start_page(project: Path) -> None:
+    params = load_params().model_copy(update={"profile": "another"})
+    assert neighbours(params) == []
+    Path("reports/index.html").parent.mkdir()
+    Path("reports/index.html").write_text("a page")
+    (found,) = neighbours(params)
+    assert (found.profile, found.page, found.plot) == (
+        "toyland", "../../../reports/index.html", "",
+    )  # fmt: skip
+
+
+def test_the_extremes_of_each_metric_are_shown(reported: None) -> None:
+    """Of the pictures of the cat on its sheet, which are all of its two methods."""
+    text = (REPORTS / "index.html").read_text(encoding="utf-8")
+    part = text.split('<details class="subject" id="cat">')[1].split("</details>")[0]
+    frames = [
+        pd.read_csv(f"runs/toyland/cells/{method}/cat/scores.csv")
+        for method in ("pretrained", "custom_diffusion")
+    ]
+    scores = pd.concat(frames)
+    for metric in ("text_alignment", "image_alignment"):
+        values = scores[(scores["metric"] == metric) & scores["sample"].notna()]["value"]
+        title = metric.replace("_", "-")
+        for side, value in (("best", values.max()), ("worst", values.min())):
+            shown = part.split(f"<b>{side} {title}</b>")[1].split("</data>")[0]
+            assert shown.endswith(f">{value:.3f}")
 
 
 def test_every_metric_opens_its_definition(reported: None) -> None:
     page = read_page()
     text = (REPORTS / "index.html").read_text(encoding="utf-8")
     targets = set(re.findall(r'popovertarget="([^"]+)"', text))
-    wanted = "text_alignment image_alignment kid oracle mark error pretrained paper"
+    wanted = "text_alignment image_alignment kid oracle mark error pretrained"
     assert targets == {f"define-{name}" for name in wanted.split()}
     assert targets <= page.ids
     assert "2.5 · max(0, cosine)" in text
@@ -174,6 +257,7 @@ def test_chooser_has_the_scores_of_each_picture(reported: None) -> None:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "text_alignment"]
     assert method["scores"][0] == [round(float(row["value"]), 3) for row in rows]
     assert (cat["samples"], len(cat["prompts"])) == (2, 3)
+    assert method["seeds"] == [str(p * 1000 + s) for p in range(3) for s in range(2)]
 
 
 def test_without_responses_the_page_says_so(reported: None) -> None:
@@ -262,7 +346,9 @@ def test_missing_cells_are_said_plainly(profile: Path, capsys: pytest.CaptureFix
     write_report("toyland")
     assert "not run: pretrained: chair" in capsys.readouterr().out
     text = (REPORTS / "index.html").read_text(encoding="utf-8")
-    assert "<li>pretrained: chair</li>" in text
+    assert "<li>pretrained: chair</li>" in text.split('<h2 id="gaps">')[1]
+    assert '<a href="#gaps">1 cell of the grid not run</a>' in text.split('id="comparison"')[1]
+    assert "not run" not in text.split('<h2 id="trade-off">')[0]
 
 
 def test_scores_without_samples_are_reported_without_grids(profile: Path) -> None:

@@ -1,0 +1,148 @@
+"""What a profile's findings rest on: the tables of its report, and how they came about.
+
+Everything is read from files that are committed, so that whoever has no scores can check a
+sentence about results too.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eval.results import KINDS, subjects_of
+from eval.style import words
+from pipeline.common.errors import BenchError
+from pipeline.common.places import repro_command
+from pipeline.concepts.concept import load_subject
+from pipeline.settings.profile import (
+    Grid,
+    Params,
+    load_grid,
+    load_params,
+    profile_folder,
+    profile_names,
+)
+
+Rows = Mapping[str, Mapping[str, str]]  # a table's, by what they begin with and by column
+TRIALS = "reports/analyses/tuning/trials.csv"  # of a profile that tries learning rates
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The tables that sentences are made of."""
+
+    comparison: Rows  # `tables/comparison.csv`, by method
+    # By kind, `tables/differences_<kind>.csv`, by "second − first".
+    differences: Mapping[str, Rows] = field(default_factory=dict)
+    claims: Rows = field(default_factory=dict)  # `claims.csv`, by claim
+    basis: tuple[str, ...] = ()  # what it all was measured on, in words
+
+
+def read_evidence(profile: str) -> Evidence:
+    """What the report of a profile holds.
+
+    Raises:
+        BenchError: it was not written yet, or a file of it is damaged.
+    """
+    params, grid = load_params(profile), load_grid(profile)
+    folder = params.reports()
+    tables = folder / "tables"
+    differences = {kind: tables / f"differences_{kind}.csv" for kind in KINDS}
+    claims = folder / "claims.csv"
+    return Evidence(
+        _by_name(tables / "comparison.csv", profile),
+        {k: _by_name(path, profile) for k, path in differences.items() if path.is_file()},
+        _by_name(claims, profile) if claims.is_file() else {},
+        (*_counts(params, grid), rates(params, grid), _measures(params)),
+    )
+
+
+def _by_name(path: Path, profile: str) -> Rows:
+    return {next(iter(row.values())): row for row in _read(path, profile)}
+
+
+def _read(path: Path, profile: str) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: {error}: run `{repro_command(profile)}`") from error
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise BenchError(f"{path}: not a table of a report: run `{repro_command(profile)}`")
+    return rows
+
+
+def _counts(params: Params, grid: Grid) -> list[str]:
+    sample, said = params.protocol.sample, []
+    plans = {
+        "single": ("concept", sample.single),
+        "compositions": ("composition", sample.composition),
+    }
+    for kind, (noun, plan) in plans.items():
+        subjects = subjects_of(grid, kind)
+        if subjects:
+            prompts = {len(load_subject(s, params.profile).scored_prompts()) for s in subjects}
+            asked = " or ".join(map(str, sorted(prompts)))
+            said.append(
+                f"{counted(len(subjects), noun)}, {asked} prompts each, "
+                f"{counted(plan.images_per_prompt, 'image')} a prompt"
+            )
+    return [*said, "one training seed, so nothing is known about the luck of a training"]
+
+
+def counted(count: int, noun: str) -> str:
+    """As "1 concept", "4 concepts"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def rates(params: Params, grid: Grid) -> str:
+    """Says how the learning rates of a profile's methods were tuned.
+
+    They were if the trials of a profile of the same base model mark them, with their steps on
+    single concepts, as what the rule takes.
+    """
+    mine = {
+        method: (about.learning_rate, about.steps)
+        for method in grid.methods
+        if (about := params.methods.get(method)) and about.learning_rate is not None
+    }
+    for name in profile_names():
+        path = profile_folder(name) / TRIALS
+        if not path.is_file() or load_params(name).base.path != params.base.path:
+            continue
+        marked = {
+            (row["method"], row["learning_rate"], row["steps"]): mark
+            for mark in ("quick", "chosen")
+            for row in _read(path, name)
+            if row["kind"] == "single" and row[mark] == "True"
+        }
+        found = {
+            m: marked.get((m, f"{rate:.10g}", str(steps))) for m, (rate, steps) in mine.items()
+        }
+        tuned, short, others = (
+            [words(m) for m, mark in found.items() if mark == which]
+            for which in ("chosen", "quick", None)
+        )
+        if not tuned and not short:
+            continue
+        held_out = listed([words(concept) for concept in load_grid(name).concepts])
+        said = f"learning rates chosen by one rule on other concepts ({held_out})"
+        if short:
+            said += f", for {listed(short)} among short trainings only"
+        return f"{said}, but for {listed(others)} not tuned" if others else said
+    return "learning rates that were not tuned here" if mine else "no learning rates to tune"
+
+
+def listed(names: Iterable[str]) -> str:
+    """As "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _measures(params: Params) -> str:
+    score = params.protocol.score
+    said = f"alignments measured with one CLIP ({score.clip})"
+    drift = "the same one" if score.kid_features == "clip" else "Inception"
+    return f"{said}, drift with {drift}" if {"kid", "fid"} & {*score.metrics} else said

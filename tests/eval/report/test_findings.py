@@ -1,0 +1,193 @@
+"""What was found: true of the tables that it is made of, in each direction, or undecided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.report.evidence import Evidence, listed, rates, read_evidence
+from eval.report.findings import REFERENCES, answers, best, drift, lead
+from pipeline.common.errors import BenchError
+from pipeline.settings.profile import load_grid, load_params
+
+Tests = dict[str, tuple[float, float | None, float | None]]  # a difference, p here, p for others
+
+
+def evidence(
+    means: dict[str, float], tests: Tests, metric: str = "image_alignment", kind: str = "single"
+) -> Evidence:
+    """One column of means, and tests of "second − first"."""
+    rows = {
+        method: {f"{kind}_{metric}": str(mean), f"{kind}_subjects": "4/4"}
+        for method, mean in means.items()
+    }
+    found = {
+        pair: {metric: str(d), f"{metric}_p_here": _text(here), f"{metric}_p": _text(others)}
+        for pair, (d, here, others) in tests.items()
+    }
+    return Evidence(rows, {kind: found})
+
+
+def _text(p: float | None) -> str:
+    return "" if p is None else str(p)
+
+
+MEANS = {"oracle": 0.9, "pretrained": 0.7, "dreambooth": 0.5, "lora": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("difference", "here", "others", "said"),
+    [
+        (0.1, 0.01, 0.02, "Lora: image-alignment 0.600, ahead of dreambooth (0.500) for these "
+                          "subjects and for others."),
+        (0.1, 0.01, 0.3, "Lora: image-alignment 0.600, ahead of dreambooth (0.500) for these "
+                         "subjects; for others it is undecided."),
+        (0.1, 0.2, 0.01, "Lora: image-alignment 0.600, ahead of dreambooth (0.500) for any "
+                         "subject."),
+        (0.1, 0.2, 0.3, "Undecided: lora has the best mean image-alignment (0.600), but no test "
+                        "tells it from dreambooth (0.500)."),
+        (0.1, None, None, "Undecided: lora has the best mean image-alignment (0.600), but no test "
+                          "tells it from dreambooth (0.500)."),
+        # Means are over other subjects than the test's.
+        (-0.1, 0.01, 0.3, "Undecided: lora has the best mean image-alignment (0.600), but "
+                          "dreambooth (0.500) beat it where both were scored."),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_best_is_named_if_a_test_decides(
+    difference: float, here: float | None, others: float | None, said: str, turned: bool
+) -> None:
+    """Whichever of the two methods the table subtracts; references win nothing."""
+    pair = "dreambooth − lora" if turned else "lora − dreambooth"
+    found = evidence(MEANS, {pair: (-difference if turned else difference, here, others)})
+    assert best(found, "single", "image_alignment") == said
+
+
+def test_of_a_distance_the_least_is_best() -> None:
+    found = evidence(
+        {"dreambooth": 5.0, "lora": 6.0}, {"lora − dreambooth": (1.0, 0.01, 0.3)}, "kid"
+    )
+    assert best(found, "single", "kid").startswith("Dreambooth: KID × 10³ 5.00, ahead of lora")
+    assert lead(found, "single", "kid", "lora", "dreambooth") == (-1.0, True, False)
+    assert lead(found, "single", "fid", "lora", "dreambooth") is None
+
+
+def test_what_is_decided_of_some_is_said_of_these_only() -> None:
+    means = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.6}
+    tests: Tests = {
+        "b − a": (-0.1, 0.5, 0.5), "c − a": (-0.2, 0.01, 0.5), "d − a": (-0.3, 0.01, 0.01),
+    }  # fmt: skip
+    assert best(evidence(means, tests), "single", "image_alignment") == (
+        "Undecided: a has the best mean image-alignment (0.900), but no test tells it from "
+        "b (0.800). It is ahead of c (0.700) and d (0.600) for these subjects; for others it is "
+        "decided of d only."
+    )
+
+
+def test_a_mean_over_fewer_subjects_is_no_contestant() -> None:
+    found = evidence(MEANS, {})
+    fewer = {**found.comparison["lora"], "single_subjects": "3/4, 1 diverged"}
+    fewer = {**found.comparison, "lora": fewer}
+    said = best(replace(found, comparison=fewer), "single", "image_alignment")
+    assert said == "Not measured: image-alignment has no two methods to compare."
+    gap = {**found.comparison["lora"], "single_image_alignment": "diverged"}
+    said = best(replace(found, comparison={**fewer, "lora": gap}), "single", "image_alignment")
+    assert said.startswith("Not measured")
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "said"),
+    [
+        (4.0, 0.01, "Lora (6.00) by KID × 10³, against the pretrained model's 5.00, for these "
+                    "subjects; for others it is undecided."),
+        (-4.0, 0.01, "No method is shown to: none has a KID × 10³ that a test finds above the "
+                     "pretrained model's 5.00. Lora (6.00) is below it for these subjects; for "
+                     "others it is undecided."),
+        (4.0, 0.2, "No method is shown to: none has a KID × 10³ that a test finds above the "
+                   "pretrained model's 5.00. Undecided: lora (6.00)."),
+        (0.0, 1.0, "No method is shown to: none has a KID × 10³ that a test finds above the "
+                   "pretrained model's 5.00. Lora has exactly the pretrained model's value."),
+    ],
+)  # fmt: skip
+def test_who_forgets_is_told_by_tests_with_the_pretrained_model(
+    difference: float, p: float, said: str
+) -> None:
+    means = {"pretrained": 5.0, "lora": 6.0}
+    assert drift(evidence(means, {"lora − pretrained": (difference, p, 0.9)}, "kid")) == said
+
+
+def test_without_a_pretrained_model_nothing_is_said_of_forgetting() -> None:
+    assert drift(evidence({"lora": 6.0}, {}, "kid")).startswith("Not measured")
+    assert drift(evidence({"pretrained": 6.0}, {}, "text_alignment")).startswith("Not measured")
+
+
+def test_what_composing_costs_is_no_test_and_says_so() -> None:
+    single = evidence({"pretrained": 0.3, "lora": 0.6, "dreambooth": 0.2}, {})
+    pairs = evidence({"pretrained": 0.1, "lora": 0.4, "dreambooth": 0.25}, {}, kind="compositions")
+    rows = {m: {**row, **pairs.comparison[m]} for m, row in single.comparison.items()}
+    said = answers(Evidence(rows))[3].text
+    assert said.startswith(
+        "Mean image-alignment falls from single concepts to compositions (lora 0.600 to 0.400); "
+        "mean image-alignment does not fall from single concepts to compositions (dreambooth 0.200 "
+        "to 0.250); these are other subjects and prompts, so no test compares them; it falls where "
+        "nothing was learned too (pretrained 0.300 to 0.100). Nearest in compositions? Undecided: "
+    )
+    assert "Not measured: no method composes" in answers(single)[3].text
+
+
+def test_claims_are_counted() -> None:
+    verdicts = ["holds", "holds", "does not hold", "undecided", "not run", "failed"]
+    claims = {str(i): {"verdict_here": v, "verdict": v} for i, v in enumerate(verdicts)}
+    found = replace(evidence(MEANS, {}), claims=claims, basis=("two concepts", "one seed"))
+    assert answers(found)[4].text == (
+        "Two concepts; one seed. Of 4 comparisons of the paper that these scores can test, 2 hold, "
+        "1 do not and 1 are undecided for these subjects, and 2 hold, 1 do not and 1 are undecided "
+        "for others."
+    )
+
+
+def test_answers_are_those_of_the_reports_files(
+    complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(complete)
+    found = read_evidence("toyland")
+    page = Path("reports/index.html").read_text(encoding="utf-8")
+    said = answers(found)
+    assert len(said) == 5
+    for answer in said:
+        assert f"<dt>{answer.question}</dt><dd>{answer.text}</dd>" in page.replace("&#39;", "'")
+    assert "2 concepts, 20 prompts each, 3 images a prompt" in said[4].text
+    assert not {"custom_diffusion", "custom_diffusion_merge"} & {*REFERENCES}
+
+
+def test_a_damaged_table_is_named(profile: Path) -> None:
+    path = Path("reports/tables/comparison.csv")
+    path.parent.mkdir(parents=True)
+    for content in ("", "method,single_kid\n", "method,single_kid\nlora\n"):
+        path.write_text(content)
+        with pytest.raises(BenchError, match=r"comparison.csv: not a table of a report: run `dvc "):
+            read_evidence("toyland")
+    path.unlink()
+    with pytest.raises(BenchError, match=r"comparison.csv: .*: run `dvc repro`"):
+        read_evidence("toyland")
+
+
+def test_how_rates_were_tuned_is_read_from_the_trials() -> None:
+    """The committed trials, and parameters that they do not mark."""
+    params, grid = load_params(), load_grid()
+    assert rates(params, grid) == (
+        "learning rates chosen by one rule on other concepts (teddybear and table), for "
+        "dreambooth and custom diffusion among short trainings only"
+    )
+    other = params.methods["dreambooth"].model_copy(update={"steps": 126})
+    changed = params.model_copy(update={"methods": {**params.methods, "dreambooth": other}})
+    assert rates(changed, grid).endswith("but for dreambooth not tuned")
+    elsewhere = params.base.model_copy(update={"path": "another/base"})
+    moved = params.model_copy(update={"base": elsewhere})
+    assert rates(moved, grid) == "learning rates that were not tuned here"
+
+
+def test_names_are_listed() -> None:
+    assert [listed(["a"]), listed(["a", "b"]), listed("abc")] == ["a", "a and b", "a, b and c"]
