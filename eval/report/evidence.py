@@ -97,6 +97,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
+def trials(params: Params) -> dict[str, Path]:
+    """The trials of learning rates that there are of the same base model, by their profile."""
+    return {
+        name: path
+        for name in profile_names()
+        if (path := profile_folder(name) / TRIALS).is_file()
+        and load_params(name).base.path == params.base.path
+    }
+
+
 def rates(params: Params, grid: Grid) -> str:
     """Says how the learning rates of a profile's methods were tuned.
 
@@ -108,10 +118,7 @@ def rates(params: Params, grid: Grid) -> str:
         for method in grid.methods
         if (about := params.methods.get(method)) and about.learning_rate is not None
     }
-    for name in profile_names():
-        path = profile_folder(name) / TRIALS
-        if not path.is_file() or load_params(name).base.path != params.base.path:
-            continue
+    for name, path in trials(params).items():
         marked = {
             (row["method"], row["learning_rate"], row["steps"]): mark
             for mark in ("quick", "chosen")

@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import analyses_of
+from eval.report.evidence import trials
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
@@ -185,6 +186,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             composed=bool(grid.composed()),
             kid="kid" in scoring.metrics,
             concepts=list(grid.concepts),
+            trials=[here(path) for name, path in trials(params).items() if name != profile],
             analyses=[
                 {
                     "name": name,
