@@ -1,8 +1,8 @@
 """Which files of a project stages open, as the interpreter tells it.
 
 The code of a stage may run in a process that was forked from a warm one, so every interpreter that
-is started with `environment` has an audit hook from its start on. Libraries in other languages open
-files without it: weights and the index of captions are not seen.
+is started with `Clone.environment` has an audit hook from its start on. Libraries in other
+languages open files without it: weights and the index of captions are not seen.
 """
 
 from __future__ import annotations
