@@ -232,7 +232,7 @@ def test_every_method_has_parameters_where_it_is_used() -> None:
         tuning = params.analyses.get("tuning") or {}
         tried = {*tuning.get("rates", ()), *tuning.get("ridges", ())}
         assert set(params.methods) == methods | tried <= set(method_names())
-    for profile in ("toyland-ablation", "paper"):
+    for profile in ("toyland-full", "paper"):
         assert set(load_grid(profile).methods) == set(method_names())
 
 
