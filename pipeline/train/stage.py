@@ -22,8 +22,16 @@ from pipeline.train.inputs import load_parts, load_training_sets, regularization
 from pipeline.train.making import Making
 
 
-def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
+def train_cell(
+    method: str, subject: str, profile: str = DEFAULT_PROFILE, seed: int | None = None
+) -> Path:
     """Stage `train`: the adapter of a cell, trained, merged or empty.
+
+    Args:
+        method: of the profile's grid,
+        subject: and what it learns.
+        profile: the name of a profile.
+        seed: of the training, one of the profile's; the main one if absent.
 
     Raises:
         BenchError: what it is made of is missing or damaged, or the method lacks parameters.
@@ -39,11 +47,11 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
     check_hyper(method, needs, hyper)
     # What is missing is told before the base model is loaded.
     sets = load_training_sets(about, params.runs(), needs)
-    parts = load_parts(params, needs)
+    parts = load_parts(params, needs, seed)
     captions = regularization_captions(params) if needs.index else []
     base = load_base(params.base)
-    adapter = how.make(Making.of(base, method, about, params, hyper, sets, parts, captions))
-    path = params.cell(method, subject) / "adapter.safetensors"
+    adapter = how.make(Making.of(base, method, about, params, hyper, sets, parts, captions, seed))
+    path = params.cell(method, subject, seed) / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started
     write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base.device))
