@@ -57,7 +57,7 @@ def test_it_becomes_a_concept(project: Path, capsys: pytest.CaptureFixture[str])
     command = 'bench toyland concept --class "cat" --seed 5 --images 4'
     assert (about["licence"], about["source"]) == ("CC0-1.0", f"Toyland, drawn by `{command}`")
     said = capsys.readouterr().out
-    assert "my_cat is a yellow cat with a patch: see datasets/concepts/my_cat/images" in said
+    assert "my_cat is a red cat with a patch: see datasets/concepts/my_cat/images" in said
     assert "drawings only" not in said
 
     draw_concept("other", "cat", 5, 4, "smoke")
