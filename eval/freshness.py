@@ -103,7 +103,7 @@ class _Notes:
 
     def why_stale(self, params: Params, method: str, subject: str) -> str:
         """Why the scores of a cell are stale; empty if they are not."""
-        path = params.cell(method, subject) / "scores.csv"
+        path = params.record(method, subject) / "scores.csv"
         # The notes may name paths from another folder: only the end is sure.
         noted = next((p for p in self.made if Path(p).parts[-3:] == path.parts[-3:]), None)
         if noted is None:

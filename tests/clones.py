@@ -49,11 +49,12 @@ class Clone:
         return set(re.findall(r"^Running stage '(.*)'", output, re.MULTILINE))
 
     def hashes(self, pattern: str) -> dict[str, str]:
-        """SHA-256 of the files in the profile's folder that match."""
-        runs = self.root / FOLDER / "runs"
+        """SHA-256 of what the profile made, in its runs/ or reports/, that matches."""
+        folder = self.root / FOLDER
         return {
-            str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(runs.glob(pattern))
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for part in ("runs", "reports")
+            for path in sorted((folder / part).glob(pattern))
         }
 
     def half_written(self) -> set[Path]:

@@ -33,6 +33,10 @@ class Analysis(Section):
         """What it reads of what the profile made, relative to `runs/<profile>/`."""
         raise NotImplementedError
 
+    def records(self, grid: Grid) -> list[str]:
+        """What it reads of the records of cells, relative to the report's folder."""
+        return []
+
     def samples(self, grid: Grid) -> list[str]:
         """The subjects whose prompts it samples."""
         return []
@@ -69,6 +73,7 @@ class Analysis(Section):
         paths = {"base": params.base.path, "scorer": params.protocol.score.clip}
         models = [paths[model] for model in self.models if not is_hub_id(paths[model])]
         inputs = [(params.runs() / path).as_posix() for path in self.reads(grid)]
+        inputs += [(params.reports() / path).as_posix() for path in self.records(grid)]
         return [*self.files, *models, *self._datasets(grid), *inputs]
 
     def _datasets(self, grid: Grid) -> list[str]:

@@ -7,7 +7,6 @@ import numpy as np
 from eval.analyses.cost.file import COST_FILE, read_cost
 from eval.results import KINDS, subjects_of
 from eval.tables.table import Cell, Column, Table
-from pipeline.common.failures import failure_of
 from pipeline.settings.profile import Grid, Params
 
 
@@ -28,12 +27,10 @@ def cost_table(params: Params, grid: Grid) -> Table:
     for method in grid.methods:
         row: list[Cell] = [method]
         for kind in kinds:
-            folders = [params.cell(method, s) for s in subjects_of(grid, kind)]
-            costs = [cost for f in folders if (cost := read_cost(f / COST_FILE))]
-            adapters = [f / "adapter.safetensors" for f in folders]
-            sizes = [p.stat().st_size for p in adapters if p.is_file() and not failure_of(p)]
+            paths = [params.record(method, s) / COST_FILE for s in subjects_of(grid, kind)]
+            costs = [cost for path in paths if (cost := read_cost(path))]
             for key, _, _, unit in shown:
-                values = sizes if key == "bytes" else [getattr(cost, key) for cost in costs]
+                values = [getattr(cost, key) for cost in costs]
                 row.append(float(np.mean(values)) * unit if values else None)
         if any(value is not None for value in row[1:]):
             rows.append(tuple(row))
@@ -42,6 +39,6 @@ def cost_table(params: Params, grid: Grid) -> Table:
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
     """The machines that trained the cells and how they computed, as far as they wrote it down."""
-    paths = [params.cell(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
+    paths = [params.record(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
     costs = [cost for path in paths if (cost := read_cost(path))]
     return sorted({f"{cost.hardware} ({cost.device}, {cost.arithmetic})" for cost in costs})

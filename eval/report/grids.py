@@ -6,24 +6,22 @@ pictures; a *sheet* has a page's pictures as tiles without a word, which the pag
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from eval.scores.pictures import PICTURES, PROMPTS, fitted, read_pictures, spread
 from eval.style import words
 from pipeline.common.failures import Failure, failure_of
 from pipeline.concepts.concept import Subject
 from pipeline.concepts.photos import read_photo
-from pipeline.concepts.shards import samples_of
 from pipeline.settings.profile import Grid, Params
 
-PROMPTS, SAMPLES, TARGETS = 20, 3, 4  # of a subject's sheet, at most
+TARGETS = 4  # of a subject's sheet, at most
 # Of all sheets of a page, and of one of them, roughly at most: together they are some 4 MB, and
 # phones do not show much larger images.
 PAGE_PIXELS, PIXELS = 16e6, 6e6
@@ -74,29 +72,19 @@ class Sheet(NamedTuple):
 
 
 def read_rows(params: Params, grid: Grid, subject: str) -> list[Row]:
-    """The first samples of every prompt, of each method that has samples of the subject or failed.
-
-    They are squares of CELL pixels, or smaller if they were made so.
+    """The first pictures of each method that has some of the subject or failed.
 
     Raises:
-        BenchError: samples are damaged.
+        BenchError: pictures are damaged.
     """
     rows = []
     for method in grid.methods:
-        path = params.cell(method, subject) / "samples.tar"
+        path = params.record(method, subject) / PICTURES
         if failure := failure_of(path):
             rows.append(Row(method, {}, failure))
         elif path.is_file():
-            shown: Shown = {}
-            seeds: dict[tuple[int, int], int] = {}
-            for sample in samples_of(params, method, subject):
-                about = sample["json"]
-                if about["part"] == "prompt" and about["sample"] < SAMPLES:
-                    place = int(about["prompt_index"]), int(about["sample"])
-                    shown[place] = _opened(sample["png"])
-                    if "seed" in about:  # images that were made elsewhere have none
-                        seeds[place] = int(about["seed"])
-            rows.append(Row(method, shown, seeds=seeds))
+            images, seeds = read_pictures(path)
+            rows.append(Row(method, images, seeds=seeds))
     return rows
 
 
@@ -110,7 +98,7 @@ def sheet(subject: Subject, rows: Sequence[Row], pixels: float = PIXELS) -> Shee
     """
     rows = [row for row in rows if row.images]
     every = sorted(set().union(*(row.images for row in rows)))
-    prompts = _spread(sorted({prompt for prompt, _ in every}), PROMPTS)
+    prompts = spread(sorted({prompt for prompt, _ in every}), PROMPTS)
     tile = next(image.width for row in rows for image in row.images.values())
     room = int(pixels / (len(rows) * len(prompts) * tile**2))
     samples = max(1, min(room, 1 + max(sample for _, sample in every)))
@@ -118,12 +106,12 @@ def sheet(subject: Subject, rows: Sequence[Row], pixels: float = PIXELS) -> Shee
     across = max(len(prompts) * samples, len(targets))
     page = Image.new("RGB", (across * tile, (1 + len(rows)) * tile), PAPER)
     for column, (_, path) in enumerate(targets):
-        page.paste(_fitted(read_photo(path), tile), (column * tile, 0))
+        page.paste(fitted(read_photo(path), tile), (column * tile, 0))
     pictures = [(prompt, sample) for prompt in prompts for sample in range(samples)]
     for line, row in enumerate(rows, 1):
         for column, picture in enumerate(pictures):
             if picture in row.images:
-                page.paste(_fitted(row.images[picture], tile), (column * tile, line * tile))
+                page.paste(fitted(row.images[picture], tile), (column * tile, line * tile))
     return Sheet(
         page,
         tile,
@@ -143,7 +131,7 @@ def grid_of(subject: Subject, rows: Sequence[Row]) -> Image.Image:
         rows: as `read_rows` gives them, not empty.
     """
     numbers = sorted({prompt for row in rows for prompt, sample in row.images if sample == 0})
-    numbers = _spread(numbers, GRID_PROMPTS)
+    numbers = spread(numbers, GRID_PROMPTS)
     prompts, targets = subject.scored_prompts(), _targets(subject)
     left, methods = PAD + PROMPT, [words(row.method) for row in rows]
     title, names = 40, 24
@@ -160,7 +148,7 @@ def grid_of(subject: Subject, rows: Sequence[Row]) -> Image.Image:
     _text(page, "target images", (left - 12, middle), PROMPT - 20, "right", 14)
     for column, (name, path) in enumerate(targets):
         x = left + column * (CELL + GAP)
-        page.paste(_fitted(read_photo(path), CELL), (x, PAD + title))
+        page.paste(fitted(read_photo(path), CELL), (x, PAD + title))
         _text(page, words(name), (x + CELL // 2, PAD + title + CELL + names // 2), CELL)
     for column, method in enumerate(methods):
         _text(page, method, (left + column * (CELL + GAP) + CELL // 2, top - 8), CELL, "bottom", 15)
@@ -184,7 +172,7 @@ def overview(subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.I
     columns: list[tuple[Subject, int]] = []
     for subject in subjects:
         numbers = sorted({p for row in rows[subject.name] for p, _ in row.images})
-        columns += [(subject, number) for number in _spread(numbers, OVERVIEW_PROMPTS)]
+        columns += [(subject, number) for number in spread(numbers, OVERVIEW_PROMPTS)]
     methods = list(dict.fromkeys(row.method for s in subjects for row in rows[s.name]))
     texts = [subject.scored_prompts()[number] for subject, number in columns]
     head, title, apart = _height(texts, 14), 30, 10
@@ -204,7 +192,7 @@ def overview(subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.I
         if first:
             span = sum(s is subject for s, _ in columns) * (CELL + GAP) - GAP
             _text(page, words(subject.name), (x + span // 2, PAD + title - 6), span, "bottom", 18)
-        page.paste(_fitted(_example(subject, place), CELL), (x, PAD + title))
+        page.paste(fitted(_example(subject, place), CELL), (x, PAD + title))
         _text(page, texts[column], (x + CELL // 2, top - 8), CELL, "bottom", 14)
         found = {row.method: row for row in rows[subject.name]}
         for line, method in enumerate(methods):
@@ -234,7 +222,7 @@ def _paste(
 ) -> None:
     """Puts a picture into its place, or what failed, or a dash if there is none."""
     if image:
-        page.paste(_fitted(image, CELL), at)
+        page.paste(fitted(image, CELL), at)
     else:
         said = failure.kind if failure else "–"
         _text(page, said, (at[0] + CELL // 2, at[1] + CELL // 2), CELL, size=15, colour=GREY)
@@ -244,26 +232,6 @@ def _example(subject: Subject, place: int) -> Image.Image:
     """A target image: of the concepts in turn, or other images of the only one."""
     concept = subject.concepts[place % len(subject.concepts)]
     return read_photo(concept.images[place // len(subject.concepts) % len(concept.images)])
-
-
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the numbers, evenly spread, the first and the last among them."""
-    at = np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)
-    return [numbers[i] for i in at]
-
-
-def _opened(png: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    return _fitted(image, min(*image.size, CELL))
-
-
-def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of the image, scaled to size x size pixels; sharply by a whole factor."""
-    side = min(image.size)
-    x, y = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((x, y, x + side, y + side))
-    whole = size % side == 0
-    return square.resize((size, size), Image.Resampling["NEAREST" if whole else "LANCZOS"])
 
 
 @cache

@@ -30,7 +30,7 @@ from pipeline.common.places import repro_command_for
 from pipeline.concepts.shards import Sample
 
 ORACLE = "oracle"
-SCORES = "scores.csv"  # in the folder of a cell
+SCORES = "scores.csv"  # in the record of a cell
 COLUMNS: dict[str, str] = {
     "protocol": "string",
     "method": "string",

@@ -33,7 +33,7 @@ def load_scores(profile: str) -> pd.DataFrame:
     frames = []
     for method in (ORACLE, *grid.methods):
         for subject in grid.subjects():
-            path = params.cell(method, subject) / SCORES
+            path = params.record(method, subject) / SCORES
             if path.is_file() and not failure_of(path):
                 frames.append(read_scores(path, method, subject))
     if not frames:
@@ -50,7 +50,7 @@ def failed_cells(profile: str) -> dict[tuple[str, str], Failure]:
         (method, subject): failure
         for method in (ORACLE, *grid.methods)
         for subject in grid.subjects()
-        if (failure := failure_of(params.cell(method, subject) / SCORES))
+        if (failure := failure_of(params.record(method, subject) / SCORES))
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from eval.metrics.catalogue import OfSets
 from eval.scores.file import ORACLE, write_scores
 from eval.scores.measure import Measure
+from eval.scores.pictures import PICTURES, write_pictures
 from pipeline.common.errors import BenchError
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, targets_of
@@ -17,7 +18,7 @@ from pipeline.settings.profile import load_grid, load_params
 
 
 def score_cell(method: str, subject: str, profile: str, seed: int | None = None) -> None:
-    """Scores the samples of a cell: `samples.tar` to `scores.csv`.
+    """Scores the samples of a cell: `samples.tar` to `scores.csv`, and keeps the first pictures.
 
     Its metrics are those that the protocol lists. Text-alignment is measured with class nouns in
     place of modifier tokens, image-alignment for each target concept by itself, KID and FID for
@@ -59,7 +60,9 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
                 f"images of {concept!r}: sample again"
             )
         rows += measure.set_rows(reals, known, of_captions, captions)
-    write_scores(folder, method, subject, params.protocol.name, rows, start)
+    record = params.record(method, subject, seed)
+    write_pictures(of_prompts, record / PICTURES)
+    write_scores(record, method, subject, params.protocol.name, rows, start)
 
 
 def score_oracle(concept: str, profile: str) -> None:
@@ -86,7 +89,7 @@ def score_oracle(concept: str, profile: str) -> None:
     rows = measure.text_rows(reals, captions)
     rows += measure.among_target_rows(targets)
     rows += measure.half_rows(*halves(reals, np.random.default_rng(seed_of("halves", concept))))
-    folder = params.cell(ORACLE, concept)
+    folder = params.record(ORACLE, concept)
     write_scores(folder, ORACLE, concept, params.protocol.name, rows, start)
 
 

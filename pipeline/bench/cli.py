@@ -203,8 +203,8 @@ def train(
     params, seed = _check_cell(profile, method, subject, seed)
     from pipeline.train.stage import train_cell
 
-    cell = params.cell(method, subject, seed)
-    with _recorded(record_failure, cell / "adapter.safetensors", cell / "cost.json"):
+    adapter = params.cell(method, subject, seed) / "adapter.safetensors"
+    with _recorded(record_failure, adapter, params.record(method, subject, seed) / "cost.json"):
         train_cell(method, subject, profile, seed)
 
 
@@ -241,10 +241,11 @@ def score(
     """Score the images of one cell."""
     params, seed = _check_cell(profile, method, subject, seed)
     from eval.scores.file import SCORES
+    from eval.scores.pictures import PICTURES
     from eval.scores.stage import score_cell
 
-    cell = params.cell(method, subject, seed)
-    with _recorded(record_failure, cell / SCORES):
+    record = params.record(method, subject, seed)
+    with _recorded(record_failure, record / SCORES, record / PICTURES):
         score_cell(method, subject, profile, seed)
 
 
@@ -259,7 +260,7 @@ def oracle(
     from eval.scores.file import ORACLE, SCORES
     from eval.scores.stage import score_oracle
 
-    with _recorded(record_failure, params.cell(ORACLE, concept) / SCORES):
+    with _recorded(record_failure, params.record(ORACLE, concept) / SCORES):
         score_oracle(concept, profile)
 
 

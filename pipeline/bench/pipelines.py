@@ -20,7 +20,7 @@ from eval.report.evidence import trials
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
-from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.common.places import DEFAULT_PROFILE, folder_of
 from pipeline.methods import Needs, check_methods, load_method, method_files, training_seeds
 from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
@@ -81,6 +81,12 @@ class Kind:
     def cell(self) -> str:
         """The folder of a cell in runs/<profile>/."""
         return self._folder("${method}", "${key}")
+
+    @property
+    def record(self) -> str:
+        """The folder of its record in that of the profile."""
+        folder = self.params.record("${method}", "${key}", self.seed)
+        return folder.relative_to(folder_of(self.params.profile)).as_posix()
 
     def _folder(self, method: str, subject: str) -> str:
         folder = self.params.cell(method, subject, self.seed)

@@ -171,7 +171,7 @@ class Params(Section):
         return self.train.seeds[: about.seeds if about else None]
 
     def cell(self, method: str, subject: str, seed: int | None = None) -> Path:
-        """The folder of a cell: its adapter, cost, samples and scores.
+        """The folder of a cell: its adapter and samples.
 
         Args:
             method: of the cell,
@@ -180,6 +180,13 @@ class Params(Section):
         """
         folder = self.runs() / "cells" / method / subject
         return folder / f"seed-{seed}" if self._further(seed) else folder
+
+    def record(self, method: str, subject: str, seed: int | None = None) -> Path:
+        """The folder of what stays of a cell in the report: its cost, scores and first pictures.
+
+        It is small and committed, so that whoever has no samples has the results; see `cell`.
+        """
+        return self.reports() / self.cell(method, subject, seed).relative_to(self.runs())
 
     def identity(self, method: str, subject: str, seed: int | None = None) -> dict[str, str | int]:
         """What stands beside each sample of a cell, and says whose it is; some of IDENTITY."""

@@ -54,7 +54,8 @@ def train_cell(
     path = params.cell(method, subject, seed) / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started
-    write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base))
+    record = params.record(method, subject, seed) / "cost.json"
+    write_json(record, cost(adapter, path, seconds, base))
     print(
         f"train: {method} on {subject}, {adapter.provenance.steps} steps, "
         f"{adapter.parameters():,} numbers, {path.stat().st_size / 1e6:.2f} MB in {seconds:.1f} s "

@@ -131,10 +131,11 @@ def test_killed_in_the_middle(clone: Clone) -> None:
     """The machine goes down while a cell trains or samples; the next run ends the same."""
     pattern = "cells/textual_inversion/*/[!c]*"  # what training cost is not reproducible
     before = clone.hashes(pattern)
-    assert len(before) == 3 * 3
+    assert len(before) == 3 * 4
     # As if this method had never run here: neither files, nor records, nor remembered results.
     folder = clone.root / FOLDER
     shutil.rmtree(folder / "runs/cells/textual_inversion")
+    shutil.rmtree(folder / "reports/cells/textual_inversion")
     shutil.rmtree(folder / ".dvc/cache/runs")
     (folder / "cells/textual_inversion/dvc.lock").unlink()
 
@@ -223,7 +224,7 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
 
 def test_images_made_elsewhere(clone: Clone) -> None:
     """What one of the methods made, imported as images of another system, scores the same."""
-    runs = clone.root / FOLDER / "runs/cells"
+    runs, records = (clone.root / FOLDER / part / "cells" for part in ("runs", "reports"))
     for subject in ("cat", "cat+chair"):
         folder = clone.root / "elsewhere" / subject
         with tarfile.open(runs / "dreambooth" / subject / "samples.tar") as tar:
@@ -235,9 +236,10 @@ def test_images_made_elsewhere(clone: Clone) -> None:
     subjects = (*grid["concepts"], *grid["compositions"])
     assert ran == {name for name in cells("again", subjects) if ":train" not in name} | REPORT
     for subject in ("cat", "cat+chair"):
-        scores = [(runs / m / subject / "scores.csv").read_text() for m in ("dreambooth", "again")]
+        files = [records / method / subject / "scores.csv" for method in ("dreambooth", "again")]
+        scores = [file.read_text() for file in files]
         assert scores[0].count(",dreambooth,") > 1
         assert scores[0].replace(",dreambooth,", ",again,") == scores[1]
-    assert '"failed": "not imported"' in (runs / "again/chair/scores.csv").read_text()
+    assert '"failed": "not imported"' in (records / "again/chair/scores.csv").read_text()
     page = (clone.root / FOLDER / "reports/index.html").read_text(encoding="utf-8")
     assert "again (external)" in page

@@ -55,7 +55,7 @@ def complete(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(root)
     try:
         for number, path in enumerate(sorted(Path("runs").glob("toyland/cells/*/*/samples.tar"))):
-            write_cost(path.with_name("cost.json"), number)
+            write_cost(Path("reports/cells", *path.parts[-3:-1], "cost.json"), number)
         print_claims("toyland", write=True)
         write_report("toyland")
     finally:

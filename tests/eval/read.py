@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-CELLS = Path("runs/toyland/cells")
+RECORDS = Path("reports/cells")
 
 
 def raw(method: str, subject: str) -> pd.DataFrame:
-    return pd.read_csv(CELLS / method / subject / "scores.csv")
+    return pd.read_csv(RECORDS / method / subject / "scores.csv")
 
 
 def read_csv(text: str) -> list[dict[str, str]]:

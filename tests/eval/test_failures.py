@@ -31,14 +31,17 @@ from pipeline.settings.profile import load_grid, load_params
 from tests.eval.synthetic import write_cost
 
 CELLS = Path("runs/toyland/cells")
+RECORDS = Path("reports/cells")
 FAILURE = Failure("diverged", "custom_diffusion on cat: the loss is not finite: lower <the rate>")
-OUTPUTS = ("adapter.safetensors", "cost.json", "samples.tar", "scores.csv")
+OUTPUTS = ("adapter.safetensors", "samples.tar")
+RECORDED = ("cost.json", "scores.csv", "samples.jpg")
 
 
 def fail(method: str, subject: str) -> None:
     """What the stages of a cell leave when it fails."""
-    for name in OUTPUTS:
-        write_failure(CELLS / method / subject / name, FAILURE)
+    for folder, names in ((CELLS, OUTPUTS), (RECORDS, RECORDED)):
+        for name in names:
+            write_failure(folder / method / subject / name, FAILURE)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def failed(profile: Path) -> Path:
     """The scored profile, of which two cells failed for one reason and one was not run."""
     fail("custom_diffusion", "cat")
     fail("custom_diffusion_merge", "cat+chair")
-    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
+    (RECORDS / "pretrained" / "chair" / "scores.csv").unlink()
     return profile
 
 
@@ -131,7 +134,7 @@ def test_the_report_is_written_and_says_why(
     failed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, method in enumerate(("pretrained", "custom_diffusion")):
-        write_cost(CELLS / method / "chair" / "cost.json", number)
+        write_cost(RECORDS / method / "chair" / "cost.json", number)
     print_claims("toyland", write=True)
     write_failure(Path("reports/analyses/truth"), Failure("too few images", "cat: only <7> images"))
     write_report("toyland")

@@ -31,6 +31,7 @@ from tests.eval.synthetic import PROJECT
 PROTOCOL = YAML().load(PROJECT / "params.yaml")["protocol"]
 HEADING = f"Profile toyland, protocol {PROTOCOL}"
 CELLS = Path("runs/toyland/cells")
+RECORDS = Path("reports/cells")
 STAGES = """\
 stages:
   sample:
@@ -61,7 +62,7 @@ stages:
         - datasets/protocols/{protocol}.yaml:
             - score
       outs:
-        - runs/toyland/cells/{method}/${{item}}/scores.csv:
+        - reports/cells/{method}/${{item}}/scores.csv:
             cache: false
 """
 ORACLE = """\
@@ -71,7 +72,7 @@ stages:
     do:
       cmd: "true"
       outs:
-        - runs/toyland/cells/oracle/${item}/scores.csv:
+        - reports/cells/oracle/${item}/scores.csv:
             cache: false
 """
 
@@ -98,7 +99,7 @@ def committed(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("models/scorer/__pycache__/x.pyc").write_text("not looked at")
         Path(".dvcignore").write_text("__pycache__/\n")
         for method in METHODS:
-            subjects = [path.parent.name for path in sorted(CELLS.glob(f"{method}/*/scores.csv"))]
+            subjects = [path.parent.name for path in sorted(RECORDS.glob(f"{method}/*/scores.csv"))]
             folder = Path("cells") / method
             folder.mkdir(parents=True)
             text = STAGES.format(method=method, subjects=json.dumps(subjects), protocol=PROTOCOL)
@@ -128,7 +129,7 @@ def set_value(path: str, value: object, *keys: str) -> None:
 
 def experiment(subject: str = "cat") -> None:
     """What `dvc exp run` and `git reset` leave: other scores than dvc.lock says."""
-    path = CELLS / "custom_diffusion" / subject / "scores.csv"
+    path = RECORDS / "custom_diffusion" / subject / "scores.csv"
     frame = pd.read_csv(path)
     frame.assign(value=frame["value"] + 0.1).to_csv(path, index=False)
 
@@ -273,7 +274,7 @@ def test_without_a_lock_it_is_said_once(profile: Path, capsys: pytest.CaptureFix
 def test_means_over_fewer_subjects_are_marked(profile: Path) -> None:
     results = load_results()
     assert FEWER not in comparison(results).marks.values()
-    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
+    (RECORDS / "pretrained" / "chair" / "scores.csv").unlink()
     table = comparison(load_results())
     places = {(table.rows[i][0], table.columns[j].key) for i, j in table.marks}
     assert places == {

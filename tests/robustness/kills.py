@@ -32,8 +32,8 @@ WAYS = ("dvc alone", "the whole group", "the warm process")
 # Seconds after the start of dvc. It needs a few to begin, and stages take up to ten: so some kills
 # strike before the first stage, most in one, and all together let the profile end.
 MOMENTS = (0.5, 30.0)
-# Of runs/: what does not say how long something took.
-COMPARED = ("**/*.safetensors", "**/*.tar", "cells/*/*/scores.csv", "index/**/*.*")
+# What does not say how long something took.
+COMPARED = ("**/*.safetensors", "**/*.tar", "cells/*/*/s*.*", "index/**/*.*")
 ORPHAN_SECONDS = 60.0  # that a stage may go on after its dvc was killed
 
 

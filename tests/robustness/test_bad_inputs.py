@@ -335,9 +335,9 @@ ROWS: list[Row] = [
     (file("runs/toyland/world/mine.txt", "x"), "toyland world", "runs/toyland/world/mine.txt: was"),
     (file("runs/toyland/world", "x"), "toyland world", "runs/toyland/world: is a file where a f"),
     (
-        file("runs/toyland/cells/pretrained/cat/scores.csv", "protocol,method\n"),
+        file("reports/cells/pretrained/cat/scores.csv", "protocol,method\n"),
         "table",
-        "runs/toyland/cells/pretrained/cat/scores.csv: not a file of scores",
+        "reports/cells/pretrained/cat/scores.csv: not a file of scores",
     ),
     (
         nothing,

@@ -26,8 +26,11 @@ class Parameters(Analysis):
 
     def reads(self, grid: Grid) -> list[str]:
         """See `Analysis`."""
-        scores = [f"cells/{self.methods[0]}/{pair}/scores.csv" for pair in grid.compositions]
-        return scores + adapters(self.methods, grid.compositions)
+        return adapters(self.methods, grid.compositions)
+
+    def records(self, grid: Grid) -> list[str]:
+        """See `Analysis`."""
+        return [f"cells/{self.methods[0]}/{pair}/scores.csv" for pair in grid.compositions]
 
     def samples(self, grid: Grid) -> list[str]:
         """See `Analysis`."""

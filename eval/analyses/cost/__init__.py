@@ -17,4 +17,8 @@ class Parameters(Analysis):
 
     def reads(self, grid: Grid) -> list[str]:
         """See `Analysis`."""
+        return []
+
+    def records(self, grid: Grid) -> list[str]:
+        """See `Analysis`."""
         return [f"cells/{method}" for method in self.methods or grid.methods]

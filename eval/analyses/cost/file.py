@@ -1,4 +1,4 @@
-"""`cost.json`, which a run that trains a cell leaves beside its adapter."""
+"""`cost.json`, which a run that trains a cell leaves in its record."""
 
 from __future__ import annotations
 

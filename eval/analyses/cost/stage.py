@@ -1,13 +1,10 @@
 """What methods cost: time and memory of training, numbers that train, bytes that are stored.
 
-Bytes and numbers are those of the adapters. Time and memory were written down by the run that
-trained a cell, in `cost.json` beside the adapter: they differ between equal runs, so that they
-must not be part of it. A cell that came from a cache has none.
+All was written down by the run that trained a cell, in the `cost.json` of its record.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,67 +12,39 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eval.analyses.common import folder_of, made, write_results
+from eval.analyses.common import folder_of, write_results
 from eval.analyses.cost import Parameters
 from eval.analyses.cost.file import COST_FILE, read_cost
 from eval.style import STYLE, method_style, words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
-from pipeline.models.adapter import load_adapter
 from pipeline.settings.profile import Grid, load_grid, load_params
 
-MEASURED = ("seconds", "peak_bytes", "trained", "parameters", "bytes")
-
-
-def cell_cost(adapter: Path) -> dict[str, float | str | None]:
-    """What a cell stores, and what training it took as far as that is known (None if not).
-
-    Returns:
-        seconds, peak_bytes and trained (numbers that an optimizer moved), measured by the run;
-        parameters (numbers) and bytes of the file; device, arithmetic and hardware.
-
-    Raises:
-        BenchError: the adapter or its costs cannot be read.
-        FailureError: the adapter could not be made.
-    """
-    cost = read_cost(adapter.with_name(COST_FILE))
-    return {
-        "seconds": cost.seconds if cost else None,
-        "peak_bytes": cost.peak_bytes if cost else None,
-        "trained": cost.parameters if cost else None,
-        "parameters": load_adapter(adapter).parameters(),
-        "bytes": adapter.stat().st_size,
-        "device": cost.device if cost else None,
-        "arithmetic": cost.arithmetic if cost else None,
-        "hardware": cost.hardware if cost else None,
-    }
+MEASURED = ("seconds", "peak_bytes", "parameters", "bytes")
 
 
 def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
     """Stage: `cells.csv`, `cost.csv` (the mean of each method and kind of subject) and a chart.
 
     Raises:
-        BenchError: the profile does not run it, or there are no adapters.
+        BenchError: the profile does not run it, nothing was trained, or a file is damaged.
     """
     params, grid = load_params(profile), load_grid(profile)
     about = Parameters.of(params)
-    paths = {
-        (method, subject): path
-        for method in about.methods or grid.methods
-        for subject in grid.subjects()
-        if (path := params.cell(method, subject) / "adapter.safetensors").is_file()
-    }
     rows = []
-    for (method, subject), cost in made(paths, lambda cell: cell_cost(paths[cell])):
-        kind = "single" if subject in grid.concepts else "compositions"
-        rows.append({"method": method, "kind": kind, "subject": subject, **cost})
+    for method in about.methods or grid.methods:
+        for subject in grid.subjects():
+            if cost := read_cost(params.record(method, subject) / COST_FILE):
+                kind = "single" if subject in grid.concepts else "compositions"
+                row = {"method": method, "kind": kind, "subject": subject}
+                rows.append(row | cost.model_dump())
     if not rows:
-        raise BenchError(f"profile {profile!r} has no adapters yet: run `{repro_command(profile)}`")
+        raise BenchError(f"profile {profile!r} has no costs yet: run `{repro_command(profile)}`")
     cells = pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, "float64"))
     means = cells.groupby(["method", "kind"], sort=False)[list(MEASURED)].mean().reset_index()
     for row in means.to_dict("records"):
-        took = "" if math.isnan(row["seconds"]) else f", {row['seconds']:.1f} s"
-        print(f"cost: {row['method']}, {row['kind']}: {row['bytes'] / 1e6:.3f} MB{took}")
+        stored = f"{row['bytes'] / 1e6:.3f} MB"
+        print(f"cost: {row['method']}, {row['kind']}: {stored}, {row['seconds']:.1f} s")
     tables = {"cells": cells, "cost": means}
     return write_results(folder_of(params, "cost"), tables, {"cost": chart(means, grid)})
 

@@ -128,7 +128,7 @@ def test_stage(configure: Configure, adapt: Adapt, base: Base) -> None:
     assert len(table) == 2 * 2
     assert table["cosine"].between(0, 1).all()
     assert table["iou"].between(0, 1).all()
-    scores = pd.read_csv("runs/toyland/cells/custom_diffusion/cat+chair/scores.csv")
+    scores = pd.read_csv("reports/cells/custom_diffusion/cat+chair/scores.csv")
     of_images = scores["metric"].str.startswith("image_alignment")
     expected = scores.loc[of_images, "value"].mean()
     assert best_and_worst("toyland", "custom_diffusion") == {"cat+chair": pytest.approx(expected)}
@@ -139,6 +139,6 @@ def test_stage(configure: Configure, adapt: Adapt, base: Base) -> None:
 
 def test_without_scores_of_compositions_there_is_no_best(configure: Configure) -> None:
     configure(attention={})
-    (Path("runs/toyland/cells/custom_diffusion/cat+chair") / "scores.csv").unlink()
+    Path("reports/cells/custom_diffusion/cat+chair/scores.csv").unlink()
     with pytest.raises(BenchError, match="no composition of 'custom_diffusion'"):
         analyse_attention()

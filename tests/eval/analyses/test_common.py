@@ -19,13 +19,14 @@ from pipeline.settings.profile import load_params
 from tests.eval.analyses.conftest import Configure
 
 CELL = Path("runs/toyland/cells/custom_diffusion/cat")
+RECORD = Path("reports/cells/custom_diffusion/cat")
 
 
 def test_scores_are_those_of_the_cell(profile: Path) -> None:
     samples = [s for s in read_tar(CELL / "samples.tar") if s["json"]["part"] == "prompt"]
     images = [Image.open(io.BytesIO(s["png"])).convert("RGB") for s in samples]
     judge = Judge(load_params())
-    known = pd.read_csv(CELL / "scores.csv").groupby("metric")["value"].apply(list)
+    known = pd.read_csv(RECORD / "scores.csv").groupby("metric")["value"].apply(list)
     text = judge.text_alignment(images, [s["json"]["scored_prompt"] for s in samples])
     assert text == pytest.approx(known["text_alignment"], abs=1e-6)
     near = judge.image_alignment(images, "cat")
@@ -36,7 +37,7 @@ def test_kid_is_that_of_the_cell(profile: Path) -> None:
     samples = [s for s in read_tar(CELL / "samples.tar") if s["json"]["part"] == "caption"]
     images = [Image.open(io.BytesIO(s["png"])).convert("RGB") for s in samples]
     found = Judge(load_params()).kid(images, "cat")
-    scores = pd.read_csv(CELL / "scores.csv")
+    scores = pd.read_csv(RECORD / "scores.csv")
     assert found.value == pytest.approx(scores.loc[scores["metric"] == "kid", "value"].iloc[0])
     assert found.std_error > 0
 

@@ -21,6 +21,8 @@ from tests.eval.analyses.conftest import Adapt, Configure
 from tests.pipeline.tiny import RESOLUTION
 
 RUNS = Path("runs/toyland")
+RECORDS = Path("reports/cells")
+FILES = ("scores.csv", "samples.jpg")
 DIVERGED = (
     r"dreambooth on cat: the training diverged: the loss is not finite at step \d of 9 "
     r"\(learning rate 9\): lower methods.dreambooth.learning_rate in the profile's params.yaml"
@@ -75,9 +77,10 @@ def test_a_diverged_training_becomes_a_cell_of_the_table(
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("failed: dreambooth on cat: the training diverged")
         assert "dreambooth/cat" in last.split("recorded in")[1]
-    folder = RUNS / "cells" / "dreambooth" / "cat"
-    found = {path.name: failure_of(path) for path in folder.iterdir()}
-    assert found.keys() == {"adapter.safetensors", "cost.json", "samples.tar", "scores.csv"}
+    folders = RUNS / "cells" / "dreambooth" / "cat", RECORDS / "dreambooth" / "cat"
+    found = {path.name: failure_of(path) for folder in folders for path in folder.iterdir()}
+    made, recorded = {"adapter.safetensors", "samples.tar"}, {"cost.json", *FILES}
+    assert found.keys() == made | recorded
     assert len(set(found.values())) == 1 and None not in found.values()
 
     print_table()
@@ -120,8 +123,8 @@ def test_a_concept_without_a_corpus_fails_alone(
     ):
         bench(*stage, "--record-failure")
         assert f"failed: {TOO_FEW.message} (recorded in " in capsys.readouterr().err
-    for path in ("cells/oracle/cat/scores.csv", "cells/pretrained/cat+chair/scores.csv"):
-        assert failure_of(RUNS / path) == TOO_FEW
+    for path in ("oracle/cat/scores.csv", *(f"pretrained/cat+chair/{name}" for name in FILES)):
+        assert failure_of(RECORDS / path) == TOO_FEW
     # Analyses are about the others.
     for name, file in (("weights", "groups"), ("truth", "ranks")):
         bench("analyse", name, "--record-failure")

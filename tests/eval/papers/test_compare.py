@@ -177,7 +177,7 @@ def test_toyland_is_told_to_be_another_world(
     print_comparison(table="1", format="csv")
     rows = rows_of(capsys.readouterr().out.split("\n\n")[0])
     shown = {row["method"]: row for row in rows if row["metric"] == "image-alignment"}
-    scores = pd.read_csv(profile / "runs/toyland/cells/custom_diffusion/cat/scores.csv")
+    scores = pd.read_csv(profile / "reports/cells/custom_diffusion/cat/scores.csv")
     assert shown["dreambooth"]["verdict"] == "not run"
     ours = shown["custom_diffusion"]
     assert "other protocol, base model, extractor" in ours["verdict"]
@@ -197,7 +197,7 @@ def test_the_order_is_the_papers_where_the_same_one_is_better(
     """The paper prints a KID of 22.27 for the pretrained model and of 20.96 for its own."""
     for method, value in (("pretrained", pretrained), ("custom_diffusion", ours)):
         for concept in ("cat", "chair"):
-            path = profile / f"runs/toyland/cells/{method}/{concept}/scores.csv"
+            path = profile / f"reports/cells/{method}/{concept}/scores.csv"
             scores = pd.read_csv(path)
             scores.loc[scores["metric"] == "kid", "value"] = value
             scores.to_csv(path, index=False)
@@ -214,7 +214,7 @@ def test_a_target_is_compared_with_that_target(profile: Path) -> None:
         for line in of_table("8", load_results(), load_params())
         if (line.method, line.subject) == ("custom_diffusion", "cat+chair") and line.ours
     ]
-    path = profile / "runs/toyland/cells/custom_diffusion/cat+chair/scores.csv"
+    path = profile / "reports/cells/custom_diffusion/cat+chair/scores.csv"
     means = pd.read_csv(path).groupby("target")["value"].mean()
     shown = {line.target: line for line in found if line.metric == "image_alignment"}
     assert {n: line.printed for n, line in shown.items()} == {1: 0.674, 2: 0.767}

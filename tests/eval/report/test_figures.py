@@ -62,7 +62,7 @@ def test_charts_are_the_same_bytes_again(profile: Path, tmp_path: Path) -> None:
 
 
 def test_a_mean_over_fewer_subjects_says_so(profile: Path) -> None:
-    Path("runs/toyland/cells/pretrained/chair/scores.csv").unlink()
+    Path("reports/cells/pretrained/chair/scores.csv").unlink()
     figure = scatter(load_results(), "single")
     assert figure is not None
     labels = {line.get_label() for line in figure.axes[0].lines}

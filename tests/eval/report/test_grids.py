@@ -10,6 +10,7 @@ from PIL import Image
 
 from eval.report import grids
 from eval.report.grids import CELL, PIXELS, Row, Sheet, grid_of, overview, read_rows, sheet
+from eval.scores.pictures import fitted
 from eval.style import words
 from pipeline.common.files import read_tar
 from pipeline.concepts.concept import load_subject
@@ -38,8 +39,10 @@ def test_tiles_are_the_samples(profile: Path) -> None:
             if about["part"] == "prompt":
                 column = about["prompt_index"] * found.samples + about["sample"]
                 (profile / "one.png").write_bytes(sample["png"])
-                wanted = np.asarray(read_photo(profile / "one.png"))
-                assert (tile(found, column, line) == wanted).all()
+                wanted = np.asarray(read_photo(profile / "one.png"), float)
+                for other in range(found.columns):
+                    away = np.abs(tile(found, other, line) - wanted).mean()
+                    assert away < 4 if other == column else away > 8  # of a JPEG
 
 
 def test_the_first_row_has_the_targets(profile: Path) -> None:
@@ -147,6 +150,6 @@ def test_an_overview_says_what_each_picture_is(
 
 def test_small_pictures_keep_their_pixels() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    large = np.asarray(grids._fitted(picture, 128))
+    large = np.asarray(fitted(picture, 128))
     assert (large[::2, ::2] == np.asarray(picture)).all()
     assert (large[1::2, 1::2] == np.asarray(picture)).all()

@@ -8,7 +8,7 @@ import pytest
 
 from eval.report.printing import print_table
 from pipeline.common.errors import BenchError
-from tests.eval.read import CELLS, raw, read_csv
+from tests.eval.read import RECORDS, raw, read_csv
 
 
 def test_printed_table_can_be_narrowed(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +23,7 @@ def test_printed_table_can_be_narrowed(profile: Path, capsys: pytest.CaptureFixt
 def test_partial_scores_are_shown_and_gaps_named(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
+    (RECORDS / "pretrained" / "chair" / "scores.csv").unlink()
     print_table()
     out = capsys.readouterr().out
     assert "not run: pretrained: chair" in out
@@ -54,7 +54,7 @@ def test_no_scores_are_told(project: Path) -> None:
 def test_cells_that_were_not_chosen_are_not_said_to_be_missing(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (CELLS / "pretrained" / "chair" / "scores.csv").unlink()
+    (RECORDS / "pretrained" / "chair" / "scores.csv").unlink()
     print_table(subjects=["cat"])
     assert "not run" not in capsys.readouterr().out
     print_table(subjects=["chair"])

@@ -193,7 +193,7 @@ def test_the_extremes_of_each_metric_are_shown(reported: None) -> None:
     text = (REPORTS / "index.html").read_text(encoding="utf-8")
     part = text.split('<details class="subject" id="cat">')[1].split("</details>")[0]
     frames = [
-        pd.read_csv(f"runs/toyland/cells/{method}/cat/scores.csv")
+        pd.read_csv(f"reports/cells/{method}/cat/scores.csv")
         for method in ("pretrained", "custom_diffusion")
     ]
     scores = pd.concat(frames)
@@ -223,13 +223,13 @@ def test_page_says_how_it_was_made(reported: None) -> None:
     assert "images_per_prompt: 3" in text  # the protocol's file
     assert "composition_steps: 500" in text  # params.yaml
     assert re.search(r"torch \d+\.\d+", text)
-    assert "a processor, 2 cores (cpu)" in text
+    assert "a processor, 2 cores (cpu, float32)" in text
 
 
 def test_costs_are_means_over_cells(reported: None) -> None:
     with open(REPORTS / "tables" / "cost.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    folder = Path("runs/toyland/cells/custom_diffusion")
+    folder = Path("reports/cells/custom_diffusion")
     costs = [json.loads((folder / s / "cost.json").read_text()) for s in ("cat", "chair")]
     row = rows["custom_diffusion"]
     assert float(row["single_seconds"]) == sum(cost["seconds"] for cost in costs) / 2
@@ -253,7 +253,7 @@ def test_chooser_has_the_scores_of_each_picture(reported: None) -> None:
     assert [subject["name"] for subject in content] == ["cat", "chair", "cat + chair"]
     cat = content[0]
     method = next(m for m in cat["methods"] if m["name"] == "custom diffusion")
-    with open("runs/toyland/cells/custom_diffusion/cat/scores.csv") as file:
+    with open("reports/cells/custom_diffusion/cat/scores.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "text_alignment"]
     assert method["scores"][0] == [round(float(row["value"]), 3) for row in rows]
     assert (cat["samples"], len(cat["prompts"])) == (2, 3)
@@ -340,9 +340,9 @@ def test_reporting_again_gives_the_same_bytes_and_nothing_stale(
 
 
 def test_missing_cells_are_said_plainly(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = Path("runs/toyland/cells/pretrained/chair")
+    folder = Path("reports/cells/pretrained/chair")
     (folder / "scores.csv").unlink()
-    (folder / "samples.tar").unlink()
+    (folder / "samples.jpg").unlink()
     write_report("toyland")
     assert "not run: pretrained: chair" in capsys.readouterr().out
     text = (REPORTS / "index.html").read_text(encoding="utf-8")
@@ -351,9 +351,9 @@ def test_missing_cells_are_said_plainly(profile: Path, capsys: pytest.CaptureFix
     assert "not run" not in text.split('<h2 id="trade-off">')[0]
 
 
-def test_scores_without_samples_are_reported_without_grids(profile: Path) -> None:
-    for samples in Path("runs").rglob("samples.tar"):
-        samples.unlink()
+def test_scores_without_pictures_are_reported_without_grids(profile: Path) -> None:
+    for pictures in Path("reports").rglob("samples.jpg"):
+        pictures.unlink()
     write_report("toyland")
     page = read_page()
     assert {image["src"] for image in page.images} == {
@@ -376,7 +376,7 @@ def test_a_protocol_with_every_metric_is_reported(profile: Path) -> None:
     protocol = yaml.load(path)
     protocol["score"]["metrics"] += ["dino_image_alignment", "fid"]
     yaml.dump(protocol, path)
-    for file in Path("runs").rglob("scores.csv"):
+    for file in Path("reports/cells").rglob("scores.csv"):
         frame = pd.read_csv(file)
         more = frame[frame["metric"].str.contains("image_alignment|kid")].copy()
         more["metric"] = more["metric"].str.replace("image", "dino_image").replace("kid", "fid")

@@ -238,7 +238,7 @@ def score(values: dict[tuple[str, str, int, int], float]) -> None:
     for (method, subject), own in frame.fillna(
         {"protocol": "toyland-v2", "extractor": "x"}
     ).groupby(["method", "subject"]):
-        path = f"runs/toyland/cells/{method}/{subject}/scores.csv"
+        path = f"reports/cells/{method}/{subject}/scores.csv"
         own.assign(rows=len(own)).to_csv(path, index=False)
 
 

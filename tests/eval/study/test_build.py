@@ -29,6 +29,7 @@ from tests.eval.study.conftest import QUESTIONNAIRE, SMALL
 from tests.eval.study.simulated import METHODS
 
 CELLS = Path("runs/toyland/cells")
+RECORDS = Path("reports/cells")
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def write_scores(method: str, subject: str, good: set[str]) -> None:
         for metric in ("text_alignment", "image_alignment")
     ]  # fmt: skip
     frame = pd.DataFrame(rows).assign(rows=len(rows)).reindex(columns=list(COLUMNS))
-    frame.to_csv(CELLS / method / subject / "scores.csv", index=False)
+    frame.to_csv(RECORDS / method / subject / "scores.csv", index=False)
 
 
 def spread(values: Iterable[object], known: Iterable[object]) -> int:

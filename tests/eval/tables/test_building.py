@@ -17,7 +17,7 @@ from eval.tables.rendering import as_csv, as_latex, as_markdown, as_text
 from eval.tables.table import Compared
 from pipeline.settings.profile import GridConcept, load_grid
 from pipeline.settings.protocol import Protocol, load_protocol
-from tests.eval.read import CELLS, prompt_means, raw, read_csv
+from tests.eval.read import RECORDS, prompt_means, raw, read_csv
 
 
 def test_comparison_is_a_mean_over_subjects_with_their_error(profile: Path) -> None:
@@ -91,7 +91,7 @@ def test_images_made_elsewhere_are_marked_and_credited(profile: Path) -> None:
     for subject in ("cat", "chair"):  # as without images of captions
         rows = raw("pretrained", subject)
         rows = rows[rows["metric"] != "kid"].assign(rows=len)
-        rows.to_csv(CELLS / "pretrained" / subject / "scores.csv", index=False)
+        rows.to_csv(RECORDS / "pretrained" / subject / "scores.csv", index=False)
     results = load_results()
     note = "pretrained (external): images by a large model, licence CC0-1.0, https://example.org"
     no_kid = "; no KID, as there are no images of captions"
