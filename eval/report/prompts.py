@@ -166,8 +166,8 @@ def extremes(
 
 
 def of_images(results: Results, kind: str) -> list[str]:
-    """The metrics that each image has."""
-    return [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
+    """The headline metrics that each image has."""
+    return [metric for metric in results.headline(kind) if METRICS[metric].per_image]
 
 
 def _number(cell: Cell) -> float | None:

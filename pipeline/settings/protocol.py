@@ -18,7 +18,15 @@ from pipeline.common.errors import BenchError
 from pipeline.common.schema import Section, parse, read_yaml
 
 PROTOCOLS = Path("datasets") / "protocols"
-MetricName = Literal["text_alignment", "image_alignment", "dino_image_alignment", "kid", "fid"]
+MetricName = Literal[
+    "text_alignment",
+    "image_alignment",
+    "dino_image_alignment",
+    "identity_map",
+    "identity_top1",
+    "kid",
+    "fid",
+]
 
 
 class PromptSampling(Section):
