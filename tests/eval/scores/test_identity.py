@@ -1,0 +1,167 @@
+"""Identity from samples and galleries to tables; and whether it sees what drawn truth says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from sklearn.metrics import average_precision_score
+
+from eval.encoders.clip import clip_extractor
+from eval.metrics.identity import Gallery, average_precision, average_precision_by_chance, top1
+from eval.papers.claims import margin
+from eval.report.maps import heat_maps
+from eval.report.stage import write_report
+from eval.results import load_results
+from eval.scores.stage import score_cell, score_oracle
+from eval.tables.building import by_prompt, by_subject, comparison, differences
+from pipeline.clip.openclip import load_clip
+from pipeline.common.files import read_tar
+from pipeline.corpus.gallery import make_gallery
+from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.protocol import protocol_path
+from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.personal import PERSONAL
+from pipeline.toyland.world.scenes import random_scene, random_thing
+from tests.eval.synthetic import PROJECT, draw_gallery
+
+RUNS = Path("runs/toyland")
+METRICS = ["text_alignment", "image_alignment", "identity_map", "identity_top1", "kid"]
+Score = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def score(profile: Path) -> Score:
+    """Draws galleries of so many look-alikes, scores all cells anew, and reads one's scores."""
+
+    def run(method: str, subject: str, **lookalikes: int) -> pd.DataFrame:
+        path, yaml = protocol_path(load_params().protocol.name), YAML()
+        content = yaml.load(path)
+        content["score"]["metrics"] = METRICS
+        yaml.dump(content, path)
+        for name, count in lookalikes.items():
+            draw_gallery(name, count)
+            make_gallery(name, "toyland")
+        for concept in load_grid().concepts:
+            score_oracle(concept, "toyland")
+        for cell in sorted(RUNS.glob("cells/*/*/samples.tar")):
+            score_cell(*cell.parts[-3:-1], "toyland")
+        return pd.read_csv(RUNS / "cells" / method / subject / "scores.csv")
+
+    return run
+
+
+def test_rows_are_those_of_scikit_learn(score: Score) -> None:
+    scores = score("custom_diffusion", "cat+chair", cat=5, chair=4)
+    samples = [
+        s for s in read_tar(RUNS / "cells/custom_diffusion/cat+chair/samples.tar")
+        if s["json"]["part"] == "prompt"
+    ]  # fmt: skip
+    extract = clip_extractor(load_clip("models/scorer"))
+    images = extract([s["png"] for s in samples])
+    for target, name, others in ((1, "cat", 15), (2, "chair", 12)):
+        pictures = read_tar(RUNS / f"galleries/{name}.tar")
+        relevant = [not s["json"]["individual"] for s in pictures]
+        assert (sum(relevant), len(relevant)) == (3, 3 + others)
+        cosines = images.astype(float) @ extract([s["png"] for s in pictures]).astype(float).T
+        expected = [average_precision_score(relevant, row) for row in cosines]
+        nearest = [float(relevant[row.argmax()]) for row in cosines]
+        rows = scores[scores["target"] == target].set_index("metric")
+        assert rows.loc["identity_map", "value"].to_list() == pytest.approx(expected, rel=1e-6)
+        assert rows.loc["identity_top1", "value"].to_list() == nearest
+        for metric, chance in (
+            ("identity_top1", 3 / (3 + others)),
+            ("identity_map", average_precision_by_chance(3, others)),
+        ):
+            found = rows.loc[metric, "chance"].to_numpy()
+            assert found == pytest.approx(np.full(len(samples), chance), rel=1e-6)
+    assert scores.loc[~scores["metric"].str.startswith("identity"), "chance"].isna().all()
+
+
+def test_tables_show_the_mean_and_the_chance_level(score: Score) -> None:
+    scores = score("custom_diffusion", "cat+chair", cat=5, chair=4)
+    results = load_results()
+    table = comparison(results)
+    keys = [column.key for column in table.columns]
+    assert "single_identity_map" in keys and "compositions_identity_map" in keys
+    assert not any("top1" in key for key in keys)  # tables of all methods stay narrow
+    row = next(row for row in table.rows if row[0] == "custom_diffusion")
+    mean = scores.loc[scores["metric"] == "identity_map", "value"].mean()
+    found = row[keys.index("compositions_identity_map")]
+    assert getattr(found, "estimate", found).mean == pytest.approx(mean)
+    chance = np.mean([average_precision_by_chance(3, n) for n in (15, 12)])
+    said = [f"By chance identity mAP of {kind} is {chance:.3f}"
+            for kind in ("single concepts", "compositions")]  # fmt: skip
+    assert [note for note in table.notes if note.startswith("By chance")] == said
+    for kind in ("single", "compositions"):
+        one = by_subject(results, kind)
+        assert [c.key for c in one.columns if "identity" in c.key] == [
+            "identity_map", "identity_top1",
+        ]  # fmt: skip
+        assert sum(note.startswith("By chance identity") for note in one.notes) == 2
+        assert "identity_map" in [c.key for c in differences(results, kind).columns]
+    oracle = next(row for row in table.rows if row[0] == "oracle")
+    estimate = oracle[keys.index("single_identity_map")]
+    assert 0 < estimate.mean <= 1
+    assert margin(results, "identity_map") > 0
+    shown = [heat_map.column.metric for heat_map in heat_maps(results, "single")]
+    assert shown == [metric for metric in METRICS if metric != "identity_top1"]
+    only = comparison(results, metrics=["identity_top1"])
+    assert [c.metric for c in only.columns if c.metric] == ["identity_top1"] * 2
+
+
+def test_too_few_look_alikes_have_no_value(score: Score) -> None:
+    scores = score("custom_diffusion", "cat", cat=3, chair=4)
+    rows = scores[scores["metric"].str.startswith("identity")]
+    assert rows["value"].isna().all()
+    assert rows["clusters"].to_list() == [3, 3]
+    results = load_results()
+    for metric in ("identity_map", "identity_top1"):
+        assert ("custom_diffusion", "cat", metric) not in results.found
+        assert ("oracle", "cat", metric) not in results.found
+        assert ("custom_diffusion", "cat+chair", metric) not in results.found
+        assert ("custom_diffusion", "chair", metric) in results.found
+    said = "identity mAP of {} is –, as it has only 3 look-alikes of the 4 it needs"
+    table = comparison(results)
+    assert {said.format("cat"), said.format("cat + chair")} <= {*table.notes}
+    assert said.format("cat") in by_subject(results, "single").notes
+    assert said.format("cat") not in by_subject(results, "compositions").notes
+    assert {c.key for c in by_prompt(results, "cat").columns} > {"identity_map"}
+    write_report("toyland")  # no part of it trips over the gap
+    assert said.format("cat") in Path("reports/index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Callable[[list[Image.Image]], np.ndarray]:
+    folder = PROJECT / "models" / "toyland" / "scorer"
+    if not folder.is_dir():
+        pytest.skip("the models are not here")
+    return load_clip(str(folder)).encode_images
+
+
+@pytest.mark.parametrize("name", ["cat", "dog", "chair", "wooden_pot"])
+def test_the_shipped_scorer_tells_the_thing_from_its_look_alikes(name: str, shipped) -> None:
+    """Drawn truth: pictures of the concept score high, those of another in its colour low."""
+    thing, rng = PERSONAL[name], np.random.default_rng(len(name))
+
+    def shown(one, count: int) -> np.ndarray:
+        scenes = [
+            random_scene(rng, things=(one,), size="normal", style="photo") for _ in range(count)
+        ]
+        return shipped([Image.fromarray(draw(scene)) for scene in scenes])
+
+    others = [random_thing(rng, thing.category, thing.colour if i % 2 else None) for i in range(12)]
+    gallery = Gallery(shown(thing, 4), np.concatenate([shown(one, 4) for one in others]))
+    double = random_thing(rng, thing.category, thing.colour)
+    assert dataclasses.replace(double, rgb=thing.rgb) != thing
+    own, other = shown(thing, 20), shown(double, 20)
+    assert average_precision(own, gallery).mean() > 0.6
+    assert top1(own, gallery).mean() > 0.6
+    assert average_precision(other, gallery).mean() < 0.4
+    assert top1(other, gallery).mean() < 0.4
