@@ -218,15 +218,14 @@ class Results:
         cells = rows[["metric", "subject", "clusters"]].drop_duplicates()
         for metric, subject, count in cells.itertuples(index=False):
             least, what = METRICS[metric].least
-            title = METRICS[metric].title
             said.append(
-                f"{title} of {words(subject)} is –, as it has only {count} {what} of the {least} it "
-                "needs"
+                f"{METRICS[metric].title} of {words(subject)} is –, as it has only {count} {what} "
+                f"of the {least} it needs"
             )
         return said
 
     def by_chance(self, kinds: Iterable[str], metrics: Iterable[str]) -> list[str]:
-        """Says what a random order of the gallery gives, of metrics that rank: the mean, as theirs."""
+        """Says what metrics that rank would be with galleries in random order."""
         said = []
         for metric in metrics:
             rows = self.scores[(self.scores["metric"] == metric) & self.scores["chance"].notna()]

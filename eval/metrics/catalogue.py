@@ -31,8 +31,8 @@ from eval.metrics.text_alignment import text_alignment
 LEAST_CAPTIONS = 5
 # With fewer other individuals a gallery says little about who is meant.
 LEAST_LOOKALIKES = 4
-# "distance": what the protocol's `kid_features` names.
-Encoder = Literal["clip", "dino", "distance"]
+# "distance": what the protocol's `kid_features` names; "windows": CLIP, through windows.
+Encoder = Literal["clip", "dino", "distance", "windows"]
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,19 @@ METRICS: dict[str, Measured] = {
         "mean average precision",
         3,
         True,
-        "clip",
+        "windows",
         average_precision,
         average_precision_by_chance,
     ),
     "identity_top1": OfGallery(
-        "identity top-1", "share of images", 3, True, "clip", top1, top1_by_chance, headline=False
+        "identity top-1",
+        "share of images",
+        3,
+        True,
+        "windows",
+        top1,
+        top1_by_chance,
+        headline=False,
     ),
     "kid": OfSets(
         "KID × 10³", "squared MMD × 10³", 2, False, "distance", kid, kid_by_caption, KID_SCALE

@@ -4,6 +4,9 @@ Image-alignment rewards any orange cat. Here each image is a query to a gallery 
 the concept's own, and those of look-alikes, other individuals of its class. The gallery is ranked
 by cosine, as in Finer-Personalization Rank (Kilrain et al., 2025, arXiv:2512.19026).
 
+Features of whole images tell backgrounds too, and of two things in one image those of neither. So
+an image is seen through several windows, and is as near to a picture as the nearest of them.
+
 Ties never favour: an own picture stands behind every look-alike's with the same cosine.
 """
 
@@ -29,7 +32,7 @@ def top1(images: FloatArray, gallery: Gallery) -> Values:
     """Whether the picture that is nearest to each image is one of the concept's own.
 
     Args:
-        images: unit features [n, d].
+        images: unit features [n, w, d] of w windows of each image.
         gallery: m >= 1 own pictures and k >= 1 others.
 
     Returns:
@@ -46,7 +49,7 @@ def average_precision(images: FloatArray, gallery: Gallery) -> Values:
     mean over images is the mAP.
 
     Args:
-        images: unit features [n, d].
+        images: unit features [n, w, d] of w windows of each image.
         gallery: m >= 1 own pictures and k >= 1 others.
 
     Returns:
@@ -78,24 +81,27 @@ def average_precision_by_chance(own: int, others: int) -> float:
     return mean + (own - 1) / (n - 1) * (1 - mean)
 
 
-def leave_one_out(measure: Callable[[FloatArray, Gallery], Values], gallery: Gallery) -> SetValue:
+def leave_one_out(
+    measure: Callable[[FloatArray, Gallery], Values], images: FloatArray, gallery: Gallery
+) -> SetValue:
     """What the concept's own pictures get, each left out of the gallery that it is ranked against.
 
     So that gallery has one own picture less than that of a method's images.
 
     Args:
         measure: `top1` or `average_precision`.
-        gallery: m >= 2 own pictures and k >= 1 others.
+        images: unit features [m, w, d] of w windows of each own picture.
+        gallery: the same m >= 2 own pictures and k >= 1 others.
 
     Returns:
         The mean over the own pictures; its error is that of independent images.
     """
-    m = len(gallery.own)
+    own = doubles(gallery.own)
+    m = len(own)
     if m < 2:
         raise ValueError("a picture of the concept needs another one to be found")
     values = [
-        measure(gallery.own[i : i + 1], gallery._replace(own=np.delete(gallery.own, i, 0)))[0]
-        for i in range(m)
+        measure(images[[i]], gallery._replace(own=own[np.arange(m) != i]))[0] for i in range(m)
     ]
     error = float(np.std(values, ddof=1) / np.sqrt(m))
     return SetValue(float(np.mean(values)), error, m, m, {})
@@ -108,5 +114,9 @@ def _cosines(
     for pictures, whose in zip(gallery, ("of the concept", "of look-alikes")):
         if not len(pictures):
             raise ValueError(f"identity needs a picture {whose} in the gallery")
-    unit = doubles(images)
-    return unit @ doubles(gallery.own).T, unit @ doubles(gallery.others).T
+    n, windows, d = images.shape
+    unit = doubles(images.reshape(n * windows, d))
+    own, others = (
+        (unit @ doubles(pictures).T).reshape(n, windows, -1).max(1) for pictures in gallery
+    )
+    return own, others

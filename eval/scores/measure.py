@@ -11,6 +11,7 @@ from eval.encoders.clip import clip_extractor, too_long
 from eval.encoders.dino import dino_extractor
 from eval.encoders.distance import distance_extractor, kernel_features
 from eval.encoders.extractor import Extractor
+from eval.encoders.windows import MIDDLE, by_window, windows_extractor
 from eval.metrics import FloatArray, SetValue, Values
 from eval.metrics.catalogue import (
     LEAST_CAPTIONS,
@@ -51,6 +52,8 @@ class Measure:
                 encoders[encoder] = (
                     dino_extractor(params.score.dino)
                     if encoder == "dino"
+                    else windows_extractor(clip)
+                    if encoder == "windows"
                     else distance_extractor(params, clip)
                 )
             self.extractors[name] = encoders[encoder]
@@ -134,7 +137,9 @@ class Measure:
                     name,
                     samples,
                     prompts,
-                    metric.measure(self._see(name, samples), self._gallery(name, pictures)),
+                    metric.measure(
+                        by_window(self._see(name, samples)), self._gallery(name, pictures)
+                    ),
                 )
             ]
         ]
@@ -149,7 +154,12 @@ class Measure:
             or [
                 row | {"target": 1, "chance": _chance(metric, rest)}
                 for row in self._set_rows(
-                    name, leave_one_out(metric.measure, self._gallery(name, pictures))
+                    name,
+                    leave_one_out(
+                        metric.measure,
+                        by_window(self._see(name, pictures.own)),
+                        self._gallery(name, pictures),
+                    ),
                 )
             ]
         ]
@@ -207,7 +217,8 @@ class Measure:
         return self._set_rows(name, none) if least < LEAST_LOOKALIKES else []
 
     def _gallery(self, name: str, pictures: Pictures) -> Gallery:
-        return Gallery(*(self._see(name, part) for part in pictures))
+        """The pictures' middles, where what they are of is."""
+        return Gallery(*(by_window(self._see(name, part))[:, MIDDLE] for part in pictures))
 
     def _kernel_features(self, name: str, samples: Sequence[Sample]) -> Features:
         return kernel_features(self.extractors[name], [image_of(s) for s in samples])

@@ -1,4 +1,4 @@
-"""Galleries: what a concept's images are ranked against to tell whether they are of the very thing."""
+"""Galleries: what images of a concept are ranked against, to tell whether they show that thing."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_the_better_images_have_the_better_value(name: str) -> None:
         elif isinstance(metric, OfTargets):
             found = metric.measure(images, asked)
         elif isinstance(metric, OfGallery):
-            found = metric.measure(images, Gallery(asked, unit(rng, 12, other, 0.1)))
+            found = metric.measure(images[:, None], Gallery(asked, unit(rng, 12, other, 0.1)))
         else:
             assert isinstance(metric, OfSets)
             values.append(metric.measure(asked, images, range(12), range(12)).value)
