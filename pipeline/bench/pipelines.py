@@ -167,7 +167,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "scorer": local(scoring.clip),
         "protocol": here(protocol_path(params.protocol.name)),
         "inception": local(params.score.inception) if _needs_inception(params) else None,
-        "identity": not {"identity_map", "identity_top1"}.isdisjoint(scoring.metrics),
+        "galleries": scoring.galleries,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
     kinds = {name: _kinds(name, grid) for name in grid.methods}

@@ -70,6 +70,11 @@ class ProtocolScoring(Section):
         default_factory=dict, description="concepts that a metric's mean leaves out"
     )
 
+    @property
+    def galleries(self) -> bool:
+        """Whether a metric ranks a concept's own pictures and those of look-alikes."""
+        return not {"identity_map", "identity_top1"}.isdisjoint(self.metrics)
+
 
 class Protocol(Section):
     """A protocol; `prompts` has the digests of prompt lists that it fixes, by subject."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
-from ruamel.yaml import YAML
 from sklearn.metrics import average_precision_score
 
 from eval.encoders.clip import clip_extractor
@@ -21,43 +18,16 @@ from eval.papers.claims import margin
 from eval.report.maps import heat_maps
 from eval.report.stage import write_report
 from eval.results import load_results
-from eval.scores.stage import score_cell, score_oracle
 from eval.tables.building import by_prompt, by_subject, comparison, differences
 from pipeline.clip.openclip import load_clip
 from pipeline.common.files import read_tar
-from pipeline.corpus.gallery import make_gallery
-from pipeline.settings.profile import load_grid, load_params
-from pipeline.settings.protocol import protocol_path
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import Thing, random_scene, random_thing
-from tests.eval.synthetic import PROJECT, draw_gallery
+from tests.eval.conftest import IDENTITY_METRICS, Score
+from tests.eval.synthetic import PROJECT
 
 RUNS = Path("runs/toyland")
-METRICS = ["text_alignment", "image_alignment", "identity_map", "identity_top1", "kid"]
-Score = Callable[..., pd.DataFrame]
-
-
-@pytest.fixture
-def score(profile: Path) -> Score:
-    """Draws galleries of so many look-alikes, scores all cells anew, and reads one's scores."""
-
-    def run(method: str, subject: str, **lookalikes: int) -> pd.DataFrame:
-        path, yaml = protocol_path(load_params().protocol.name), YAML()
-        content = yaml.load(path)
-        content["score"]["metrics"] = METRICS
-        yaml.dump(content, path)
-        for name, count in lookalikes.items():
-            draw_gallery(name, count)
-            make_gallery(name, "toyland")
-        for concept in load_grid().concepts:
-            score_oracle(concept, "toyland")
-        for cell in sorted(RUNS.glob("cells/*/*/samples.tar")):
-            method_of, subject_of = cell.parts[-3:-1]
-            score_cell(method_of, subject_of, "toyland")
-        return pd.read_csv(RUNS / "cells" / method / subject / "scores.csv")
-
-    return run
 
 
 def seen(pngs: list[bytes]) -> np.ndarray:
@@ -125,7 +95,7 @@ def test_tables_show_the_mean_and_the_chance_level(score: Score) -> None:
     assert 0 < estimate.mean <= 1
     assert margin(results, "identity_map") > 0
     shown = [heat_map.column.metric for heat_map in heat_maps(results, "single")]
-    assert shown == [metric for metric in METRICS if metric != "identity_top1"]
+    assert shown == [metric for metric in IDENTITY_METRICS if metric != "identity_top1"]
     only = comparison(results, metrics=["identity_top1"])
     assert [c.metric for c in only.columns if c.metric] == ["identity_top1"] * 2
 
