@@ -94,12 +94,12 @@ def _write_reals(runs: Path, concept: Concept, count: int) -> None:
     write_tar(runs / "shards" / f"{concept.name}.tar", targets)
 
 
-def draw_gallery(name: str, lookalikes: int = 5) -> None:
+def draw_gallery(name: str, lookalikes: int = 5, datasets: Path = Path("datasets")) -> None:
     """Draws pictures that nothing was trained on of a concept, and of other individuals."""
     rng = np.random.default_rng([11, zlib.crc32(name.encode())])
     category = PERSONAL[name].category
     others = {f"lookalikes/{i:02d}": random_thing(rng, category) for i in range(lookalikes)}
-    folder = Path("datasets/concepts") / name
+    folder = datasets / "concepts" / name
     for part in ("held_out", "lookalikes"):
         shutil.rmtree(folder / part, ignore_errors=True)
     for part, thing in {"held_out": PERSONAL[name], **others}.items():
