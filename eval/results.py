@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from eval.freshness import Freshness, freshness
-from eval.metrics.catalogue import METRICS
+from eval.metrics.catalogue import METRICS, OfGallery
 from eval.scores.file import ORACLE, left_out
 from eval.scores.reading import failed_cells, load_scores
 from eval.statistics import (
@@ -228,8 +228,10 @@ class Results:
         """Says what metrics that rank would be with galleries in random order."""
         said = []
         for metric in metrics:
-            rows = self.scores[(self.scores["metric"] == metric) & self.scores["chance"].notna()]
-            rows = rows[rows["sample"].notna()]
+            if not isinstance(METRICS[metric], OfGallery):
+                continue
+            # Of a method's images: the oracle's gallery is smaller by one.
+            rows = self.scores[(self.scores["metric"] == metric) & self.scores["sample"].notna()]
             subjects = rows.groupby("subject")["chance"].mean()
             for kind in kinds:
                 shown = [s for s in self.averaged(kind, metric) if s in subjects.index]

@@ -21,6 +21,7 @@ from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.corpus.gallery import stand_ins
 from pipeline.methods import Needs, check_methods, load_method, method_files
 from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
@@ -187,6 +188,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             composed=bool(grid.composed()),
             kid="kid" in scoring.metrics,
             concepts=list(grid.concepts),
+            stand_ins=stand_ins(grid),
             trials=[here(path) for name, path in trials(params).items() if name != profile],
             analyses=[
                 {

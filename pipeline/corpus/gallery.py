@@ -51,13 +51,28 @@ def _own(concept: str) -> Sequence[Path]:
     return _pictures(folder) if folder.is_dir() else load_concept(concept).images
 
 
+def stand_ins(grid: Grid) -> list[str]:
+    """The concepts whose targets are look-alikes of another one, which has no folder of them."""
+    asked = [name for name in grid.concepts if not _folder(name).is_dir()]
+    return [name for name in grid.concepts if any(name in _same_noun(one, grid) for one in asked)]
+
+
+def _same_noun(concept: str, grid: Grid) -> list[str]:
+    """The other concepts of its class noun."""
+    noun = grid.concepts[concept].class_noun
+    same = [name for name, about in grid.concepts.items() if about.class_noun == noun]
+    return [name for name in same if name != concept]
+
+
+def _folder(concept: str) -> Path:
+    return DATASETS / "concepts" / concept / "lookalikes"
+
+
 def _lookalikes(concept: str, grid: Grid) -> Mapping[str, Sequence[Path]]:
     """By individual."""
-    folder = DATASETS / "concepts" / concept / "lookalikes"
+    folder = _folder(concept)
     if not folder.is_dir():
-        noun = grid.concepts[concept].class_noun
-        others = [c for c, about in grid.concepts.items() if about.class_noun == noun]
-        return {name: load_concept(name).images for name in others if name != concept}
+        return {name: load_concept(name).images for name in _same_noun(concept, grid)}
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     for path in inside:
         if not path.is_dir():

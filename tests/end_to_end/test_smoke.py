@@ -195,8 +195,8 @@ def test_added_concept(clone: Clone) -> None:
         check=True,
     )
     ran = clone.repro()
-    fed = {f"{stage}@my_dog" for stage in ("retrieve", "shard", "generate", "oracle")}
-    fed |= {f"gallery@{name}" for name in ("cat", "chair", "my_dog")}
+    stages = ("retrieve", "shard", "gallery", "generate", "oracle")
+    fed = {f"{stage}@my_dog" for stage in stages}
     trained = set().union(*(cells(method, ("my_dog",)) for method in METHODS))
     assert ran == fed | trained | REPORT
     assert "my_dog" in "".join(
@@ -213,6 +213,7 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
     path.write_text(path.read_text(encoding="utf-8") + "queries: [nothing that anybody wrote]\n")
     ran = clone.repro()
     fed = {f"{stage}@my_cat" for stage in ("retrieve", "shard", "generate", "oracle")}
+    # The cat stands in as a look-alike of the new one, which has no folder of them.
     fed |= {f"gallery@{name}" for name in ("cat", "chair", "my_dog", "my_cat")}
     assert ran == fed | set().union(*(cells(method, ("my_cat",)) for method in METHODS)) | REPORT
     run = subprocess.run(

@@ -16,8 +16,8 @@ from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
 from pipeline.concepts.concept import load_concept
 from pipeline.concepts.shards import gallery_of
-from pipeline.corpus.gallery import make_gallery
-from pipeline.settings.profile import load_params
+from pipeline.corpus.gallery import make_gallery, stand_ins
+from pipeline.settings.profile import load_grid, load_params
 
 CAT = Path("datasets/concepts/cat")
 
@@ -79,6 +79,8 @@ def test_without_folders_targets_of_the_same_noun_are_there(bare: Path) -> None:
         grid["concepts"][name] = {"class_noun": "cat"}
     grid["compositions"], grid["triples"] = {}, {}
     yaml.dump(grid, bare / "grid.yaml")
+    alike = [name for name in load_grid().concepts if load_concept(name).class_noun == "cat"]
+    assert {*alike} <= {*stand_ins(load_grid())}  # each of another one
     make_gallery("cat", "toyland")
     found = gallery_of(load_params(), "cat")
     assert sources(found.own) == [path.as_posix() for path in load_concept("cat").images]
@@ -94,6 +96,7 @@ def test_without_folders_targets_of_the_same_noun_are_there(bare: Path) -> None:
     lonely = gallery_of(load_params(), "chair")
     if not (CAT.parent / "chair" / "lookalikes").is_dir():
         assert lonely.lookalikes() == 0
+    assert "chair" not in stand_ins(load_grid())
 
 
 def test_what_cannot_be_used_is_named(bare: Path) -> None:
