@@ -54,16 +54,19 @@ COLUMNS: dict[str, str] = {
 }
 
 
-def write_scores(folder: Path, protocol: str, rows: list[Sample], start: float) -> None:
+def write_scores(
+    folder: Path, method: str, subject: str, protocol: str, rows: list[Sample], start: float
+) -> None:
     """Writes the scores of a cell, and prints their means.
 
     Args:
         folder: of the cell.
+        method: of the cell,
+        subject: and what it is about.
         protocol: its name.
         rows: with the columns that they have of COLUMNS; the cell's own are added.
         start: `time.monotonic()` when measuring began.
     """
-    method, subject = folder.parts[-2:]
     path = folder / SCORES
     frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject

@@ -21,7 +21,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
 from pipeline.common.places import DEFAULT_PROFILE
-from pipeline.methods import check_methods
+from pipeline.methods import check_methods, training_seeds
 from pipeline.settings.external import is_external
 from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
@@ -46,6 +46,10 @@ Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
 Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
 Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of the training: one of `train.seeds`; the first of them if absent."),
+]
 RecordFailure = Annotated[
     bool,
     typer.Option(
@@ -106,7 +110,7 @@ def toyland_scorecard(
 
 @toyland.command("concepts")
 def toyland_concepts() -> None:
-    """Draw the ten personal concepts and the styles into datasets/concepts."""
+    """Draw the personal concepts, their look-alikes and the styles into datasets/concepts."""
     from pipeline.toyland.world.personal import main as draw_concepts
 
     draw_concepts()
@@ -205,52 +209,57 @@ def generate(
 def train(
     method: Method,
     subject: Subject,
+    seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Train the adapter of one cell."""
-    params = _check(profile, method=method, subject=subject)
+    params, seed = _check_cell(profile, method, subject, seed)
     from pipeline.train.stage import train_cell
 
-    cell = params.cell(method, subject)
+    cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "adapter.safetensors", cell / "cost.json"):
-        train_cell(method, subject, profile)
+        train_cell(method, subject, profile, seed)
 
 
 @app.command("sample")
 def sample(
     method: Method,
     subject: Subject,
+    seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Generate the images of one cell."""
-    params = _check(profile, method=method, subject=subject)
-    if is_external(method):
-        from pipeline.sample.external import take_cell as sample_cell
-    else:
-        from pipeline.sample.sampler import sample_cell
-
-    cell = params.cell(method, subject)
+    params, seed = _check_cell(profile, method, subject, seed)
+    cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "samples.tar"):
-        sample_cell(method, subject, profile)
+        if is_external(method):
+            from pipeline.sample.external import take_cell
+
+            take_cell(method, subject, profile)
+        else:
+            from pipeline.sample.sampler import sample_cell
+
+            sample_cell(method, subject, profile, seed)
 
 
 @app.command("score")
 def score(
     method: Method,
     subject: Subject,
+    seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Score the images of one cell."""
-    params = _check(profile, method=method, subject=subject)
+    params, seed = _check_cell(profile, method, subject, seed)
     from eval.scores.file import SCORES
     from eval.scores.stage import score_cell
 
-    cell = params.cell(method, subject)
+    cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / SCORES):
-        score_cell(method, subject, profile)
+        score_cell(method, subject, profile, seed)
 
 
 @app.command("oracle")
@@ -648,6 +657,31 @@ def _check(
         if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.bench.warm
             hub.constants.HF_HUB_OFFLINE = True
     return params
+
+
+def _check_cell(
+    profile: str, method: str, subject: str, seed: int | None
+) -> tuple[Params, int | None]:
+    """As `_check`, for the stages of a cell.
+
+    Returns:
+        The profile's parameters, and the seed of the training: None if nothing in it is random.
+
+    Raises:
+        BenchError: also a seed that the method is not trained with.
+    """
+    params, grid = _check(profile, method=method, subject=subject), load_grid(profile)
+    known = training_seeds(method, params, grid, len(grid.concepts_of(subject)))
+    if seed is None or not known:  # of what the method cannot learn, its stage says so
+        return params, next(iter(known), None)
+    if seed not in known:
+        said = ", ".join(str(one) for one in known if one is not None)
+        raise BenchError(
+            f"seed {seed} is unknown: {method} is trained with {said}"
+            if said
+            else f"seed {seed}: nothing in {method} is random: leave --seed out"
+        )
+    return params, seed
 
 
 def _check_root() -> None:

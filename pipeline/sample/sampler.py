@@ -99,8 +99,18 @@ def sample_all(
     return images
 
 
-def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
+def sample_cell(
+    method: str, subject: str, profile: str = DEFAULT_PROFILE, seed: int | None = None
+) -> Path:
     """Stage `sample`: all images of a cell, as one shard.
+
+    Their noise is the same whatever the seed of the training was.
+
+    Args:
+        method: of the profile's grid,
+        subject: and what it learned.
+        profile: the name of a profile.
+        seed: of the training; the main one if absent.
 
     Raises:
         BenchError: the adapter is missing or damaged, or does not fit the base.
@@ -111,7 +121,7 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     thing = load_subject(subject, profile)
     how = load_method(method, load_grid(profile)).how(thing, method)
     params.protocol.check_prompts(subject, thing.prompts)
-    folder = params.cell(method, subject)
+    folder = params.cell(method, subject, seed)
     adapter = load_adapter(folder / "adapter.safetensors")
     requests = cell_requests(
         params, thing, adapter.provenance.references, held_out_captions(params, thing)
@@ -119,7 +129,7 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     base = load_base(params.base)
     with how.open(base, adapter) as session, about(f"{method} on {subject}"):
         images = sample_all(base, requests, params.sampler(len(thing.concepts)), session)
-    path, whose = folder / "samples.tar", params.identity(method, subject)
+    path, whose = folder / "samples.tar", params.identity(method, subject, seed)
     write_tar(
         path,
         [

@@ -35,9 +35,15 @@ class Making(Context):
         sets: Sequence[TrainingSet] = (),
         parts: Sequence[Adapter] = (),
         captions: Sequence[str] = (),
+        seed: int | None = None,
     ) -> Making:
-        """As the method's needs for the subject say; the references are class nouns at first."""
-        target = provenance_of(base, method, subject, params.train.seed)
+        """As the method's needs for the subject say; the references are class nouns at first.
+
+        Args:
+            seed: of the training; the main one if absent.
+        """
+        seed = params.train.seeds[0] if seed is None else seed
+        target = provenance_of(base, method, subject, seed)
         return cls(base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions))
 
     def train(self, how: Trained, sets: Sequence[TrainingSet], first: int = 0) -> Adapter:
@@ -51,7 +57,7 @@ class Making(Context):
     ) -> list[Adapter]:
         """As `train`, but the adapters after so many steps each; see `loop.train_through`."""
         concepts = [part.concept for part in sets]
-        rows, ids = first_rows(self.base, how, concepts, first, self.params)
+        rows, ids = first_rows(self.base, how, concepts, first, self.params, self.provenance.seed)
         references = tuple(
             how.reference.format(token=t, noun=c.class_noun) for t, c in zip(rows, concepts)
         )
@@ -116,7 +122,12 @@ def provenance_of(base: Base, method: str, subject: Subject, seed: int) -> Prove
 
 
 def first_rows(
-    base: Base, method: Trained, concepts: Sequence[Concept], first: int, params: Params
+    base: Base,
+    method: Trained,
+    concepts: Sequence[Concept],
+    first: int,
+    params: Params,
+    seed: int,
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The rows [d] that the modifier tokens of these concepts start from, by token.
 
@@ -126,6 +137,8 @@ def first_rows(
 
     Args:
         first: the place of the first of these concepts in its subject.
+        params: have the rare tokens.
+        seed: of the training, for numbers that are drawn.
 
     Returns:
         The rows, and the ids of the tokens they were copied from (none if they were drawn).
@@ -145,9 +158,7 @@ def first_rows(
         token = modifier_token(place)
         if method.token == "normal":
             table = base.embedding_table()
-            generator = torch.Generator().manual_seed(
-                seed_of(params.train.seed, "token", concept.name)
-            )
+            generator = torch.Generator().manual_seed(seed_of(seed, "token", concept.name))
             drawn = torch.randn(table.shape[1], generator=generator)
             rows[token] = table.mean(0).cpu() + table.std(0).cpu() * drawn
             continue

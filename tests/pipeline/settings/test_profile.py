@@ -43,18 +43,40 @@ def test_copied_profile_with_the_name_of_the_old_one_is_refused(project: Path) -
         load_params("mine")
 
 
-def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
-    params, grid = load_params("toyland-full"), load_grid("toyland-full")
+def test_paper_profile_has_the_numbers_of_the_paper(project: Path) -> None:
+    params, grid = load_params("paper"), load_grid("paper")
     assert (len(grid.concepts), len(grid.compositions)) == (10, 5)
     sample = params.protocol.sample
     assert sample.single.images_per_prompt == sample.composition.images_per_prompt == 50
+
+
+def test_full_profile_has_many_concepts_of_which_pairs_share_none(project: Path) -> None:
+    grid, tuning = load_grid("toyland-full"), load_grid("toyland-tuning")
+    styles = {name for name, about in grid.concepts.items() if about.class_noun == "picture"}
+    things = set(grid.concepts) - styles
+    assert (len(things), len(styles), len(grid.compositions)) == (20, 3, 10)
+    for some, among in ((grid, things), (tuning, set(tuning.concepts))):
+        paired = [name for pair in some.compositions.values() for name in pair.concepts()]
+        assert sorted(paired) == sorted(among)  # each of them once
+    pairs = {frozenset(pair.concepts()) for pair in grid.compositions.values()}
+    assert len(grid.triples) == 2
+    for triple in grid.triples.values():
+        style, *two = triple.concepts()
+        assert style in styles and things >= set(two) and frozenset(two) not in pairs
+
+
+def test_concepts_for_tuning_are_in_no_other_profile_of_toyland(project: Path) -> None:
+    held_out = set(load_grid("toyland-tuning").concepts)
+    assert len(held_out) == 4
+    for profile in ("toyland", "toyland-full", "smoke"):
+        assert not held_out & set(load_grid(profile).concepts)
 
 
 def test_profiles_differ_in_size_alone(project: Path) -> None:
     default, full = load_params(), load_params("toyland-full")
     for section in ("base", "train", "score"):
         assert getattr(default, section) == getattr(full, section)
-    assert set(default.methods) == set(full.methods)
+    assert set(default.methods) <= set(full.methods)
     for name, method in default.methods.items():  # fewer steps may ask for another rate
         assert (method.steps or 0) <= (full.methods[name].steps or 0)
     assert default.protocol.score == full.protocol.score
@@ -75,6 +97,16 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("  eta: 0.0\n", "", "generate.eta"),
         ("  eta: 0.0\n", "  eta: 0.0\n  etta: 1.0\n", "generate.etta"),
         ("protocol: toyland-v2", "protocol: [1]", "protocol"),
+        ("seeds: [42]", "seeds: 42", "train.seeds"),
+        ("seeds: [42]", "seeds: []", "train.seeds"),
+        ("seeds: [42]", "seeds: [42, -1]", "train.seeds.1"),
+        ("seeds: [42]", "seeds: [42, 7, 42]", "train.seeds: 42 is there twice"),
+        ("    ridge:", "    seeds: 0\n    ridge:", "methods.custom_diffusion_merge.seeds"),
+        (
+            "    ridge:",
+            "    seeds: 2\n    ridge:",
+            "methods.custom_diffusion_merge.seeds: 2, but train.seeds has 1",
+        ),
     ],
 )
 def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
@@ -82,6 +114,19 @@ def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
     with pytest.raises(BenchError, match=rf"^params\.yaml: {field}: ") as error:
         load_params()
     assert "\n" not in str(error.value)
+
+
+def test_cells_of_further_trainings_lie_in_folders_of_their_own(project: Path) -> None:
+    edit(project / "params.yaml", "seeds: [42]", "seeds: [42, 7, 43]")
+    edit(project / "params.yaml", "    ridge:", "    seeds: 2\n    ridge:")
+    params = load_params()
+    assert params.seeds("dreambooth") == [42, 7, 43]
+    assert params.seeds("custom_diffusion_merge") == [42, 7]
+    folder = Path("runs/toyland/cells/dreambooth/cat")
+    found = [params.cell("dreambooth", "cat", seed) for seed in (None, 42, 7)]
+    assert found == [folder, folder, folder / "seed-7"]
+    assert params.identity("dreambooth", "cat", 42) == params.identity("dreambooth", "cat")
+    assert params.identity("dreambooth", "cat", 7)["training_seed"] == 7
 
 
 def test_not_yaml(project: Path) -> None:
