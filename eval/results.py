@@ -6,9 +6,8 @@ out.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from eval.freshness import Freshness, freshness
-from eval.metrics.catalogue import LEAST_CAPTIONS, METRICS
+from eval.metrics.catalogue import METRICS, OfGallery
 from eval.scores.file import ORACLE, left_out
 from eval.scores.reading import failed_cells, load_scores
 from eval.statistics import (
@@ -150,6 +149,10 @@ class Results:
             if name in asked and (kind == "single" or metric.per_image)
         ]
 
+    def headline(self, kind: str) -> list[str]:
+        """Those of them that tables of all methods show."""
+        return [name for name in self.metrics(kind) if METRICS[name].headline]
+
     def averaged(self, kind: str, metric: str) -> list[str]:
         """The subjects that the protocol's mean of a metric is over."""
         rules = self.protocol.score.leave_out
@@ -196,8 +199,6 @@ class Results:
         one, other = rows[first], rows[second]
         if one["prompt_index"].isna().all():
             difference = float(one["value"].iloc[0] - other["value"].iloc[0])
-            if math.isnan(difference):
-                return None
             # Without the same captions there is no way to pair, and so no error.
             a, b = (self.without_captions.get(key, {}) for key in (first, second))
             left_out = {label: a[label] - b[label] for label in a} if a.keys() == b.keys() else {}
@@ -209,16 +210,36 @@ class Results:
         labels = [self.templates.get((subject, int(i)), str(i)) for i in pairs.index]
         return clustered_stratum(pairs, labels)
 
-    def refused(self) -> list[str]:
-        """Says of which metrics and subjects there is no value as their captions are too few."""
+    def refused(self, subjects: Collection[str] | None = None) -> list[str]:
+        """Says of which metrics and subjects, all or these, there is no value, and why."""
         rows = self.scores[self.scores["value"].isna()]
-        return [
-            f"{METRICS[metric].title} of {words(subject)} is –, as it has only {count} distinct "
-            f"held-out captions of the {LEAST_CAPTIONS} it needs"
-            for metric, subject, count in rows[["metric", "subject", "clusters"]]
-            .drop_duplicates()
-            .itertuples(index=False)
-        ]
+        rows = rows if subjects is None else rows[rows["subject"].isin(subjects)]
+        said = []
+        cells = rows[["metric", "subject", "clusters"]].drop_duplicates()
+        for metric, subject, count in cells.itertuples(index=False):
+            least, what = METRICS[metric].least
+            said.append(
+                f"{METRICS[metric].title} of {words(subject)} is –, as it has only {count} {what} "
+                f"of the {least} it needs"
+            )
+        return said
+
+    def by_chance(self, kinds: Iterable[str], metrics: Iterable[str]) -> list[str]:
+        """Says what metrics that rank would be with galleries in random order."""
+        said = []
+        for metric in metrics:
+            if not isinstance(METRICS[metric], OfGallery):
+                continue
+            # Of a method's images: the oracle's gallery is smaller by one.
+            rows = self.scores[(self.scores["metric"] == metric) & self.scores["sample"].notna()]
+            subjects = rows.groupby("subject")["chance"].mean()
+            for kind in kinds:
+                shown = [s for s in self.averaged(kind, metric) if s in subjects.index]
+                if shown:
+                    about = METRICS[metric]
+                    value = f"{subjects[shown].mean():.{about.digits}f}"
+                    said.append(f"By chance {about.title} of {KINDS[kind]} is {value}")
+        return said
 
     def left_out(self) -> str:
         """Says which concepts of the grid means leave out; empty if none."""
@@ -278,8 +299,6 @@ def _estimates(by_metric: Rows) -> Estimates:
     for (method, subject, metric), rows in by_metric.items():
         if rows["prompt_index"].isna().all():
             value, error, n, clusters = rows.iloc[0][["value", "std_error", "n", "clusters"]]
-            if math.isnan(value):
-                continue
             estimate = Estimate(float(value), float(error), int(n), int(clusters))
         else:
             estimate = clustered_mean(rows["value"], rows["prompt_index"].astype(int))
@@ -306,7 +325,7 @@ def over_subjects(
 
 def _by_metric(scores: pd.DataFrame) -> dict[Key, pd.DataFrame]:
     """The rows of each method, subject and metric; those of an image with each target made one."""
-    scores = scores[~left_out(scores)]
+    scores = scores[~left_out(scores) & scores["value"].notna()]  # refused: no value
     targeted = scores["target"].notna() & scores["sample"].notna()
     image = ["protocol", "method", "subject", "metric", "extractor"]
     image += ["prompt_index", "prompt", "sample"]

@@ -190,6 +190,7 @@ def stages_of(profile: str) -> set[str]:
     names |= {f"analyse_{name}" for name in params.analyses}
     for concept in grid.concepts:
         names |= {f"{stage}@{concept}" for stage in ("retrieve", "shard", "generate", "oracle")}
+        names |= {f"gallery@{concept}"} if params.protocol.score.galleries else set()
     groups = (
         ("", grid.concepts, "single"),
         ("_composition", grid.compositions, "composition"),
@@ -361,7 +362,8 @@ def test_what_fails_blocks_nothing(project: Project) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_stages_about_a_concept_or_a_cell_record_their_failures(profile: str) -> None:
-    about = {"retrieve", "shard", "generate", "oracle", "train", "sample", "score", "analyse"}
+    about = {"retrieve", "shard", "gallery", "generate", "oracle", "train", "sample", "score"}
+    about |= {"analyse"}
     for stage in stages(profile):
         command = stage.cmd[-1] if isinstance(stage.cmd, list) else stage.cmd
         name = command.removeprefix("cd ../.. && ").split()[1]
@@ -369,14 +371,14 @@ def test_stages_about_a_concept_or_a_cell_record_their_failures(profile: str) ->
 
 
 def test_added_concept_runs_its_own_stages(project: Project) -> None:
-    add_concept("my_cat", [project.root / "datasets/concepts/cat/images"], "cat", profile="smoke")
+    add_concept("my_dog", [project.root / "datasets/concepts/dog/images"], "dog", profile="smoke")
     expected = {
         f"{prefix}{stage}"
-        for path, names in new_stages("my_cat", "smoke").items()
+        for path, names in new_stages("my_dog", "smoke").items()
         for prefix in [f"{path}:".removeprefix("profiles/smoke/").removeprefix("dvc.yaml:")]
         for stage in names
     }
-    assert len(expected) == 4 + 4 * 3
+    assert len(expected) == 5 + 4 * 3
     assert project.stale() == expected | LAST
 
 

@@ -7,13 +7,20 @@ scores, tables, charts, the page and the papers' numbers all ask here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy.typing as npt
 
 from eval.metrics import FloatArray, SetValue, Values
 from eval.metrics.fid import fid
+from eval.metrics.identity import (
+    Gallery,
+    average_precision,
+    average_precision_by_chance,
+    top1,
+    top1_by_chance,
+)
 from eval.metrics.image_alignment import image_alignment, leave_one_out
 from eval.metrics.kid import SCALE as KID_SCALE
 from eval.metrics.kid import kid, kid_by_caption
@@ -22,8 +29,10 @@ from eval.metrics.text_alignment import text_alignment
 # With fewer captions the value of a set is refused: images have in common what their caption asks
 # for, so that its error rests on captions, not on images.
 LEAST_CAPTIONS = 5
-# "distance": what the protocol's `kid_features` names.
-Encoder = Literal["clip", "dino", "distance"]
+# With fewer other individuals a gallery says little about who is meant.
+LEAST_LOOKALIKES = 4
+# "distance": what the protocol's `kid_features` names; "windows": CLIP, through windows.
+Encoder = Literal["clip", "dino", "distance", "windows"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Measured(Metric):
 
     encoder: Encoder
     per_image: ClassVar[bool] = True  # a value for each image, or one for all of a subject's
+    # What there have to be so many of for a value.
+    least: ClassVar[tuple[int, str]] = (0, "")
+    # Whether tables of all methods show it. One that says less of the same as another would widen
+    # them, and cost tests of the others their power.
+    headline: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,15 @@ class OfTargets(Measured):
 
 
 @dataclass(frozen=True)
+class OfGallery(Measured):
+    """Ranks a concept's own pictures and those of look-alikes by their likeness to each image."""
+
+    measure: Callable[[FloatArray, Gallery], Values]
+    by_chance: Callable[[int, int], float]  # of so many own pictures and others
+    least: ClassVar[tuple[int, str]] = (LEAST_LOOKALIKES, "look-alikes")
+
+
+@dataclass(frozen=True)
 class OfSets(Measured):
     """Compares all images of captions with held-out real images, each with its caption's label.
 
@@ -76,6 +99,7 @@ class OfSets(Measured):
     of_halves: Callable[[FloatArray, FloatArray, npt.ArrayLike], SetValue]
     scale: float  # what the distance is multiplied by
     per_image: ClassVar[bool] = False
+    least: ClassVar[tuple[int, str]] = (LEAST_CAPTIONS, "distinct held-out captions")
 
 
 # In the order of a table's columns. A protocol lists those that it measures.
@@ -88,6 +112,25 @@ METRICS: dict[str, Measured] = {
     ),
     "dino_image_alignment": OfTargets(
         "DINO image-alignment", "cosine", 3, True, "dino", image_alignment, leave_one_out
+    ),
+    "identity_map": OfGallery(
+        "identity mAP",
+        "mean average precision",
+        3,
+        True,
+        "windows",
+        average_precision,
+        average_precision_by_chance,
+    ),
+    "identity_top1": OfGallery(
+        "identity top-1",
+        "share of images",
+        3,
+        True,
+        "windows",
+        top1,
+        top1_by_chance,
+        headline=False,
     ),
     "kid": OfSets(
         "KID × 10³", "squared MMD × 10³", 2, False, "distance", kid, kid_by_caption, KID_SCALE

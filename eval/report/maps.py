@@ -49,7 +49,7 @@ def heat_maps(results: Results, kind: str) -> list[HeatMap]:
     The oracle is not in the competition: it is shown, and does not stretch the colours.
     """
     maps = []
-    for metric in results.metrics(kind):
+    for metric in results.headline(kind):
         subjects = subjects_of(results.grid, kind)
         found = {
             method: [_shown(results, method, subject, metric) for subject in subjects]

@@ -14,6 +14,7 @@ from eval.metrics.catalogue import METRICS
 from eval.papers.claims import Verdict, check_claims, comparison_text, interval_text
 from eval.papers.compare import comparable, compare, compared
 from eval.report.cost import trained_on
+from eval.report.disagreement import disagreement
 from eval.report.evidence import counted, read_evidence
 from eval.report.findings import answers
 from eval.report.grids import Sheet
@@ -113,6 +114,8 @@ def render(
         main_order=compare(results, params, "1").order,
         maps={kind: heat_maps(results, kind) for kind in kinds},
         subjects=subjects,
+        disagreement=disagreement(results, sheets, prompts),
+        sheets=sheets,
         findings=list(zip(*found)),
         verdicts={
             name: {v: sum(f.verdict is v for f in part) for v in Verdict}

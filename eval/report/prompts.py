@@ -108,8 +108,7 @@ def chooser(
                     {
                         "name": words(method),
                         "scores": [
-                            _by_column(results, method, subject, metric, sheet)
-                            for metric in metrics
+                            by_column(results, method, subject, metric, sheet) for metric in metrics
                         ],
                         # As text: a script's numbers would lose their last digits.
                         "seeds": [None if seed is None else str(seed) for seed in seeds],
@@ -122,7 +121,7 @@ def chooser(
     return text.replace("<", "\\u003c")
 
 
-def _by_column(
+def by_column(
     results: Results, method: str, subject: str, metric: str, sheet: Sheet
 ) -> list[float | None]:
     """The score of each picture of a sheet's row."""
@@ -150,7 +149,7 @@ def extremes(
         scored = [
             (value, column, row)
             for row, method in enumerate(sheet.methods, 1)
-            for column, value in enumerate(_by_column(results, method, subject, metric, sheet))
+            for column, value in enumerate(by_column(results, method, subject, metric, sheet))
             if value is not None
         ]
         ends = (max, min) if METRICS[metric].higher_is_better else (min, max)
@@ -166,8 +165,8 @@ def extremes(
 
 
 def of_images(results: Results, kind: str) -> list[str]:
-    """The metrics that each image has."""
-    return [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
+    """The headline metrics that each image has."""
+    return [metric for metric in results.headline(kind) if METRICS[metric].per_image]
 
 
 def _number(cell: Cell) -> float | None:

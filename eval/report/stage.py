@@ -136,7 +136,7 @@ def _summary(results: Results) -> dict[str, dict[str, float | None]]:
         method: {
             prefixes[kind] + metric.replace("_alignment", ""): _rounded(mean.mean)
             for kind in KINDS
-            for metric in results.metrics(kind)
+            for metric in results.headline(kind)
             if (mean := results.mean(method, kind, metric))
         }
         for method in results.grid.methods

@@ -25,7 +25,7 @@ def winners(results: Results, kind: str) -> list[Winner]:
     """By each metric the best of the methods that learn, if there are two."""
     found = []
     differences = tested(results, kind)
-    for metric in results.metrics(kind):
+    for metric in results.headline(kind):
         means = {
             method: mean
             for method in results.grid.methods

@@ -6,9 +6,11 @@ images there are, and of how many captions). The value of a set of too few capti
 a row for each caption follows, with the value without its images: it names the caption as
 `prompt`, but no `sample`. By these rows two methods are compared pairwise.
 
-Where images are compared with target images, `target` is the number of the subject's concept that
-these show, from 1: a row for each image and each concept of a composition. All tables are made of
-these rows.
+Where images are compared with a concept's images, `target` is the number of the subject's concept
+that these show, from 1: a row for each image and each concept of a composition. Where they are
+ranked by their likeness to an image, `chance` is what a random order has in expectation. If there
+are too few look-alikes to rank, there is one row of the set with an empty value, and `clusters` is
+how many there are. All tables are made of these rows.
 
 Each row says how many rows the file has, so that any row tells whether the file was cut off. It
 carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`, the scale
@@ -44,6 +46,7 @@ COLUMNS: dict[str, str] = {
     "std_error": "float64",
     "n": "Int64",
     "clusters": "Int64",
+    "chance": "float64",
     "extractor": "string",
     "scale": "float64",
     "text_rule": "string",

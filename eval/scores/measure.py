@@ -11,19 +11,23 @@ from eval.encoders.clip import clip_extractor, too_long
 from eval.encoders.dino import dino_extractor
 from eval.encoders.distance import distance_extractor, kernel_features
 from eval.encoders.extractor import Extractor
+from eval.encoders.windows import MIDDLE, by_window, windows_extractor
 from eval.metrics import FloatArray, SetValue, Values
 from eval.metrics.catalogue import (
     LEAST_CAPTIONS,
+    LEAST_LOOKALIKES,
     METRICS,
     Encoder,
     Measured,
+    OfGallery,
     OfPrompts,
     OfSets,
     OfTargets,
 )
+from eval.metrics.identity import Gallery, leave_one_out
 from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
-from pipeline.concepts.shards import Sample, image_of
+from pipeline.concepts.shards import Pictures, Sample, image_of
 from pipeline.settings.profile import Params
 
 M = TypeVar("M", bound=Measured)
@@ -48,6 +52,8 @@ class Measure:
                 encoders[encoder] = (
                     dino_extractor(params.score.dino)
                     if encoder == "dino"
+                    else windows_extractor(clip)
+                    if encoder == "windows"
                     else distance_extractor(params, clip)
                 )
             self.extractors[name] = encoders[encoder]
@@ -113,6 +119,51 @@ class Measure:
             for row in self._set_rows(name, metric.among_targets(self._see(name, targets)))
         ]
 
+    def gallery_rows(
+        self, samples: Sequence[Sample], prompts: Sequence[str], galleries: Sequence[Pictures]
+    ) -> list[Sample]:
+        """What is measured of each image and the galleries of the subject's concepts, in order.
+
+        If one of them has too few look-alikes, there is no value of the subject.
+        """
+        return [
+            row
+            for name, metric in self.asked(OfGallery).items()
+            for row in self._too_few(name, len(samples), galleries)
+            or [
+                row | {"target": number, "chance": _chance(metric, pictures)}
+                for number, pictures in enumerate(galleries, 1)
+                for row in self._rows(
+                    name,
+                    samples,
+                    prompts,
+                    metric.measure(
+                        by_window(self._see(name, samples)), self._gallery(name, pictures)
+                    ),
+                )
+            ]
+        ]
+
+    def own_picture_rows(self, pictures: Pictures) -> list[Sample]:
+        """The same of a concept's own pictures, each left out of the gallery, if there are two."""
+        rest = pictures._replace(own=pictures.own[1:])
+        return [
+            row
+            for name, metric in (self.asked(OfGallery) if rest.own else {}).items()
+            for row in self._too_few(name, len(pictures.own), [pictures])
+            or [
+                row | {"target": 1, "chance": _chance(metric, rest)}
+                for row in self._set_rows(
+                    name,
+                    leave_one_out(
+                        metric.measure,
+                        by_window(self._see(name, pictures.own)),
+                        self._gallery(name, pictures),
+                    ),
+                )
+            ]
+        ]
+
     def set_rows(
         self,
         reals: Sequence[Sample],
@@ -159,6 +210,16 @@ class Measure:
             rows += [row | {"scale": metric.scale} for row in self._set_rows(name, found)]
         return rows
 
+    def _too_few(self, name: str, n: int, galleries: Sequence[Pictures]) -> list[Sample]:
+        """The row that says no value, if one of the galleries has too few look-alikes."""
+        least = min(pictures.lookalikes() for pictures in galleries)
+        none = SetValue(math.nan, math.nan, n, least, {})
+        return self._set_rows(name, none) if least < LEAST_LOOKALIKES else []
+
+    def _gallery(self, name: str, pictures: Pictures) -> Gallery:
+        """The pictures' middles, where what they are of is."""
+        return Gallery(*(by_window(self._see(name, part))[:, MIDDLE] for part in pictures))
+
     def _kernel_features(self, name: str, samples: Sequence[Sample]) -> Features:
         return kernel_features(self.extractors[name], [image_of(s) for s in samples])
 
@@ -190,3 +251,7 @@ class Measure:
 
     def _definition(self, name: str) -> Sample:
         return {"extractor": self.extractors[name].identity, "scale": 1.0}
+
+
+def _chance(metric: OfGallery, pictures: Pictures) -> float:
+    return metric.by_chance(len(pictures.own), len(pictures.others))

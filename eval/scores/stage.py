@@ -7,13 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.metrics.catalogue import OfSets
+from eval.metrics.catalogue import OfGallery, OfSets
 from eval.scores.file import ORACLE, write_scores
 from eval.scores.measure import Measure
 from eval.scores.pictures import PICTURES, write_pictures
 from pipeline.common.errors import BenchError
 from pipeline.common.seeds import seed_of
-from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, targets_of
+from pipeline.concepts.shards import (
+    Sample,
+    gallery_of,
+    held_out_of,
+    one_line,
+    samples_of,
+    targets_of,
+)
 from pipeline.settings.profile import load_grid, load_params
 
 
@@ -21,8 +28,8 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
     """Scores the samples of a cell: `samples.tar` to `scores.csv`, and keeps the first pictures.
 
     Its metrics are those that the protocol lists. Text-alignment is measured with class nouns in
-    place of modifier tokens, image-alignment for each target concept by itself, KID and FID for
-    single concepts, between images of the captions of held-out real images and these.
+    place of modifier tokens, image-alignment and identity for each target concept by itself, KID
+    and FID for single concepts, between images of the captions of held-out real images and these.
 
     Args:
         method: of the profile's grid,
@@ -49,6 +56,9 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
     for number, concept in enumerate(concepts, 1):
         targets = targets_of(params, concept)
         rows += measure.target_rows(of_prompts, prompts, targets, number)
+    if measure.asked(OfGallery):
+        galleries = [gallery_of(params, concept) for concept in concepts]
+        rows += measure.gallery_rows(of_prompts, prompts, galleries)
     if of_captions and measure.asked(OfSets):
         (concept,) = concepts
         reals = held_out_of(params, concept)
@@ -68,8 +78,9 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
 def score_oracle(concept: str, profile: str) -> None:
     """Scores real images as if a method had made them, so that there is something to compare with.
 
-    Image-alignment is that of the target images with each other, text-alignment that of held-out
-    real images with their own captions, KID and FID those of two `halves` of the held-out images.
+    Image-alignment is that of the target images with each other, identity that of the gallery's own
+    pictures, text-alignment that of held-out real images with their own captions, KID and FID those
+    of two `halves` of the held-out images.
 
     Raises:
         BenchError: real images or the models that measure are missing or damaged.
@@ -88,6 +99,8 @@ def score_oracle(concept: str, profile: str) -> None:
         real["json"] |= {"prompt_index": distinct.index(caption), "sample": number}
     rows = measure.text_rows(reals, captions)
     rows += measure.among_target_rows(targets)
+    if measure.asked(OfGallery):
+        rows += measure.own_picture_rows(gallery_of(params, concept))
     rows += measure.half_rows(*halves(reals, np.random.default_rng(seed_of("halves", concept))))
     folder = params.record(ORACLE, concept)
     write_scores(folder, ORACLE, concept, params.protocol.name, rows, start)

@@ -39,7 +39,7 @@ from eval.tables.table import (
 def comparison(
     results: Results,
     methods: Sequence[str] | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] | None = None,
 ) -> Table:
     """Methods by metrics, single concepts and compositions side by side (the paper's Table 1).
 
@@ -49,10 +49,15 @@ def comparison(
     Args:
         results: what was scored.
         methods: the rows; the oracle and all of the grid if not given.
-        metrics: the columns, as far as the protocol has them.
+        metrics: the columns, as far as the protocol has them; the headline ones if not given.
     """
     grid, reference = results.grid, reference_method(results.grid)
-    shown = {kind: [m for m in results.metrics(kind) if m in metrics] for kind in results.kinds()}
+    shown = {
+        kind: results.headline(kind)
+        if metrics is None
+        else [m for m in results.metrics(kind) if m in metrics]
+        for kind in results.kinds()
+    }
     shown = {kind: names for kind, names in shown.items() if names}
     rows_of = list(methods or (ORACLE, *grid.methods))
     differences = {
@@ -114,6 +119,7 @@ def comparison(
             *results.fresh.notes(STALE, [*rows_of, reference], grid.subjects()),
             *results.fresh.unverified(),
             *results.refused(),
+            *(line for kind, names in shown.items() for line in results.by_chance([kind], names)),
             *_untested({kind: found.anywhere for (_, kind, _), found in differences.items()}),
             *([over_fewer + "; ".join(lacking)] if lacking else []),
         ),
@@ -144,8 +150,9 @@ def by_subject(results: Results, kind: str) -> Table:
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
     table = _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
-    refused = results.refused() if kind == "single" else []
-    return _credited(results, replace(table, notes=(*table.notes, *refused)), 1)
+    refused = results.refused(subjects_of(results.grid, kind))
+    chance = results.by_chance([kind], metrics)
+    return _credited(results, replace(table, notes=(*table.notes, *refused, *chance)), 1)
 
 
 def by_prompt(results: Results, subject: str) -> Table:
@@ -181,7 +188,7 @@ def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
         {
             (first, second, metric): difference
             for first, second in combinations(results.grid.methods, 2)
-            for metric in results.metrics(kind)
+            for metric in results.headline(kind)
             if (difference := results.difference(second, first, kind, metric))
         }
     )
@@ -189,7 +196,7 @@ def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
 
 def differences(results: Results, kind: str) -> Table:
     """Each pair of methods: the mean of their differences; see `tested`."""
-    metrics, found = results.metrics(kind), tested(results, kind)
+    metrics, found = results.headline(kind), tested(results, kind)
     pairs = list(dict.fromkeys((first, second) for first, second, _ in found))
     rows = [
         (f"{second} − {first}", *(found.get((first, second, metric)) for metric in metrics))
@@ -247,7 +254,8 @@ def _credited(results: Results, table: Table, column: int) -> Table:
         note = f"{words(method)} {EXTERNAL}: images by {results.external[method].credit()}"
         scored = {m for m in METRICS if results.scored(method, "single", m)}
         asked = results.metrics("single") if scored else []
-        if lacking := [m.upper() for m in asked if m not in scored]:
+        sets = [m for m in asked if not METRICS[m].per_image]
+        if lacking := [m.upper() for m in sets if m not in scored]:
             note += f"; no {' or '.join(lacking)}, as there are no images of captions"
         notes.append(note)
     return replace(table, marks={**table.marks, **marks}, notes=(*table.notes, *notes))

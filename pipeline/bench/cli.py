@@ -177,6 +177,20 @@ def shard(
         write_shard(concept, profile)
 
 
+@app.command("gallery")
+def gallery(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Collect a concept's own pictures and those of its look-alikes, for the identity metrics."""
+    params = _check(profile, concept=concept)
+    from pipeline.corpus.gallery import make_gallery
+
+    with _recorded(record_failure, params.runs() / "galleries" / f"{concept}.tar"):
+        make_gallery(concept, profile)
+
+
 @app.command("generate")
 def generate(
     concept: Concept,

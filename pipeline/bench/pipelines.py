@@ -21,6 +21,7 @@ from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
+from pipeline.corpus.gallery import stand_ins
 from pipeline.methods import Needs, check_methods, load_method, method_files, training_seeds
 from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
@@ -203,6 +204,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "protocol": here(protocol_path(params.protocol.name)),
         "main_seed": FIRST_SEED,
         "inception": local(params.score.inception) if _needs_inception(params) else None,
+        "galleries": scoring.galleries,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
     kinds = {name: _kinds(name, params, grid) for name in grid.methods}
@@ -222,6 +224,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             composed=bool(grid.composed()),
             kid="kid" in scoring.metrics,
             concepts=list(grid.concepts),
+            stand_ins=stand_ins(grid),
             trials=[here(path) for name, path in trials(params).items() if name != profile],
             analyses=[
                 {

@@ -32,7 +32,17 @@ from contextlib import suppress
 from pathlib import Path
 
 # The commands that are worth it.
-COMMANDS = {"retrieve", "generate", "shard", "train", "sample", "score", "oracle", "analyse"}
+COMMANDS = {
+    "retrieve",
+    "generate",
+    "shard",
+    "gallery",
+    "train",
+    "sample",
+    "score",
+    "oracle",
+    "analyse",
+}
 PRELOADED = {
     "torch": (),
     "diffusers": ("AutoencoderKL", "DDIMScheduler", "UNet2DConditionModel"),

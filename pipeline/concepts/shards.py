@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
@@ -11,6 +11,18 @@ from pipeline.common.places import repro_command_for
 from pipeline.settings.profile import IDENTITY, Params
 
 Sample = dict[str, Any]  # of a shard: "__key__", "png" or "jpg", "txt", "json"
+OWN = ""  # the individual that a gallery is about; look-alikes have names
+
+
+class Pictures(NamedTuple):
+    """The pictures of a concept's gallery."""
+
+    own: list[Sample]
+    others: list[Sample]  # of look-alikes
+
+    def lookalikes(self) -> int:
+        """How many other individuals there are."""
+        return len({sample["json"]["individual"] for sample in self.others})
 
 
 def targets_of(params: Params, concept: str) -> list[Sample]:
@@ -39,6 +51,17 @@ def held_out_of(params: Params, concept: str) -> list[Sample]:
     path = params.runs() / "regularization" / f"{concept}.tar"
     found = [s for s in read_tar(path) if s["json"]["part"] == "held_out"]
     return [sample | {"txt": one_line(sample["txt"])} for sample in found]
+
+
+def gallery_of(params: Params, concept: str) -> Pictures:
+    """What images of the concept are ranked against.
+
+    Raises:
+        BenchError: the gallery is missing or damaged.
+    """
+    samples = read_tar(params.runs() / "galleries" / f"{concept}.tar")
+    own = [sample for sample in samples if sample["json"]["individual"] == OWN]
+    return Pictures(own, [sample for sample in samples if sample["json"]["individual"] != OWN])
 
 
 def samples_of(

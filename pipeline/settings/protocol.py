@@ -18,7 +18,15 @@ from pipeline.common.errors import BenchError
 from pipeline.common.schema import Section, parse, read_yaml
 
 PROTOCOLS = Path("datasets") / "protocols"
-MetricName = Literal["text_alignment", "image_alignment", "dino_image_alignment", "kid", "fid"]
+MetricName = Literal[
+    "text_alignment",
+    "image_alignment",
+    "dino_image_alignment",
+    "identity_map",
+    "identity_top1",
+    "kid",
+    "fid",
+]
 
 
 class PromptSampling(Section):
@@ -61,6 +69,11 @@ class ProtocolScoring(Section):
     leave_out: dict[MetricName, list[str]] = Field(
         default_factory=dict, description="concepts that a metric's mean leaves out"
     )
+
+    @property
+    def galleries(self) -> bool:
+        """Whether a metric ranks a concept's own pictures and those of look-alikes."""
+        return not {"identity_map", "identity_top1"}.isdisjoint(self.metrics)
 
 
 class Protocol(Section):

@@ -5,6 +5,7 @@ The tests build on each other, in the order of the file.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from tests.clones import FOLDER, ROOT, Clone, make_clone
+from tests.eval.synthetic import draw_gallery
 from tests.watching import Watch
 
 METHODS = ("pretrained", "textual_inversion", "dreambooth", "custom_diffusion")
@@ -40,7 +42,10 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Watch:
 
 @pytest.fixture(scope="module")
 def clone(watch: Watch) -> Clone:
-    return replace(make_clone(watch.root), hooks=watch.folder)
+    made = make_clone(watch.root)
+    for name in ("cat", "chair"):
+        draw_gallery(name, datasets=made.root / "datasets")
+    return replace(made, hooks=watch.folder)
 
 
 def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
@@ -73,10 +78,13 @@ def test_fresh_clone(clone: Clone) -> None:
     start = time.perf_counter()
     ran = clone.repro()
     print(f"{len(ran)} stages in {time.perf_counter() - start:.0f} s")
-    assert len(ran) == 2 + 2 * 4 + 2 * 4 * 3 + 5 * 3 + len(REPORT)
+    assert len(ran) == 2 + 2 * 5 + 2 * 4 * 3 + 5 * 3 + len(REPORT)
     reports = clone.root / FOLDER / "reports"
     page = (reports / "index.html").read_text(encoding="utf-8")
+    with (reports / "tables" / "comparison.csv").open(encoding="utf-8") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
     for method in (*METHODS, "custom_diffusion_merge"):
+        assert 0 < float(rows[method]["compositions_identity_map"]) <= 1
         assert (reports / "methods" / f"{method}.json").is_file()
     for image in re.findall(r'src="([^":]+)"', page):
         assert (reports / image).is_file()
@@ -188,7 +196,8 @@ def test_added_concept(clone: Clone) -> None:
         check=True,
     )
     ran = clone.repro()
-    fed = {f"{stage}@my_dog" for stage in ("retrieve", "shard", "generate", "oracle")}
+    stages = ("retrieve", "shard", "gallery", "generate", "oracle")
+    fed = {f"{stage}@my_dog" for stage in stages}
     trained = set().union(*(cells(method, ("my_dog",)) for method in METHODS))
     assert ran == fed | trained | REPORT
     assert "my_dog" in "".join(
@@ -205,6 +214,8 @@ def test_concept_without_a_corpus_fails_alone(clone: Clone) -> None:
     path.write_text(path.read_text(encoding="utf-8") + "queries: [nothing that anybody wrote]\n")
     ran = clone.repro()
     fed = {f"{stage}@my_cat" for stage in ("retrieve", "shard", "generate", "oracle")}
+    # The cat stands in as a look-alike of the new one, which has no folder of them.
+    fed |= {f"gallery@{name}" for name in ("cat", "chair", "my_dog", "my_cat")}
     assert ran == fed | set().union(*(cells(method, ("my_cat",)) for method in METHODS)) | REPORT
     run = subprocess.run(
         ["bench", "table", "--profile", "smoke"],

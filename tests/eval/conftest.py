@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from eval.papers.claims import print_claims
 from eval.report.stage import write_report
 from eval.scores.stage import score_cell, score_oracle
-from tests.eval.synthetic import make_profile, make_samples, write_cost
+from pipeline.corpus.gallery import make_gallery
+from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.protocol import protocol_path
+from tests.eval.synthetic import draw_gallery, make_profile, make_samples, write_cost
 
+IDENTITY_METRICS = ["text_alignment", "image_alignment", "identity_map", "identity_top1", "kid"]
+Score = Callable[..., pd.DataFrame]
 METHODS = ["pretrained", "custom_diffusion", "custom_diffusion_merge"]
 
 
@@ -44,6 +52,28 @@ def profile(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(scored, tmp_path / "profile")
     monkeypatch.chdir(tmp_path / "profile")
     return tmp_path / "profile"
+
+
+@pytest.fixture
+def score(profile: Path) -> Score:
+    """Draws galleries of so many look-alikes, scores all cells anew, and reads one's scores."""
+
+    def run(method: str, subject: str, **lookalikes: int) -> pd.DataFrame:
+        path, yaml = protocol_path(load_params().protocol.name), YAML()
+        content = yaml.load(path)
+        content["score"]["metrics"] = IDENTITY_METRICS
+        yaml.dump(content, path)
+        for name, count in lookalikes.items():
+            draw_gallery(name, count)
+            make_gallery(name, "toyland")
+        for concept in load_grid().concepts:
+            score_oracle(concept, "toyland")
+        for cell in sorted(Path("runs/toyland").glob("cells/*/*/samples.tar")):
+            method_of, subject_of = cell.parts[-3:-1]
+            score_cell(method_of, subject_of, "toyland")
+        return pd.read_csv(Path("runs/toyland/cells") / method / subject / "scores.csv")
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,21 @@ def _write_reals(runs: Path, concept: Concept, count: int) -> None:
     write_tar(runs / "shards" / f"{concept.name}.tar", targets)
 
 
+def draw_gallery(name: str, lookalikes: int = 5, datasets: Path = Path("datasets")) -> None:
+    """Draws pictures that nothing was trained on of a concept, and of other individuals."""
+    rng = np.random.default_rng([11, zlib.crc32(name.encode())])
+    category = PERSONAL[name].category
+    others = {f"lookalikes/{i:02d}": random_thing(rng, category) for i in range(lookalikes)}
+    folder = datasets / "concepts" / name
+    for part in ("held_out", "lookalikes"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for part, thing in {"held_out": PERSONAL[name], **others}.items():
+        (folder / part).mkdir(parents=True)
+        for i in range(3):
+            scene = random_scene(rng, things=(thing,), size="normal", style="photo")
+            Image.fromarray(draw(scene)).save(folder / part / f"{i}.png")
+
+
 def write_cell(runs: Path, method: str, subject: Subject, reals: int, prompts: int | None) -> None:
     """Draws samples.tar of a cell."""
     samples = []

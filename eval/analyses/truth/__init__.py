@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from eval.analyses.analysis import Analysis, shards
-from pipeline.settings.profile import Grid
+from pipeline.settings.profile import Grid, Params
 
 
 class Parameters(Analysis):
@@ -25,3 +25,9 @@ class Parameters(Analysis):
     def reads(self, grid: Grid) -> list[str]:
         """See `Analysis`."""
         return shards(self.concepts or grid.concepts)
+
+    def deps(self, params: Params, grid: Grid) -> list[str]:
+        """See `Analysis`; with the galleries, if the protocol ranks them."""
+        galleries = shards(self.concepts or grid.concepts, "galleries")
+        found = [(params.runs() / path).as_posix() for path in galleries]
+        return super().deps(params, grid) + (found if params.protocol.score.galleries else [])

@@ -1,9 +1,10 @@
 """How well each metric ranks images whose content is known, as they are drawn from parameters.
 
-Three series of drawn images move away from something step by step, and a good metric follows:
+Four series of drawn images move away from something step by step, and a good metric follows:
 
 - *identity*: from the concept's own thing to another individual of its category, in one and the
   same scene. Proportions and colours change steadily, the pattern in the middle;
+- *pair*: the same with another thing beside it, as in a composition;
 - *prompt*: from all that a caption says (FACTS) to nothing of it, one fact at a time in an order
   that is drawn for each scene;
 - *class*: sets of images, from all of the concept's category to all of another one.
@@ -36,8 +37,11 @@ from eval.analyses.truth import Parameters
 from eval.encoders.dino import dino_extractor
 from eval.encoders.distance import distance_extractor, kernel_features
 from eval.encoders.extractor import Extractor
-from eval.metrics.catalogue import METRICS
+from eval.encoders.windows import MIDDLE, by_window, windows_extractor
+from eval.metrics import Values
+from eval.metrics.catalogue import LEAST_LOOKALIKES, METRICS, OfGallery
 from eval.metrics.fid import fid
+from eval.metrics.identity import Gallery
 from eval.metrics.image_alignment import image_alignment
 from eval.metrics.kid import kid
 from eval.statistics import interval, mean_over, rank_correlation
@@ -46,7 +50,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
-from pipeline.concepts.shards import image_of, targets_of
+from pipeline.concepts.shards import Sample, gallery_of, image_of, targets_of
 from pipeline.settings.profile import Params, load_grid, load_params, profile_folder
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
@@ -66,7 +70,7 @@ from pipeline.toyland.world.scenes import (
     COLOURS as BODY_COLOURS,
 )
 
-IDENTITY, PROMPT, CLASS = "identity", "prompt", "class"
+IDENTITY, PAIR, PROMPT, CLASS = "identity", "pair", "prompt", "class"
 FACTS = ("category", "colour", "background", "size", "style")
 ALL = "all"
 SHOWN = 3  # scenes on the sheet
@@ -94,10 +98,22 @@ def between(first: Thing, second: Thing, share: float) -> Thing:
 
 def identity_series(rng: np.random.Generator, thing: Thing, grades: int) -> list[Scene]:
     """A scene of the thing, and the same one with less and less of it: [grades]."""
-    scene = random_scene(rng, things=(thing,), size="normal", style="photo")
+    return _away(rng, random_scene(rng, things=(thing,), size="normal", style="photo"), grades)
+
+
+def pair_series(rng: np.random.Generator, thing: Thing, grades: int) -> list[Scene]:
+    """The same with a thing of another category beside it, which stays."""
+    noun = str(rng.choice([name for name in CATEGORIES if name != thing.category]))
+    both = thing, random_thing(rng, noun)
+    return _away(rng, random_scene(rng, things=both, size="normal", style="photo"), grades)
+
+
+def _away(rng: np.random.Generator, scene: Scene, grades: int) -> list[Scene]:
+    """The scene with less and less of its first thing, and more of another individual."""
+    thing, *beside = scene.things
     other = random_thing(rng, thing.category)
     steps = np.linspace(0, 1, grades)
-    return [replace(scene, things=(between(thing, other, float(step)),)) for step in steps]
+    return [replace(scene, things=(between(thing, other, float(s)), *beside)) for s in steps]
 
 
 def prompt_series(rng: np.random.Generator, thing: Thing) -> list[Scene]:
@@ -183,9 +199,10 @@ def measured(
         Columns subject, truth, scene (which series), distance (0 to 1), metric and value.
     """
     thing, asked = PERSONAL[concept], judge.params.protocol.score.metrics
-    series: dict[str, list[list[Scene]]] = {IDENTITY: [], PROMPT: []}
+    series: dict[str, list[list[Scene]]] = {IDENTITY: [], PAIR: [], PROMPT: []}
     for i in range(about.scenes):
         series[IDENTITY].append(identity_series(_rng(concept, IDENTITY, i), thing, about.grades))
+        series[PAIR].append(pair_series(_rng(concept, PAIR, i), thing, about.grades))
         series[PROMPT].append(prompt_series(_rng(concept, PROMPT, i), thing))
     parts = []
     for truth, found in series.items():
@@ -204,6 +221,8 @@ def measured(
         for metric, extract in likeness.items():
             near = image_alignment(extract(encoded), extract(targets))
             parts.append(index.assign(metric=metric, value=near))
+        for metric, ranked in _ranked(judge, concept, encoded).items():
+            parts.append(index.assign(metric=metric, value=ranked))
     if {"kid", "fid"} & set(asked):
         parts.append(_class_values(judge, concept, about).assign(subject=concept, truth=CLASS))
     return pd.concat(parts, ignore_index=True)
@@ -243,7 +262,7 @@ def chart(values: pd.DataFrame, table: pd.DataFrame) -> Figure:
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         for ax, panel in zip(axes, panels):
-            colour = COLOURS[(IDENTITY, PROMPT, CLASS).index(panel.truth)]
+            colour = COLOURS[(IDENTITY, PROMPT, CLASS, PAIR).index(panel.truth)]
             part = values[(values["truth"] == panel.truth) & (values["metric"] == panel.metric)]
             for _, one in part.groupby("subject", sort=False):
                 line = one.groupby("distance")["value"].mean()
@@ -305,6 +324,22 @@ def _likeness(judge: Judge, params: Params) -> dict[str, Extractor]:
     if "dino_image_alignment" in asked:
         found["dino_image_alignment"] = dino_extractor(params.score.dino)
     return found
+
+
+def _ranked(judge: Judge, concept: str, images: Sequence[bytes]) -> dict[str, Values]:
+    """The protocol's metrics that rank the concept's gallery, if it has look-alikes enough."""
+    names = judge.params.protocol.score.metrics
+    asked = {n: metric for n in names if isinstance(metric := METRICS[n], OfGallery)}
+    pictures = gallery_of(judge.params, concept) if asked else None
+    if pictures is None or pictures.lookalikes() < LEAST_LOOKALIKES:
+        return {}
+    extract = windows_extractor(judge.extract)
+
+    def middles(samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+        return by_window(extract([image_of(sample) for sample in samples]))[:, MIDDLE]
+
+    seen, gallery = by_window(extract(images)), Gallery(*map(middles, pictures))
+    return {name: metric.measure(seen, gallery) for name, metric in asked.items()}
 
 
 def _rng(*purpose: object) -> np.random.Generator:

@@ -23,6 +23,7 @@ from eval.analyses.truth.stage import (
     class_set,
     identity_series,
     measured,
+    pair_series,
     prompt_series,
     ranks,
 )
@@ -32,6 +33,7 @@ from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import BACKGROUNDS, Scene, full_caption, random_thing
 from tests.eval.analyses.conftest import Configure
+from tests.eval.conftest import Score
 
 PROJECT = Path(__file__).parents[3]
 CAT = PERSONAL["cat"]
@@ -60,6 +62,15 @@ def test_identity_series_show_the_concept_first_and_always_the_same_scene() -> N
     assert series[0].things == (CAT,)
     assert {replace(scene, things=()) for scene in series} == {replace(series[0], things=())}
     assert {scene.things[0].category for scene in series} == {"cat"}
+
+
+def test_pairs_keep_what_stands_beside_the_concept() -> None:
+    series = pair_series(rng(), CAT, 4)
+    assert series[0].things[0] == CAT
+    (beside,) = {scene.things[1] for scene in series}
+    assert beside.category != "cat"
+    assert {replace(scene, things=()) for scene in series} == {replace(series[0], things=())}
+    assert len({scene.things[0] for scene in series}) == 4
 
 
 def facts(scene: Scene) -> dict[str, str]:
@@ -120,6 +131,8 @@ def test_stage(configure: Configure) -> None:
     assert counts == {
         ("identity", "text_alignment"): 18,
         ("identity", "image_alignment"): 18,
+        ("pair", "text_alignment"): 18,
+        ("pair", "image_alignment"): 18,
         ("prompt", "text_alignment"): 36,
         ("prompt", "image_alignment"): 36,
         ("class", "kid"): 18,
@@ -157,6 +170,26 @@ def test_toylands_scorer_follows_the_truth(configure: Configure, profile: Path) 
     assert found["identity", "image_alignment", "cat"] > 0.7
     assert found["prompt", "text_alignment", "cat"] > 0.8
     assert found["class", "kid", "cat"] > 0.85
+
+
+def test_identity_of_toylands_scorer_follows_the_truth(
+    configure: Configure, profile: Path, score: Score
+) -> None:
+    """Alone and beside another thing: high for the concept, low for another individual."""
+    score("custom_diffusion", "cat", cat=8, chair=8)
+    configure(truth={"concepts": ["cat"]})
+    shutil.rmtree(profile / "models" / "scorer")
+    shutil.copytree(PROJECT / "models" / "toyland" / "scorer", profile / "models" / "scorer")
+    judge = Judge(load_params())
+    about = TruthParams(scenes=12, grades=5, sets=3, set_images=2)
+    values = measured(judge, {"image_alignment": judge.extract}, "cat", about)
+    found = ranks(values).set_index(["truth", "metric", "subject"])["rho"]
+    assert found["identity", "identity_map", "cat"] > 0.6
+    means = values.groupby(["truth", "metric", "distance"])["value"].mean()
+    for truth in ("identity", "pair"):
+        for metric in ("identity_map", "identity_top1"):
+            assert found[truth, metric, "cat"] > 0, (truth, metric)
+            assert means[truth, metric, 0.0] > means[truth, metric, 1.0] + 0.2, (truth, metric)
 
 
 def test_only_drawn_things_have_a_truth(configure: Configure) -> None:

@@ -7,7 +7,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from eval.metrics.catalogue import METRICS, OfPrompts, OfSets, OfTargets
+from eval.metrics.catalogue import METRICS, OfGallery, OfPrompts, OfSets, OfTargets
+from eval.metrics.identity import Gallery
 from pipeline.settings.protocol import MetricName
 
 
@@ -34,6 +35,8 @@ def test_the_better_images_have_the_better_value(name: str) -> None:
             found = metric.measure(images, asked, 2.5)
         elif isinstance(metric, OfTargets):
             found = metric.measure(images, asked)
+        elif isinstance(metric, OfGallery):
+            found = metric.measure(images[:, None], Gallery(asked, unit(rng, 12, other, 0.1)))
         else:
             assert isinstance(metric, OfSets)
             values.append(metric.measure(asked, images, range(12), range(12)).value)
