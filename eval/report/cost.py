@@ -12,7 +12,7 @@ from pipeline.settings.profile import Grid, Params
 
 
 def cost_table(params: Params, grid: Grid) -> Table:
-    """What a cell of each method takes to train and to store, the mean over its cells."""
+    """What a cell of each method takes to train and to store, the mean over all trainings."""
     shown = (
         ("seconds", "training, s", 1, 1.0),
         ("peak_bytes", "peak, GB", 2, 1e-9),
@@ -28,7 +28,8 @@ def cost_table(params: Params, grid: Grid) -> Table:
     for method in grid.methods:
         row: list[Cell] = [method]
         for kind in kinds:
-            folders = [params.cell(method, s) for s in subjects_of(grid, kind)]
+            cells = [params.cells(method, s) for s in subjects_of(grid, kind)]
+            folders = [folder for trainings in cells for folder in trainings.values()]
             costs = [cost for f in folders if (cost := read_cost(f / COST_FILE))]
             adapters = [f / "adapter.safetensors" for f in folders]
             sizes = [p.stat().st_size for p in adapters if p.is_file() and not failure_of(p)]
@@ -42,5 +43,6 @@ def cost_table(params: Params, grid: Grid) -> Table:
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
     """The machines that trained the cells, as far as they wrote it down."""
-    paths = [params.cell(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
+    cells = [params.cells(m, s) for m in grid.methods for s in grid.subjects()]
+    paths = [folder / COST_FILE for trainings in cells for folder in trainings.values()]
     return sorted({f"{cost.hardware} ({cost.device})" for p in paths if (cost := read_cost(p))})

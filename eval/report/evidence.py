@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.papers.claims import seeds_text
 from eval.results import KINDS, subjects_of
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import repro_command
 from pipeline.concepts.concept import load_subject
+from pipeline.methods import training_seeds
 from pipeline.settings.profile import (
     Grid,
     Params,
@@ -89,7 +91,19 @@ def _counts(params: Params, grid: Grid) -> list[str]:
                 f"{counted(len(subjects), noun)}, {asked} prompts each, "
                 f"{counted(plan.images_per_prompt, 'image')} a prompt"
             )
-    return [*said, "one training seed, so nothing is known about the luck of a training"]
+    return [*said, _seeds(params, grid)]
+
+
+def _seeds(params: Params, grid: Grid) -> str:
+    """With how many seeds the methods in which anything is random were trained."""
+    sizes = {len(grid.concepts_of(subject)) for subject in grid.subjects()}
+    found = [training_seeds(method, params, grid, n) for method in grid.methods for n in sizes]
+    counts = {len(seeds) for seeds in found if seeds and None not in seeds}
+    most = max(counts, default=1)
+    if most == 1:
+        return f"{seeds_text(most)}, so nothing is known about the luck of a training"
+    said = f"{min(counts)} to {seeds_text(most)}" if len(counts) > 1 else seeds_text(most)
+    return f"{said}, so that the luck of a training is known"
 
 
 def counted(count: int, noun: str) -> str:

@@ -2,7 +2,8 @@
 
 Each answer follows from tests that stand in the report's tables, and says "undecided" where none
 decides. A test is for *these subjects* (would other prompts show the same?) or for *others* (would
-other concepts?), and counts as decided at p ≤ 5 % after Holm's correction for its table.
+other concepts?), and counts as decided at p ≤ 5 % after Holm's correction for its table. Where
+cells are trained with several seeds, it is told what is decided for *other trainings*.
 """
 
 from __future__ import annotations
@@ -201,15 +202,17 @@ def composing(evidence: Evidence) -> str:
 def sureness(evidence: Evidence) -> str:
     """On how much it rests, and how many of the paper's findings are decided."""
     said = [f"{_sentence('; '.join(evidence.basis))}"] if evidence.basis else []
-    here, others = (
+    here, others, trainings = (
         Counter(row.get(column, "") for row in evidence.claims.values())
-        for column in ("verdict_here", "verdict")
+        for column in ("verdict_here", "verdict", "verdict_trainings")
     )
     if tested := sum(others[verdict.value] for verdict in VERDICTS):
         said.append(
             f"Of {tested} comparisons of the paper that these scores can test, {_verdicts(here)} "
             f"for these subjects, and {_verdicts(others)} for others"
         )
+        if any(trainings[verdict.value] for verdict in VERDICTS):
+            said[-1] += f"; {_verdicts(trainings)} for other trainings on these subjects"
     return ". ".join(said) + "." if said else "Nothing is known about it."
 
 

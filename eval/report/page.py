@@ -116,7 +116,8 @@ def render(
         findings=list(zip(*found)),
         verdicts={
             name: {v: sum(f.verdict is v for f in part) for v in Verdict}
-            for name, part in (("anywhere", found.anywhere), ("here", found.here))
+            for name, part in found._asdict().items()
+            if name != "stale"
         },
         not_run=[finding for finding in found.anywhere if finding.verdict is Verdict.NOT_RUN],
         not_made=[finding for finding in found.anywhere if finding.verdict is Verdict.FAILED],

@@ -126,7 +126,7 @@ def _by_column(
     results: Results, method: str, subject: str, metric: str, sheet: Sheet
 ) -> list[float | None]:
     """The score of each picture of a sheet's row."""
-    rows = results.by_metric.get((method, subject, metric))
+    rows = results.pictured.get((method, subject, metric))
     if rows is None:
         return [None] * len(sheet.pictures())
     known = {

@@ -84,7 +84,7 @@ def write_report(profile: str) -> None:
             sheets[name] = sheet(subject, shown, min(PIXELS, PAGE_PIXELS / len(rows)))
             write_image(sheets[name].image, sprites / f"{name}.jpg")
             write_image(grid_of(subject, shown), grids / f"{name}.jpg")
-    missing = missing_cells(profile, results.scores)
+    missing = missing_cells(profile)
     with atomic(folder / "index.html") as temporary:
         page = render(params, results, tables, sheets, missing)
         temporary.write_text(page, encoding="utf-8")
@@ -93,7 +93,7 @@ def write_report(profile: str) -> None:
     if missing:
         print(not_run(missing))
     print("".join(f"{line}\n" for line in could_not_be_made(results.failed)), end="")
-    cells = len(results.scores[["method", "subject"]].drop_duplicates())
+    cells = len(results.scores[["method", "subject", "seed"]].drop_duplicates())
     seconds = time.monotonic() - start
     print(
         f"reported {cells} cells in {seconds:.1f} s -> {folder / 'index.html'}, {folder / 'tables'}"

@@ -59,7 +59,7 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
                 f"images of {concept!r}: sample again"
             )
         rows += measure.set_rows(reals, known, of_captions, captions)
-    write_scores(folder, method, subject, params.protocol.name, rows, start)
+    write_scores(folder, method, subject, seed, params.protocol.name, rows, start)
 
 
 def score_oracle(concept: str, profile: str) -> None:
@@ -87,7 +87,7 @@ def score_oracle(concept: str, profile: str) -> None:
     rows += measure.among_target_rows(targets)
     rows += measure.half_rows(*halves(reals, np.random.default_rng(seed_of("halves", concept))))
     folder = params.cell(ORACLE, concept)
-    write_scores(folder, ORACLE, concept, params.protocol.name, rows, start)
+    write_scores(folder, ORACLE, concept, None, params.protocol.name, rows, start)
 
 
 def halves(

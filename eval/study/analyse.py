@@ -18,7 +18,7 @@ import pandas as pd
 
 from eval.results import KINDS as SUBJECTS
 from eval.results import subjects_of
-from eval.scores.reading import load_scores
+from eval.scores.reading import load_scores, main_training
 from eval.statistics import Estimate, holm, two_way_mean
 from eval.study.build import questionnaire_folder
 from eval.study.measures import (
@@ -370,7 +370,7 @@ def _with_metrics(answers: pd.DataFrame, params: Params, profile: str) -> pd.Dat
     if not (folder / "questionnaire.json").is_file():
         return answers.assign(present=False)
     present = answers["question"].isin(list(load_questionnaire(folder).by_name()))
-    scores = load_scores(profile)
+    scores = main_training(load_scores(profile))
     scores = scores[scores["sample"].notna()]
     place = ["subject", "prompt_index", "sample"]
     means = scores.groupby(["metric", "method", *place])["value"].mean()

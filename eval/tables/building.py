@@ -22,6 +22,7 @@ from eval.statistics import Estimate, holm, p_value
 from eval.style import words
 from eval.tables.gaps import counted
 from eval.tables.table import (
+    AGAIN,
     ANYWHERE,
     EXTERNAL,
     FEWER,
@@ -63,7 +64,7 @@ def comparison(
         for name in names
         if (found := results.difference(method, reference, kind, name))
     }
-    compared = _corrected(differences)
+    compared = _corrected(differences, results.trainings)
     columns = [Column("method", "method")]
     for kind, names in shown.items():
         columns += [metric_column(name, f"{kind}_{name}", KINDS[kind]) for name in names]
@@ -98,7 +99,8 @@ def comparison(
     if compared:
         caption += (
             f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
-            f"prompts, {' or '.join(HERE)} for these subjects only, {_correction(len(compared))}"
+            f"prompts, {' or '.join(HERE)} for these subjects only{_repeated(results)}, "
+            f"{_correction(len(compared))}"
         )
     lacking = [
         f"{words(method)} lacks {', '.join(map(words, subjects))} ({KINDS[kind]})"
@@ -183,7 +185,8 @@ def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
             for first, second in combinations(results.grid.methods, 2)
             for metric in results.metrics(kind)
             if (difference := results.difference(second, first, kind, metric))
-        }
+        },
+        results.trainings,
     )
 
 
@@ -201,7 +204,7 @@ def differences(results: Results, kind: str) -> Table:
     caption = (
         f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error; "
         f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
-        f"these subjects only, {_correction(len(found))}"
+        f"these subjects only{_repeated(results)}, {_correction(len(found))}"
     )
     table = _marked(results, Table(caption, columns, tuple(rows)), cells)
     untested = _untested({kind: next(iter(found.values())).estimate} if found else {})
@@ -257,16 +260,30 @@ def _correction(count: int) -> str:
     return f"p ≤ {SIGNIFICANT:g} after Holm's correction for {count} comparisons"
 
 
+def _repeated(results: Results) -> str:
+    """Says what AGAIN means, if trainings are repeated."""
+    if results.trainings < 2:
+        return ""
+    return f", {AGAIN} for other trainings on these subjects, too"
+
+
 def _corrected(
-    found: Mapping[tuple[str, str, str], Differences],
+    found: Mapping[tuple[str, str, str], Differences], trainings: int
 ) -> dict[tuple[str, str, str], Compared]:
-    """Differences with their p-values, corrected for all of them; keys end with the metric."""
-    p, p_here = (
-        holm(np.array([p_value(two[i]) for two in found.values()])).tolist() for i in (0, 1)
+    """Differences with their p-values, corrected for all of them; keys end with the metric.
+
+    With more than one of `trainings` there is a p-value for other ones, too.
+    """
+    p, p_here, p_trainings = (
+        holm(np.array([p_value(each[i]) for each in found.values()])).tolist() for i in range(3)
     )
     return {
         key: Compared(
-            two.anywhere, *both, better=(two.here.mean > 0) == METRICS[key[2]].higher_is_better
+            each.anywhere,
+            p[i],
+            p_here[i],
+            (each.here.mean > 0) == METRICS[key[2]].higher_is_better,
+            p_trainings[i] if trainings > 1 else None,
         )
-        for (key, two), both in zip(found.items(), zip(p, p_here))
+        for i, (key, each) in enumerate(found.items())
     }
