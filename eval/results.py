@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -36,12 +36,19 @@ from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
+from pipeline.concepts.concept import styles_of
 from pipeline.settings.external import External, is_external, load_external
 from pipeline.settings.profile import Grid, load_grid, load_params
 from pipeline.settings.protocol import Protocol
 
-# The groups of subjects; KID and FID need real images of what was asked for, so of one concept.
-KINDS: dict[str, str] = {"single": "single concepts", "compositions": "compositions"}
+# The groups of subjects. KID and FID need real images of what was asked for, so of one concept.
+# Styles, alone or composed with anything, are apart: what is hard for a style is not for a thing,
+# and a few of them would turn a mean over things.
+KINDS: dict[str, str] = {
+    "single": "single concepts",
+    "styles": "styles",
+    "compositions": "compositions",
+}
 Key = tuple[str, str, str]  # method, subject and metric
 Rows = Mapping[Key, pd.DataFrame]
 Estimates = dict[Key, Estimate]
@@ -79,6 +86,7 @@ class Results:
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
     # What made the images, by method, if that was not this project.
     external: Mapping[str, External] = field(default_factory=dict)
+    styles: Collection[str] = ()  # the concepts that are styles
 
     def heading(self) -> str:
         """What stands above every table that is printed."""
@@ -190,7 +198,15 @@ class Results:
 
     def kinds(self) -> list[str]:
         """Those of KINDS that the grid has subjects of."""
-        return [kind for kind in KINDS if subjects_of(self.grid, kind)]
+        return [kind for kind in KINDS if self.subjects(kind)]
+
+    def subjects(self, kind: str) -> list[str]:
+        """The grid's subjects of a kind; see `subjects_of`."""
+        return subjects_of(self.grid, kind, self.styles)
+
+    def kind_of(self, subject: str) -> str:
+        """The kind of a subject of the grid."""
+        return next(kind for kind in KINDS if subject in self.subjects(kind))
 
     def metrics(self, kind: str) -> list[str]:
         """What the protocol measures of a kind of subjects."""
@@ -198,14 +214,14 @@ class Results:
         return [
             name
             for name, metric in METRICS.items()
-            if name in asked and (kind == "single" or metric.per_image)
+            if name in asked and (kind != "compositions" or metric.per_image)
         ]
 
     def averaged(self, kind: str, metric: str) -> list[str]:
         """The subjects that the protocol's mean of a metric is over."""
         rules = self.protocol.score.leave_out
         left_out = {c for name, concepts in rules.items() if name == metric for c in concepts}
-        return [subject for subject in subjects_of(self.grid, kind) if subject not in left_out]
+        return [subject for subject in self.subjects(kind) if subject not in left_out]
 
     def mean(self, method: str, kind: str, metric: str) -> Estimate | None:
         """The mean over subjects; see `over_subjects`."""
@@ -213,7 +229,7 @@ class Results:
 
     def failures(self, method: str, kind: str) -> list[Failure]:
         """Why subjects of a kind have no scores though the method was run on them."""
-        subjects = subjects_of(self.grid, kind)
+        subjects = self.subjects(kind)
         return [self.failed[key] for s in subjects if (key := (method, s)) in self.failed]
 
     def difference(
@@ -319,12 +335,25 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
         freshness(profile, scores),
         failed,
         {method: load_external(method) for method in filter(is_external, grid.methods)},
+        styles_of(grid),
     )
 
 
-def subjects_of(grid: Grid, kind: str) -> list[str]:
-    """The grid's concepts or its compositions."""
-    return list(grid.concepts if kind == "single" else grid.composed())
+def subjects_of(grid: Grid, kind: str, styles: Collection[str] = ()) -> list[str]:
+    """The grid's subjects of a kind: things, compositions of them, or what a style has a part in.
+
+    Args:
+        grid: has them.
+        kind: one of KINDS.
+        styles: the concepts that are styles; see `pipeline.concepts.concept.styles_of`.
+    """
+
+    def of(subject: str) -> str:
+        if not set(styles).isdisjoint(grid.concepts_of(subject)):
+            return "styles"
+        return "single" if subject in grid.concepts else "compositions"
+
+    return [subject for subject in grid.subjects() if of(subject) == kind]
 
 
 def reference_method(grid: Grid) -> str:

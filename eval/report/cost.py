@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from eval.analyses.cost.file import COST_FILE, read_cost
-from eval.results import KINDS, subjects_of
+from eval.results import KINDS, Results
 from eval.tables.table import Cell, Column, Table
 from pipeline.common.failures import failure_of
 from pipeline.settings.profile import Grid, Params
 
 
-def cost_table(params: Params, grid: Grid) -> Table:
+def cost_table(params: Params, results: Results) -> Table:
     """What a cell of each method takes to train and to store, the mean over all trainings."""
     shown = (
         ("seconds", "training, s", 1, 1.0),
@@ -19,16 +19,16 @@ def cost_table(params: Params, grid: Grid) -> Table:
         ("parameters", "trains, millions", 3, 1e-6),
         ("bytes", "stored, MB", 3, 1e-6),
     )
-    kinds = [kind for kind in KINDS if subjects_of(grid, kind)]
+    kinds = results.kinds()
     columns = [Column("method", "method")]
     columns += [
         Column(f"{k}_{key}", title, KINDS[k], d) for k in kinds for key, title, d, _ in shown
     ]
     rows: list[tuple[Cell, ...]] = []
-    for method in grid.methods:
+    for method in results.grid.methods:
         row: list[Cell] = [method]
         for kind in kinds:
-            cells = [params.cells(method, s) for s in subjects_of(grid, kind)]
+            cells = [params.cells(method, s) for s in results.subjects(kind)]
             folders = [folder for trainings in cells for folder in trainings.values()]
             costs = [cost for f in folders if (cost := read_cost(f / COST_FILE))]
             adapters = [f / "adapter.safetensors" for f in folders]

@@ -1,4 +1,4 @@
-"""What was found, in five plain answers: the first thing a report says.
+"""What was found, in a few plain answers: the first thing a report says.
 
 Each answer follows from tests that stand in the report's tables, and says "undecided" where none
 decides. A test is for *these subjects* (would other prompts show the same?) or for *others* (would
@@ -48,6 +48,7 @@ def answers(evidence: Evidence) -> list[Answer]:
         Answer("Who follows the prompt?", single(evidence, "text_alignment")),
         Answer("Who forgets?", drift(evidence)),
         Answer("What does composing cost?", composing(evidence)),
+        *([Answer("Who learns styles?", styles(evidence))] if _has_styles(evidence) else []),
         Answer("How sure is this?", sureness(evidence)),
     ]
 
@@ -197,6 +198,21 @@ def composing(evidence: Evidence) -> str:
         best(evidence, "compositions", name) for name in ("image_alignment", "text_alignment")
     )
     return f"{cost}Nearest in compositions? {nearest} Following the prompt there? {follows}"
+
+
+def _has_styles(evidence: Evidence) -> bool:
+    return any("styles_subjects" in row for row in evidence.comparison.values())
+
+
+def styles(evidence: Evidence) -> str:
+    """Which method is best at styles, alone or composed; the other answers leave them out."""
+    nearest, follows = (
+        best(evidence, "styles", name) for name in ("image_alignment", "text_alignment")
+    )
+    return (
+        f"Styles, alone or composed, are in no other answer. Nearest? {nearest} Following the "
+        f"prompt? {follows}"
+    )
 
 
 def sureness(evidence: Evidence) -> str:

@@ -43,6 +43,7 @@ from eval.tables.rendering import FORMATS, texts_of
 from eval.tables.table import Cell, Column, Table
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import styles_of
 from pipeline.settings.profile import Grid, Params, load_grid, load_params
 from pipeline.settings.study import StudyParams
 
@@ -132,7 +133,7 @@ def preferences(
         purpose = ("study amt", study.seed, part.kind, part.subjects, first, second)
         amt = amt_error(own["win"], own["rater"], _rng(*purpose))
         same = (everyone["kind"] == part.kind) & everyone["subject"].isin(
-            subjects_of(grid, part.subjects)
+            subjects_of(grid, part.subjects, styles_of(grid))
         )
         same &= (everyone["first"] == first) & (everyone["second"] == second)
         rows.append(
@@ -345,11 +346,11 @@ def analysed(responses: pd.DataFrame, grid: Grid, study: StudyParams) -> pd.Data
 
 
 def _parts(answers: pd.DataFrame, grid: Grid) -> Iterator[Part]:
+    styles = styles_of(grid)
     for kind in KINDS:
         for subjects in SUBJECTS:
-            own = answers[
-                (answers["kind"] == kind) & answers["subject"].isin(subjects_of(grid, subjects))
-            ]
+            about = answers["subject"].isin(subjects_of(grid, subjects, styles))
+            own = answers[(answers["kind"] == kind) & about]
             if len(own):
                 yield Part(kind, subjects, own)
 

@@ -128,7 +128,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
     }
     duels = choose_duels(there, grid, study)
     # A style is in the pictures of many things, which no class noun describes.
-    nouns = [concept for name in grid.concepts if not (concept := load_concept(name)).queries]
+    nouns = [concept for name in grid.concepts if not (concept := load_concept(name)).is_style]
     candidates = choose_candidates(there, grid, nouns, duels, _scores(profile), study)
     shown, images = _read_images(params, duels, candidates)
     same = {d for d in duels if shown.images[d.first, d.trial] == shown.images[d.second, d.trial]}

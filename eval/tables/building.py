@@ -15,7 +15,6 @@ from eval.results import (
     Differences,
     Results,
     reference_method,
-    subjects_of,
 )
 from eval.scores.file import ORACLE
 from eval.statistics import Estimate, holm, p_value
@@ -90,7 +89,7 @@ def comparison(
                     marks[len(rows), len(row)] = mark
                 mean, test = results.mean(method, kind, name), compared.get((method, kind, name))
                 row.append(test._replace(estimate=mean) if mean and test else mean or gap)
-            subjects = subjects_of(grid, kind)
+            subjects = results.subjects(kind)
             scored = {s for m, s, _ in results.found if m == method}.intersection(subjects)
             said = [f"{len(scored)}/{len(subjects)}", *counted(failures)]
             row.append(", ".join(said) if scored or failures else None)
@@ -138,7 +137,7 @@ def by_subject(results: Results, kind: str) -> Table:
                 for metric in metrics
             ),
         )
-        for subject in subjects_of(results.grid, kind)
+        for subject in results.subjects(kind)
         for method in (ORACLE, *results.grid.methods)
         if (method, subject) in results.failed
         or any((method, subject, metric) in results.found for metric in metrics)
@@ -152,7 +151,7 @@ def by_subject(results: Results, kind: str) -> Table:
 
 def by_prompt(results: Results, subject: str) -> Table:
     """Every prompt of a subject: the mean over samples of what is measured image by image."""
-    kind = "single" if subject in results.grid.concepts else "compositions"
+    kind = results.kind_of(subject)
     columns = [Column("subject", "subject"), Column("prompt_index", "number")]
     columns += [Column("prompt", "prompt"), Column("method", "method")]
     metrics = [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
@@ -198,7 +197,7 @@ def differences(results: Results, kind: str) -> Table:
         (f"{second} − {first}", *(found.get((first, second, metric)) for metric in metrics))
         for first, second in pairs
     ]
-    subjects = subjects_of(results.grid, kind)
+    subjects = results.subjects(kind)
     cells = [[(method, subject) for method in pair for subject in subjects] for pair in pairs]
     columns = (Column("difference", "difference"), *map(metric_column, metrics))
     caption = (
