@@ -42,7 +42,8 @@ def cost_table(params: Params, results: Results) -> Table:
 
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
-    """The machines that trained the cells, as far as they wrote it down."""
+    """The machines that trained the cells and how they computed, as far as they wrote it down."""
     cells = [params.cells(m, s) for m in grid.methods for s in grid.subjects()]
     paths = [folder / COST_FILE for trainings in cells for folder in trainings.values()]
-    return sorted({f"{cost.hardware} ({cost.device})" for p in paths if (cost := read_cost(p))})
+    costs = [cost for path in paths if (cost := read_cost(path))]
+    return sorted({f"{cost.hardware} ({cost.device}, {cost.arithmetic})" for cost in costs})

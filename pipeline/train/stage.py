@@ -16,7 +16,7 @@ from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Needs, load_method
 from pipeline.models.adapter import Adapter, save_adapter
-from pipeline.models.base import load_base
+from pipeline.models.base import Base, load_base
 from pipeline.settings.profile import MethodParams, load_grid, load_params
 from pipeline.train.inputs import load_parts, load_training_sets, regularization_captions
 from pipeline.train.making import Making
@@ -54,7 +54,7 @@ def train_cell(
     path = params.cell(method, subject, seed) / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started
-    write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base.device))
+    write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base))
     print(
         f"train: {method} on {subject}, {adapter.provenance.steps} steps, "
         f"{adapter.parameters():,} numbers, {path.stat().st_size / 1e6:.2f} MB in {seconds:.1f} s "
@@ -63,11 +63,9 @@ def train_cell(
     return path
 
 
-def cost(
-    adapter: Adapter, path: Path, seconds: float, device: torch.device
-) -> dict[str, int | float | str]:
+def cost(adapter: Adapter, path: Path, seconds: float, base: Base) -> dict[str, int | float | str]:
     """What an adapter cost: time, memory, size. Memory is the GPU's, or that of the process."""
-    if device.type == "cuda":
+    if base.device.type == "cuda":
         peak, hardware = torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
     else:
         # Kilobytes, except on macOS.
@@ -79,7 +77,8 @@ def cost(
         "peak_bytes": peak,
         "parameters": adapter.parameters(),
         "bytes": path.stat().st_size,
-        "device": device.type,
+        "device": base.device.type,
+        "arithmetic": str(base.dtype).removeprefix("torch."),
         "hardware": hardware,
     }
 
