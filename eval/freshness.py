@@ -77,10 +77,12 @@ def freshness(profile: str, scores: pd.DataFrame) -> Freshness:
     stale: dict[Cell, str] = {}
     for method, subject, protocol in zip(cells["method"], cells["subject"], cells["protocol"]):
         if protocol != params.protocol.name:
-            why = f"of protocol {protocol} and not {params.protocol.name}"
-        else:
-            why = notes.why_stale(params, method, subject) if notes.makers else ""
-        if why:
+            stale[method, subject] = f"of protocol {protocol} and not {params.protocol.name}"
+            continue
+        # One stale training makes a cell's mean stale.
+        paths = [folder / "scores.csv" for folder in params.records(method, subject).values()]
+        made = filter(Path.is_file, paths if notes.makers else ())
+        if why := next(filter(None, (notes.why_stale(params, path) for path in made)), ""):
             stale[method, subject] = why
     return Freshness(stale, bool(notes.makers))
 
@@ -101,11 +103,11 @@ class _Notes:
                     self.makers[out["path"]] = full
                     self.made[out["path"]] = out.get("md5", "")
 
-    def why_stale(self, params: Params, method: str, subject: str) -> str:
-        """Why the scores of a cell are stale; empty if they are not."""
-        path = params.record(method, subject) / "scores.csv"
+    def why_stale(self, params: Params, path: Path) -> str:
+        """Why the scores in this file are stale; empty if they are not."""
         # The notes may name paths from another folder: only the end is sure.
-        noted = next((p for p in self.made if Path(p).parts[-3:] == path.parts[-3:]), None)
+        end = path.relative_to(params.reports()).parts
+        noted = next((p for p in self.made if Path(p).parts[-len(end) :] == end), None)
         if noted is None:
             return f"not made by DVC, as {LOCK} does not know them"
         if _md5(path) != self.made[noted]:

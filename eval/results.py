@@ -6,18 +6,21 @@ out.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from eval.freshness import Freshness, freshness
 from eval.metrics.catalogue import METRICS, OfGallery
 from eval.scores.file import ORACLE, left_out
-from eval.scores.reading import failed_cells, load_scores
+from eval.scores.reading import failed_cells, load_scores, main_training
 from eval.statistics import (
     Estimate,
     Stratum,
@@ -27,17 +30,25 @@ from eval.statistics import (
     jackknifed_stratum,
     mean_over_groups,
     mean_over_strata,
+    mean_over_trainings,
 )
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
+from pipeline.concepts.concept import styles_of
 from pipeline.settings.external import External, is_external, load_external
 from pipeline.settings.profile import Grid, load_grid, load_params
 from pipeline.settings.protocol import Protocol
 
-# The groups of subjects; KID and FID need real images of what was asked for, so of one concept.
-KINDS: dict[str, str] = {"single": "single concepts", "compositions": "compositions"}
+# The groups of subjects. KID and FID need real images of what was asked for, so of one concept.
+# Styles, alone or composed with anything, are apart: what is hard for a style is not for a thing,
+# and a few of them would turn a mean over things.
+KINDS: dict[str, str] = {
+    "single": "single concepts",
+    "styles": "styles",
+    "compositions": "compositions",
+}
 Key = tuple[str, str, str]  # method, subject and metric
 Rows = Mapping[Key, pd.DataFrame]
 Estimates = dict[Key, Estimate]
@@ -54,11 +65,17 @@ class Differences(NamedTuple):
     # with fewer than LEAST_SUBJECTS.
     anywhere: Estimate
     here: Estimate  # with the error of the sample of prompts, or of captions for values of sets
+    # With the error of the sample of trainings, paired by seed; NaN without two of each method in
+    # which anything is random.
+    trainings: Estimate
 
 
 @dataclass(frozen=True)
 class Results:
-    """The scores of a grid, and the protocol that says how they are averaged."""
+    """The scores of a grid, and the protocol that says how they are averaged.
+
+    The value of a cell is the mean over its trainings.
+    """
 
     scores: pd.DataFrame  # as `eval.scores.reading.load_scores` gives
     grid: Grid
@@ -69,6 +86,7 @@ class Results:
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
     # What made the images, by method, if that was not this project.
     external: Mapping[str, External] = field(default_factory=dict)
+    styles: Collection[str] = ()  # the concepts that are styles
 
     def heading(self) -> str:
         """What stands above every table that is printed."""
@@ -80,14 +98,38 @@ class Results:
         return [subject for subject in subjects if (method, subject, metric) in self.found]
 
     @cached_property
+    def trainings(self) -> int:
+        """With how many seeds methods were trained, those with most."""
+        return max((len(seeds) for seeds in self.seeds.values()), default=0)
+
+    @cached_property
+    def seeds(self) -> dict[tuple[str, str], list[int]]:
+        """The seeds of the trainings of each method and subject, if anything in it is random."""
+        cells = self.scores[["method", "subject", "seed"]].drop_duplicates().dropna()
+        found: dict[tuple[str, str], list[int]] = {}
+        for method, subject, seed in cells.itertuples(index=False):
+            found.setdefault((str(method), str(subject)), []).append(int(seed))
+        return found
+
+    @cached_property
+    def pooled(self) -> pd.DataFrame:
+        """The scores, those of each cell's trainings made one; see `pooled`."""
+        return pooled(self.scores)
+
+    @cached_property
     def by_metric(self) -> dict[tuple[str, str, str], pd.DataFrame]:
         """The rows of each method, subject and metric."""
-        return _by_metric(self.scores)
+        return _by_metric(self.pooled)
+
+    @cached_property
+    def pictured(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """The same of the main trainings alone, of which the pictures are that people see."""
+        return _by_metric(main_training(self.scores))
 
     @cached_property
     def without_captions(self) -> dict[tuple[str, str, str], dict[str, float]]:
         """Of values of sets, what they are without each caption, by its `template`."""
-        rows = self._of_grid(left_out(self.scores))
+        rows = self._of_grid(self.pooled, left_out(self.pooled))
         return {
             (str(m), str(s), str(name)): {
                 self.template(str(s), caption): value
@@ -99,16 +141,17 @@ class Results:
     @cached_property
     def templates(self) -> dict[tuple[str, int], str]:
         """The `template` of each prompt, by subject and number."""
-        rows = self._of_grid(self.scores["sample"].notna() & (self.scores["method"] != ORACLE))
+        scores = self.scores
+        rows = self._of_grid(scores, scores["sample"].notna() & (scores["method"] != ORACLE))
         rows = rows.drop_duplicates(["subject", "prompt_index"])
         return {
             (subject, int(index)): self.template(subject, prompt)
             for subject, index, prompt in zip(rows["subject"], rows["prompt_index"], rows["prompt"])
         }
 
-    def _of_grid(self, chosen: pd.Series[bool]) -> pd.DataFrame:
+    def _of_grid(self, scores: pd.DataFrame, chosen: pd.Series[bool]) -> pd.DataFrame:
         """The chosen rows, of subjects of the grid, which may be narrower than the scores."""
-        return self.scores[chosen & self.scores["subject"].isin(self.grid.subjects())]
+        return scores[chosen & scores["subject"].isin(self.grid.subjects())]
 
     def template(self, subject: str, text: str) -> str:
         """A prompt or caption with {0}, {1} in place of the class nouns of the subject's concepts.
@@ -128,17 +171,42 @@ class Results:
     @cached_property
     def by_target(self) -> dict[int, dict[Key, pd.DataFrame]]:
         """By the number of a target, the rows of what is measured with that one alone."""
-        of_images = self.scores[self.scores["sample"].notna()]
-        return {int(str(n)): _by_metric(rows) for n, rows in of_images.groupby("target")}
+        return _by_target(self.pooled)
 
     @cached_property
     def found_by_target(self) -> dict[int, Estimates]:
         """By the number of a target, the means of what is measured with that one alone."""
         return {n: _estimates(rows) for n, rows in self.by_target.items()}
 
+    @cached_property
+    def by_training(self) -> dict[int | None, dict[int | None, Rows]]:
+        """By seed, and by the number of a target or None, the rows of that training alone.
+
+        None is the seed where nothing is random.
+        """
+        seeds = {seed for some in self.seeds.values() for seed in some}
+        parts: dict[int | None, pd.DataFrame] = {
+            seed: self.scores[self.scores["seed"].eq(seed).fillna(False).astype(bool)]
+            for seed in seeds
+        }
+        parts[None] = self.scores[self.scores["seed"].isna()]
+        found: dict[int | None, dict[int | None, Rows]] = {}
+        for seed, part in parts.items():
+            targets = _by_target(part)
+            found[seed] = {None: _by_metric(part), **{n: targets[n] for n in targets}}
+        return found
+
     def kinds(self) -> list[str]:
         """Those of KINDS that the grid has subjects of."""
-        return [kind for kind in KINDS if subjects_of(self.grid, kind)]
+        return [kind for kind in KINDS if self.subjects(kind)]
+
+    def subjects(self, kind: str) -> list[str]:
+        """The grid's subjects of a kind; see `subjects_of`."""
+        return subjects_of(self.grid, kind, self.styles)
+
+    def kind_of(self, subject: str) -> str:
+        """The kind of a subject of the grid."""
+        return next(kind for kind in KINDS if subject in self.subjects(kind))
 
     def metrics(self, kind: str) -> list[str]:
         """What the protocol measures of a kind of subjects."""
@@ -146,7 +214,7 @@ class Results:
         return [
             name
             for name, metric in METRICS.items()
-            if name in asked and (kind == "single" or metric.per_image)
+            if name in asked and (kind != "compositions" or metric.per_image)
         ]
 
     def headline(self, kind: str) -> list[str]:
@@ -157,7 +225,7 @@ class Results:
         """The subjects that the protocol's mean of a metric is over."""
         rules = self.protocol.score.leave_out
         left_out = {c for name, concepts in rules.items() if name == metric for c in concepts}
-        return [subject for subject in subjects_of(self.grid, kind) if subject not in left_out]
+        return [subject for subject in self.subjects(kind) if subject not in left_out]
 
     def mean(self, method: str, kind: str, metric: str) -> Estimate | None:
         """The mean over subjects; see `over_subjects`."""
@@ -165,7 +233,7 @@ class Results:
 
     def failures(self, method: str, kind: str) -> list[Failure]:
         """Why subjects of a kind have no scores though the method was run on them."""
-        subjects = subjects_of(self.grid, kind)
+        subjects = self.subjects(kind)
         return [self.failed[key] for s in subjects if (key := (method, s)) in self.failed]
 
     def difference(
@@ -190,9 +258,29 @@ class Results:
             return None
         groups = components([self.grid.concepts_of(subject) for subject in found])
         means = [stratum.mean for stratum in found.values()]
+        trained = [
+            self._by_seed((first, subject, metric), (second, subject, metric), target)
+            for subject in found
+        ]
         return Differences(
-            mean_over_groups(means, groups, LEAST_SUBJECTS), mean_over_strata([*found.values()])
+            mean_over_groups(means, groups, LEAST_SUBJECTS),
+            mean_over_strata([*found.values()]),
+            mean_over_trainings(trained, groups),
         )
+
+    def _by_seed(self, first: Key, second: Key, target: int | None) -> dict[int, float]:
+        """The difference of two cells by the seed of both; by that of one if the other has none."""
+        one, other = (self.seeds.get(key[:2], []) for key in (first, second))
+        found = {}
+        for seed in [s for s in one if s in other] if one and other else one or other:
+            a, b = (
+                self.by_training[seed if seeds else None].get(target, {}).get(key)
+                for key, seeds in ((first, one), (second, other))
+            )
+            gap = _gap(a, b) if a is not None and b is not None else math.nan
+            if not math.isnan(gap):
+                found[seed] = gap
+        return found
 
     def _paired(self, rows: Rows, first: Key, second: Key) -> Stratum | None:
         """The difference of two cells in a metric; None if they have nothing in common."""
@@ -269,12 +357,25 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
         freshness(profile, scores),
         failed,
         {method: load_external(method) for method in filter(is_external, grid.methods)},
+        styles_of(grid),
     )
 
 
-def subjects_of(grid: Grid, kind: str) -> list[str]:
-    """The grid's concepts or its compositions."""
-    return list(grid.concepts if kind == "single" else grid.composed())
+def subjects_of(grid: Grid, kind: str, styles: Collection[str] = ()) -> list[str]:
+    """The grid's subjects of a kind: things, compositions of them, or what a style has a part in.
+
+    Args:
+        grid: has them.
+        kind: one of KINDS.
+        styles: the concepts that are styles; see `pipeline.concepts.concept.styles_of`.
+    """
+
+    def of(subject: str) -> str:
+        if not set(styles).isdisjoint(grid.concepts_of(subject)):
+            return "styles"
+        return "single" if subject in grid.concepts else "compositions"
+
+    return [subject for subject in grid.subjects() if of(subject) == kind]
 
 
 def reference_method(grid: Grid) -> str:
@@ -291,7 +392,7 @@ def estimates(scores: pd.DataFrame) -> Estimates:
     Args:
         scores: as `eval.scores.reading.load_scores` gives.
     """
-    return _estimates(_by_metric(scores))
+    return _estimates(_by_metric(pooled(scores)))
 
 
 def _estimates(by_metric: Rows) -> Estimates:
@@ -321,6 +422,52 @@ def over_subjects(
     if len(means) == 1:
         return next(iter(cells.values()))
     return mean_over_groups(means, components([grid.concepts_of(subject) for subject in cells]))
+
+
+def pooled(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with the mean over its trainings in place of each cell's values.
+
+    Images of one prompt and number are of the same noise in all trainings. The error of a mean of
+    values of sets is the jackknife's over the captions that they have in common.
+
+    Args:
+        scores: as `eval.scores.reading.load_scores` gives.
+    """
+    cells = scores[["method", "subject", "seed"]].drop_duplicates()
+    keys = [*zip(scores["method"], scores["subject"])]
+    count = Counter(zip(cells["method"], cells["subject"]))
+    several = np.array([count[key] > 1 for key in keys], bool)
+    if not several.any():
+        return scores
+    what = [name for name in scores.columns if name not in ("seed", "value", "std_error", "rows")]
+    grouped = scores[several].groupby(what, as_index=False, sort=False, dropna=False)
+    means: pd.DataFrame = grouped[["value"]].mean()
+    captions: dict[Key, dict[str, float]] = defaultdict(dict)
+    for row in means[left_out(means)].to_dict("records"):
+        captions[row["method"], row["subject"], row["metric"]][row["prompt"]] = row["value"]
+    of_sets = means["prompt"].isna() & means["sample"].isna()
+    means["std_error"] = [
+        jackknifed_stratum(
+            row["value"], captions[row["method"], row["subject"], row["metric"]], 0
+        ).error()
+        if of_set
+        else math.nan
+        for row, of_set in zip(means.to_dict("records"), of_sets)
+    ]
+    return pd.concat([scores[~several], means], ignore_index=True)
+
+
+def _by_target(scores: pd.DataFrame) -> dict[int, dict[Key, pd.DataFrame]]:
+    """By the number of a target, the rows of what is measured with that one alone."""
+    of_images = scores[scores["sample"].notna()]
+    return {int(str(n)): _by_metric(rows) for n, rows in of_images.groupby("target")}
+
+
+def _gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """The difference of two trainings' means over prompts, or values of sets; NaN if none."""
+    if one["prompt_index"].isna().all():
+        return float(one["value"].iloc[0] - other["value"].iloc[0])
+    return float((_by_prompt(one) - _by_prompt(other)).mean())
 
 
 def _by_metric(scores: pd.DataFrame) -> dict[Key, pd.DataFrame]:

@@ -8,6 +8,7 @@ subjects that share no concept across subjects (Custom Diffusion prints no error
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -120,6 +121,10 @@ class Stratum(NamedTuple):
     labels: Sequence[str]  # of the clusters
     pulls: npt.NDArray[np.float64]  # [clusters]; sum to zero, their squares to the variance
 
+    def error(self) -> float:
+        """The standard error; NaN with fewer than two clusters."""
+        return math.sqrt(self.pulls @ self.pulls) if len(self.labels) > 1 else math.nan
+
 
 def clustered_stratum(values: npt.ArrayLike, clusters: Sequence[str]) -> Stratum:
     """The mean of values that vary together within clusters; its error is `clustered_mean`'s."""
@@ -195,6 +200,53 @@ def mean_over_groups(means: npt.ArrayLike, groups: Sequence[int], least: int = 2
     """
     found = clustered_mean(means, groups)
     return found if found.clusters >= least else found._replace(std_error=math.nan)
+
+
+def mean_over_trainings(values: Sequence[Mapping[int, float]], groups: Sequence[int]) -> Estimate:
+    """The mean over subjects of the means of their trainings, each of which could be drawn anew.
+
+    Says how sure the mean is for just these subjects and prompts, if others were drawn of what a
+    training draws. Subjects of a group are trained with draws in common, or are made of the same
+    adapters, so that a seed's values of a group are one. With the mean x of a group's values for
+    each of k seeds, its variance is that between its seeds, pooled over the groups of as many
+    subjects: independent of the others, which may differ as much as they like. With S subjects
+    and m of them in a group the error is
+
+        sqrt(sum over groups of (m / S)^2 * v / k),
+
+    where v is the sum of (x - its mean)^2 over seeds and groups of m, over the sum of (k - 1),
+    with that sum of degrees of freedom, or Satterthwaite's where groups have several sizes: with
+    two seeds they are so few then that intervals are wider than they have to be.
+
+    Args:
+        values: of each subject by the seed of the training; differences of two methods are paired
+            by it. Only seeds that all subjects of a group have are used.
+        groups: of each subject, [n]; see `components`.
+
+    Returns:
+        Without two seeds anywhere the error is NaN.
+    """
+    mean, n = 0.0, 0
+    squares, weights = defaultdict[int, float](float), defaultdict[int, float](float)
+    freedoms = Counter[int]()
+    for group in dict.fromkeys(groups):
+        mine = [some for some, of in zip(values, groups) if of == group]
+        seeds = set.intersection(*(set(some) for some in mine))
+        if not seeds:
+            return Estimate(math.nan, math.nan, 0, 0)
+        x = np.mean([[some[seed] for seed in sorted(seeds)] for some in mine], axis=0)
+        size, k, share = len(mine), len(seeds), len(mine) / len(values)
+        mean, n = mean + share * float(x.mean()), n + size * k
+        squares[size] += float(np.sum((x - x.mean()) ** 2))
+        freedoms[size] += k - 1
+        weights[size] += share**2 / k
+    if not all(freedoms[size] for size in squares):
+        return Estimate(mean, math.nan, n, 1)
+    parts = {size: weights[size] * squares[size] / freedoms[size] for size in squares}
+    variance, freedom = sum(parts.values()), float(sum(freedoms.values()))
+    if len(parts) > 1 and variance:
+        freedom = variance**2 / sum(part**2 / freedoms[size] for size, part in parts.items())
+    return Estimate(mean, math.sqrt(variance), n, max(int(freedom + 1e-9), 1) + 1)
 
 
 def interval(estimate: Estimate, level: float = 0.95) -> Interval:

@@ -3,9 +3,10 @@
 A claim compares two methods by one metric, and is tested twice. For subjects of this kind, by the
 differences of the two paired by subject: would other concepts show the same? And for the subjects
 at hand, by the differences paired by prompt, or by caption for KID: would other prompts? The second
-is decided far more easily and says far less. Both are of one training seed. A comparison that
-claims a direction counts as decided if it is significant after Holm's correction for all of them;
-one that claims no more than a margin is decided by its interval.
+is decided far more easily and says far less. Where cells are trained with several seeds, there is a
+third, for the subjects and prompts at hand: would other trainings? A comparison that claims a
+direction counts as decided if it is significant after Holm's correction for all of them; one that
+claims no more than a margin is decided by its interval.
 """
 
 from __future__ import annotations
@@ -37,14 +38,18 @@ LEVEL = 0.95
 # oracle, in the mean over single concepts, as others have none. The paper calls rows alike that
 # differ by 0.014 in text- and 0.011 in image-alignment (Table 1).
 MARGIN = 0.05
-SEEDS = "one training seed"
 # How much a group of weights changes, by the column of analysis `weights`: the mean in which each
 # layer counts alike, as the paper plots it, and that in which each weight does.
 WEIGHT_CHANGES = {
     "mean": "weight_change_(mean_over_layers)",
     "weighted_mean": "weight_change_(mean_over_weights)",
 }
-MARKED = ("difference", "verdict_here", "verdict")  # columns, where cells are stale
+MARKED = (
+    "difference",
+    "verdict_here",
+    "verdict_trainings",
+    "verdict",
+)  # columns, where cells are stale
 
 
 class Relation(Enum):
@@ -338,6 +343,7 @@ class Findings(NamedTuple):
 
     anywhere: list[Finding]  # for subjects of their kinds
     here: list[Finding]  # for the subjects at hand
+    trainings: list[Finding]  # for other trainings on them; undecided where there is one of each
     stale: list[bool]  # whether cells that it rests on are; see `eval.freshness`
 
 
@@ -355,8 +361,28 @@ def check_claims(results: Results) -> Findings:
         failed = not results.failed.keys().isdisjoint(cells)
         lost.append(failed and {*methods} <= {*results.grid.methods})
     margins = [margin(results, claim.metric) for claim in CLAIMS]
-    anywhere, here = (findings(CLAIMS, [two and two[i] for two in found], margins) for i in (0, 1))
-    return Findings(_of_failed(anywhere, lost), _of_failed(here, lost), stale)
+    anywhere, here, trainings = (
+        _of_failed(findings(CLAIMS, [each and each[i] for each in found], margins), lost)
+        for i in range(3)
+    )
+    return Findings(anywhere, here, trainings, stale)
+
+
+def seeds_said(results: Results, claim: Claim) -> str:
+    """How many trainings of each method a claim rests on, those paired by seed: "3 training seeds".
+
+    Of methods in which nothing is random there is nothing to repeat.
+    """
+    counts = [1]
+    for subject in results.averaged(claim.kind, claim.metric):
+        one, other = ({*results.seeds.get((m, subject), ())} for m in (claim.first, claim.second))
+        counts.append(len(one & other if one and other else one | other))
+    return seeds_text(max(counts))
+
+
+def seeds_text(count: int) -> str:
+    """As "one training seed", "3 training seeds"."""
+    return "one training seed" if count < 2 else f"{count} training seeds"
 
 
 def margin(results: Results, metric: str) -> float:
@@ -405,6 +431,11 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 def claims_table(results: Results) -> Table:
     """A row for each claim: the difference with its error and interval, p and the verdict."""
+    repeated = results.trainings > 1
+    of_trainings = (
+        Column("interval_trainings", "95 % interval, other trainings"),
+        Column("p_trainings", "p (Holm), trainings", digits=3, p_value=True),
+    )
     columns = (
         Column("claim", "claim"),
         Column("says", "the paper"),
@@ -417,14 +448,16 @@ def claims_table(results: Results) -> Table:
         Column("p", "p (Holm)", digits=3, p_value=True),
         Column("interval_here", "95 % interval, these subjects"),
         Column("p_here", "p (Holm), these", digits=3, p_value=True),
+        *(of_trainings if repeated else ()),
         Column("seeds", "of"),
         Column("verdict_here", "for these subjects"),
+        *([Column("verdict_trainings", "for other trainings")] if repeated else []),
         Column("verdict", "for any subject"),
     )
     rows: list[tuple[Cell, ...]] = []
     marks: dict[tuple[int, int], str] = {}
     checked = check_claims(results)
-    for finding, here, stale in zip(*checked):
+    for finding, here, trained, stale in zip(*checked):
         claim, found = finding.claim, finding.difference
         directed = claim.relation in DIRECTIONS
         row: tuple[Cell, ...] = (
@@ -439,8 +472,14 @@ def claims_table(results: Results) -> Table:
             None if math.isnan(finding.p) else finding.p,
             interval_text(here),
             None if math.isnan(here.p) else here.p,
-            SEEDS if found else None,
+            *(
+                (interval_text(trained), None if math.isnan(trained.p) else trained.p)
+                if repeated
+                else ()
+            ),
+            seeds_said(results, claim) if found else None,
             here.verdict.value,
+            *([trained.verdict.value] if repeated else []),
             finding.verdict.value,
         )
         if stale and found:
@@ -451,7 +490,13 @@ def claims_table(results: Results) -> Table:
         "concept are one. “Any subject”: would other concepts show the same? With fewer than "
         f"{LEAST_SUBJECTS} independent subjects nobody can tell. “These subjects”: would other "
         f"prompts for the same concepts? On a par is what differs by {100 * MARGIN:g} % of the way "
-        f"from the pretrained model to the oracle at most. All are of {SEEDS}"
+        f"from the pretrained model to the oracle at most. "
+    )
+    caption += (
+        "“Other trainings”: would trainings with other seeds on the same concepts, for the same "
+        "prompts? It takes two of each method that is trained. Values are means over trainings"
+        if repeated
+        else f"All are of {seeds_text(1)}"
     )
     notes = results.fresh.notes(STALE, results.grid.methods, results.grid.subjects())
     notes += (*results.fresh.unverified(), *results.refused())
@@ -485,10 +530,12 @@ def print_claims(profile: str = DEFAULT_PROFILE, *, write: bool = False) -> None
     """
     table = claims_table(load_results(profile))
     print(table.heading)
-    print(f"{'these':>13}  {'any':>13}  subjects")
+    titles = {"verdict_here": "these", "verdict_trainings": "trainings", "verdict": "any"}
+    shown = [j for j, column in enumerate(table.columns) if column.key in titles]
+    print("".join(f"{titles[table.columns[j].key]:>13}  " for j in shown) + "subjects")
     for i, row in enumerate(table.rows):
         mark = table.marks.get((i, len(row) - 1), "")
-        print(f"{row[-2]:>13}  {row[-1]:>13}  {row[0]} {mark}".rstrip())
+        print("".join(f"{row[j]:>13}  " for j in shown) + f"{row[0]} {mark}".rstrip())
     for note in table.notes:
         print(note)
     if write:

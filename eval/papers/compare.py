@@ -25,7 +25,7 @@ from eval.papers.reference import (
     printed_name,
     printed_tables,
 )
-from eval.results import KINDS, Estimates, Results, load_results, over_subjects, subjects_of
+from eval.results import KINDS, Estimates, Results, load_results, over_subjects
 from eval.statistics import Estimate, rank_correlation
 from eval.tables.rendering import FORMATS, show
 from eval.tables.table import STALE, Cell, Column, Table
@@ -186,7 +186,7 @@ def _subjects(
     left_out = printed.leave_out.get(metric, [])
     return [
         ours
-        for ours in subjects_of(results.grid, printed.kind)
+        for ours in results.subjects(printed.kind)
         if (name := printed_name(ours)) == subject or (subject is None and name not in left_out)
     ]
 

@@ -5,29 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from eval.analyses.cost.file import COST_FILE, read_cost
-from eval.results import KINDS, subjects_of
+from eval.results import KINDS, Results
 from eval.tables.table import Cell, Column, Table
 from pipeline.settings.profile import Grid, Params
 
 
-def cost_table(params: Params, grid: Grid) -> Table:
-    """What a cell of each method takes to train and to store, the mean over its cells."""
+def cost_table(params: Params, results: Results) -> Table:
+    """What a cell of each method takes to train and to store, the mean over all trainings."""
     shown = (
         ("seconds", "training, s", 1, 1.0),
         ("peak_bytes", "peak, GB", 2, 1e-9),
         ("parameters", "trains, millions", 3, 1e-6),
         ("bytes", "stored, MB", 3, 1e-6),
     )
-    kinds = [kind for kind in KINDS if subjects_of(grid, kind)]
+    kinds = results.kinds()
     columns = [Column("method", "method")]
     columns += [
         Column(f"{k}_{key}", title, KINDS[k], d) for k in kinds for key, title, d, _ in shown
     ]
     rows: list[tuple[Cell, ...]] = []
-    for method in grid.methods:
+    for method in results.grid.methods:
         row: list[Cell] = [method]
         for kind in kinds:
-            paths = [params.record(method, s) / COST_FILE for s in subjects_of(grid, kind)]
+            records = [params.records(method, s) for s in results.subjects(kind)]
+            paths = [folder / COST_FILE for trainings in records for folder in trainings.values()]
             costs = [cost for path in paths if (cost := read_cost(path))]
             for key, _, _, unit in shown:
                 values = [getattr(cost, key) for cost in costs]
@@ -39,6 +40,7 @@ def cost_table(params: Params, grid: Grid) -> Table:
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
     """The machines that trained the cells and how they computed, as far as they wrote it down."""
-    paths = [params.record(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
+    records = [params.records(m, s) for m in grid.methods for s in grid.subjects()]
+    paths = [folder / COST_FILE for trainings in records for folder in trainings.values()]
     costs = [cost for path in paths if (cost := read_cost(path))]
     return sorted({f"{cost.hardware} ({cost.device}, {cost.arithmetic})" for cost in costs})

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.papers.claims import seeds_text
 from eval.results import KINDS, subjects_of
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import repro_command
-from pipeline.concepts.concept import load_subject
+from pipeline.concepts.concept import load_subject, styles_of
+from pipeline.methods import training_seeds
 from pipeline.settings.profile import (
     Grid,
     Params,
@@ -26,6 +28,12 @@ from pipeline.settings.profile import (
 )
 
 Rows = Mapping[str, Mapping[str, str]]  # a table's, by what they begin with and by column
+# What a kind's subjects are called: one, and several.
+NOUNS = {
+    "single": ("concept", "concepts"),
+    "styles": ("style, alone or composed", "styles, alone or composed"),
+    "compositions": ("composition", "compositions"),
+}
 TRIALS = "reports/analyses/tuning/trials.csv"  # of a profile that tries learning rates
 
 
@@ -75,21 +83,35 @@ def _read(path: Path, profile: str) -> list[dict[str, str]]:
 
 
 def _counts(params: Params, grid: Grid) -> list[str]:
-    sample, said = params.protocol.sample, []
-    plans = {
-        "single": ("concept", sample.single),
-        "compositions": ("composition", sample.composition),
-    }
-    for kind, (noun, plan) in plans.items():
-        subjects = subjects_of(grid, kind)
+    said, styles = [], styles_of(grid)
+    for kind, nouns in NOUNS.items():
+        subjects = subjects_of(grid, kind, styles)
         if subjects:
             prompts = {len(load_subject(s, params.profile).scored_prompts()) for s in subjects}
-            asked = " or ".join(map(str, sorted(prompts)))
+            sizes = {len(grid.concepts_of(s)) for s in subjects}
+            images = {params.protocol.sample.of(size).images_per_prompt for size in sizes}
             said.append(
-                f"{counted(len(subjects), noun)}, {asked} prompts each, "
-                f"{counted(plan.images_per_prompt, 'image')} a prompt"
+                f"{len(subjects)} {nouns[len(subjects) != 1]}, {_or(prompts)} prompts each, "
+                f"{_or(images)} image{'s' * (max(images) != 1)} a prompt"
             )
-    return [*said, "one training seed, so nothing is known about the luck of a training"]
+    return [*said, _seeds(params, grid)]
+
+
+def _or(numbers: Iterable[int]) -> str:
+    """As "3", "3 or 5"."""
+    return " or ".join(map(str, sorted(numbers)))
+
+
+def _seeds(params: Params, grid: Grid) -> str:
+    """With how many seeds the methods in which anything is random were trained."""
+    sizes = {len(grid.concepts_of(subject)) for subject in grid.subjects()}
+    found = [training_seeds(method, params, grid, n) for method in grid.methods for n in sizes]
+    counts = {len(seeds) for seeds in found if seeds and None not in seeds}
+    most = max(counts, default=1)
+    if most == 1:
+        return f"{seeds_text(most)}, so nothing is known about the luck of a training"
+    said = f"{min(counts)} to {seeds_text(most)}" if len(counts) > 1 else seeds_text(most)
+    return f"{said}, so that the luck of a training is known"
 
 
 def counted(count: int, noun: str) -> str:

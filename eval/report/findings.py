@@ -1,8 +1,9 @@
-"""What was found, in five plain answers: the first thing a report says.
+"""What was found, in a few plain answers: the first thing a report says.
 
 Each answer follows from tests that stand in the report's tables, and says "undecided" where none
 decides. A test is for *these subjects* (would other prompts show the same?) or for *others* (would
-other concepts?), and counts as decided at p ≤ 5 % after Holm's correction for its table.
+other concepts?), and counts as decided at p ≤ 5 % after Holm's correction for its table. Where
+cells are trained with several seeds, it is told what is decided for *other trainings*.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def answers(evidence: Evidence) -> list[Answer]:
         Answer("Who follows the prompt?", single(evidence, "text_alignment")),
         Answer("Who forgets?", drift(evidence)),
         Answer("What does composing cost?", composing(evidence)),
+        *([Answer("Who learns styles?", styles(evidence))] if _has_styles(evidence) else []),
         Answer("How sure is this?", sureness(evidence)),
     ]
 
@@ -198,18 +200,35 @@ def composing(evidence: Evidence) -> str:
     return f"{cost}Nearest in compositions? {nearest} Following the prompt there? {follows}"
 
 
+def _has_styles(evidence: Evidence) -> bool:
+    return any("styles_subjects" in row for row in evidence.comparison.values())
+
+
+def styles(evidence: Evidence) -> str:
+    """Which method is best at styles, alone or composed; the other answers leave them out."""
+    nearest, follows = (
+        best(evidence, "styles", name) for name in ("image_alignment", "text_alignment")
+    )
+    return (
+        f"Styles, alone or composed, are in no other answer. Nearest? {nearest} Following the "
+        f"prompt? {follows}"
+    )
+
+
 def sureness(evidence: Evidence) -> str:
     """On how much it rests, and how many of the paper's findings are decided."""
     said = [f"{_sentence('; '.join(evidence.basis))}"] if evidence.basis else []
-    here, others = (
+    here, others, trainings = (
         Counter(row.get(column, "") for row in evidence.claims.values())
-        for column in ("verdict_here", "verdict")
+        for column in ("verdict_here", "verdict", "verdict_trainings")
     )
     if tested := sum(others[verdict.value] for verdict in VERDICTS):
         said.append(
             f"Of {tested} comparisons of the paper that these scores can test, {_verdicts(here)} "
             f"for these subjects, and {_verdicts(others)} for others"
         )
+        if any(trainings[verdict.value] for verdict in VERDICTS):
+            said[-1] += f"; {_verdicts(trainings)} for other trainings on these subjects"
     return ". ".join(said) + "." if said else "Nothing is known about it."
 
 

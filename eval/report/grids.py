@@ -29,7 +29,7 @@ GRID_PROMPTS, OVERVIEW_PROMPTS = 10, 2
 CELL, GAP, PAD, LABEL, PROMPT = 128, 4, 10, 118, 168  # pixels
 INK, GREY, PAPER = (36, 41, 47), (110, 118, 129), (255, 255, 255)
 
-Shown = dict[tuple[int, int], Image.Image]  # by the numbers of prompt and sample
+Shown = Mapping[tuple[int, int], Image.Image]  # by the numbers of prompt and sample
 
 
 class Row(NamedTuple):

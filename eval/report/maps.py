@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.metrics.catalogue import METRICS
-from eval.results import Results, subjects_of
+from eval.results import Results
 from eval.scores.file import ORACLE
 from eval.tables.table import Column, metric_column
 from pipeline.common.failures import Failure
@@ -50,7 +50,7 @@ def heat_maps(results: Results, kind: str) -> list[HeatMap]:
     """
     maps = []
     for metric in results.headline(kind):
-        subjects = subjects_of(results.grid, kind)
+        subjects = results.subjects(kind)
         found = {
             method: [_shown(results, method, subject, metric) for subject in subjects]
             for method in (ORACLE, *results.grid.methods)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Container
 
-from eval.scores.file import ORACLE
-from eval.scores.reading import failed_cells
-from pipeline.settings.external import is_external
-from pipeline.settings.profile import load_grid
+from eval.scores.file import ORACLE, SCORES
+from pipeline.settings.profile import load_grid, load_params
 
 
-def missing_cells(profile: str, scores: pd.DataFrame) -> dict[str, list[str]]:
+def missing_cells(profile: str, subjects: Container[str] | None = None) -> dict[str, list[str]]:
     """By method, the subjects that it makes adapters of and that were not run, if there are any.
 
-    A cell that failed was run.
-    """
-    from pipeline.methods import load_method  # imports torch
+    A cell that failed was run. Further trainings of a subject are named with their seeds.
 
-    grid = load_grid(profile)
-    there = {*zip(scores["method"], scores["subject"]), *failed_cells(profile)}
-    asked = {ORACLE: list(grid.concepts)}
-    for method in grid.methods:
-        how = None if is_external(method) else load_method(method, grid)
-        asked[method] = [*grid.concepts] if how is None or how.single else []
-        asked[method] += [*grid.composed()] if how is None or how.composition else []
-    missing = {m: [s for s in subjects if (m, s) not in there] for m, subjects in asked.items()}
-    return {method: subjects for method, subjects in missing.items() if subjects}
+    Args:
+        profile: the name of a profile.
+        subjects: those that are asked about; all if not given.
+    """
+    from pipeline.methods import training_seeds
+
+    params, grid = load_params(profile), load_grid(profile)
+    missing: dict[str, list[str]] = {}
+    for method in (ORACLE, *grid.methods):
+        for subject in grid.concepts if method == ORACLE else grid.subjects():
+            concepts = len(grid.concepts_of(subject))
+            seeds = [None] if method == ORACLE else training_seeds(method, params, grid, concepts)
+            for seed in seeds if subjects is None or subject in subjects else ():
+                cell, main = params.cell(method, subject, seed), params.cell(method, subject)
+                if not (cell / SCORES).is_file():
+                    name = subject if cell == main else f"{subject} (seed {seed})"
+                    missing.setdefault(method, []).append(name)
+    return missing

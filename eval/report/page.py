@@ -23,7 +23,7 @@ from eval.report.origin import origin
 from eval.report.profiles import neighbours
 from eval.report.prompts import chooser, extremes, of_images, prompt_lines, shown_methods
 from eval.report.winners import winners
-from eval.results import KINDS, Results, reference_method, subjects_of
+from eval.results import KINDS, Results, reference_method
 from eval.scores.file import ORACLE
 from eval.statistics import Estimate, interval
 from eval.study.outcome import read_outcome
@@ -85,7 +85,7 @@ def render(
             "extremes": extremes(results, subject, sheets.get(subject), prompts[subject]),
         }
         for kind in kinds
-        for subject in subjects_of(results.grid, kind)
+        for subject in results.subjects(kind)
     ]
     found = check_claims(results)
     beside = comparable(results, params)
@@ -95,6 +95,7 @@ def render(
             if (line.subject, line.target, line.against) == (None, None, None):
                 printed.setdefault(f"{table.kind}_{line.metric}/{line.method}", line.printed)
     everyone = (ORACLE, *results.grid.methods)
+    charts = sorted(p.name for p in (folder / "figures").iterdir())
     return environment.get_template("index.html.jinja").render(
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "script.js").read_text(encoding="utf-8")),
@@ -119,7 +120,8 @@ def render(
         findings=list(zip(*found)),
         verdicts={
             name: {v: sum(f.verdict is v for f in part) for v in Verdict}
-            for name, part in (("anywhere", found.anywhere), ("here", found.here))
+            for name, part in found._asdict().items()
+            if name != "stale"
         },
         not_run=[finding for finding in found.anywhere if finding.verdict is Verdict.NOT_RUN],
         not_made=[finding for finding in found.anywhere if finding.verdict is Verdict.FAILED],
@@ -129,7 +131,8 @@ def render(
         missing=missing,
         failed=by_failure(results.failed),
         stale=results.fresh.notes(STALE, everyone, results.grid.subjects()),
-        charts=sorted(p.name for p in (folder / "figures").iterdir()),
+        charts=charts,
+        scatters=[kind for kind in kinds if f"scatter_{kind}.svg" in charts],
         metrics=METRICS,
         distances=[name for name, metric in METRICS.items() if not metric.per_image],
         asked=[m for m in METRICS if m in params.protocol.score.metrics],

@@ -59,9 +59,8 @@ def print_table(
     show(table, format)
     missing = {
         method: names
-        for method, subjects in missing_cells(profile, results.scores).items()
+        for method, names in missing_cells(profile, chosen_subjects).items()
         if method in chosen_methods
-        and (names := [subject for subject in subjects if subject in chosen_subjects])
     }
     if format == "text" and missing:
         print(not_run(missing))

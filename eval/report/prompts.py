@@ -90,9 +90,7 @@ def chooser(
     """What the script needs to show one prompt at a time, as JSON that may stand in HTML."""
     content = []
     for subject, sheet in sheets.items():
-        metrics = of_images(
-            results, "single" if subject in results.grid.concepts else "compositions"
-        )
+        metrics = of_images(results, results.kind_of(subject))
         content.append(
             {
                 "name": words(subject),
@@ -125,7 +123,7 @@ def by_column(
     results: Results, method: str, subject: str, metric: str, sheet: Sheet
 ) -> list[float | None]:
     """The score of each picture of a sheet's row."""
-    rows = results.by_metric.get((method, subject, metric))
+    rows = results.pictured.get((method, subject, metric))
     if rows is None:
         return [None] * len(sheet.pictures())
     known = {
@@ -144,8 +142,7 @@ def extremes(
     if sheet is None:
         return []
     found = []
-    kind = "single" if subject in results.grid.concepts else "compositions"
-    for metric in of_images(results, kind):
+    for metric in of_images(results, results.kind_of(subject)):
         scored = [
             (value, column, row)
             for row, method in enumerate(sheet.methods, 1)

@@ -27,7 +27,7 @@ from eval.report.grids import (
 )
 from eval.report.missing import missing_cells
 from eval.report.page import render
-from eval.results import KINDS, Results, load_results, subjects_of
+from eval.results import KINDS, Results, load_results
 from eval.scores.file import ORACLE
 from eval.tables.building import by_prompt, by_subject, comparison, differences
 from eval.tables.gaps import could_not_be_made, not_run
@@ -58,7 +58,7 @@ def write_report(profile: str) -> None:
     for kind in results.kinds():
         tables |= {kind: by_subject(results, kind)}
         tables |= {f"differences_{kind}": differences(results, kind)}
-    tables["cost"] = cost_table(params, grid)
+    tables["cost"] = cost_table(params, results)
     tables = {name: table for name, table in tables.items() if table.rows}
     with atomic_folder(folder / "tables", (*SUFFIXES.values(),)) as temporary:
         _write_tables(tables, temporary)
@@ -84,7 +84,7 @@ def write_report(profile: str) -> None:
             sheets[name] = sheet(subject, shown, min(PIXELS, PAGE_PIXELS / len(rows)))
             write_image(sheets[name].image, sprites / f"{name}.jpg")
             write_image(grid_of(subject, shown), grids / f"{name}.jpg")
-    missing = missing_cells(profile, results.scores)
+    missing = missing_cells(profile)
     with atomic(folder / "index.html") as temporary:
         page = render(params, results, tables, sheets, missing)
         temporary.write_text(page, encoding="utf-8")
@@ -93,7 +93,7 @@ def write_report(profile: str) -> None:
     if missing:
         print(not_run(missing))
     print("".join(f"{line}\n" for line in could_not_be_made(results.failed)), end="")
-    cells = len(results.scores[["method", "subject"]].drop_duplicates())
+    cells = len(results.scores[["method", "subject", "seed"]].drop_duplicates())
     seconds = time.monotonic() - start
     print(
         f"reported {cells} cells in {seconds:.1f} s -> {folder / 'index.html'}, {folder / 'tables'}"
@@ -117,13 +117,13 @@ def _write_metrics(results: Results, folder: Path) -> None:
     """One small JSON file for each method, all with the same keys, for `dvc metrics show`."""
     for method in (ORACLE, *results.grid.methods):
         content: dict[str, dict[str, float | int | None]] = {}
-        for kind in KINDS:
+        for kind in KINDS if results.styles else ("single", "compositions"):
             values = content.setdefault(kind, {})
             for metric in results.metrics(kind):
                 mean = results.mean(method, kind, metric)
                 values[metric] = _rounded(mean.mean) if mean else None
                 values[f"{metric}_se"] = _rounded(mean.std_error) if mean else None
-            subjects = subjects_of(results.grid, kind)
+            subjects = results.subjects(kind)
             values["subjects"] = len({s for m, s, _ in results.found if m == method} & {*subjects})
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         (folder / f"{method}.json").write_text(text)
@@ -131,7 +131,7 @@ def _write_metrics(results: Results, folder: Path) -> None:
 
 def _summary(results: Results) -> dict[str, dict[str, float | None]]:
     """The means of all methods, with names so short that `dvc exp show` fits a screen."""
-    prefixes = {"single": "", "compositions": "composed_"}
+    prefixes = {"single": "", "styles": "style_", "compositions": "composed_"}
     return {
         method: {
             prefixes[kind] + metric.replace("_alignment", ""): _rounded(mean.mean)

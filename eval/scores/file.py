@@ -12,6 +12,8 @@ ranked by their likeness to an image, `chance` is what a random order has in exp
 are too few look-alikes to rank, there is one row of the set with an empty value, and `clusters` is
 how many there are. All tables are made of these rows.
 
+`seed` is that of the training; it is empty where nothing in the method is random.
+
 Each row says how many rows the file has, so that any row tells whether the file was cut off. It
 carries its definition: the protocol, the extractor as `<model>@<hash of its weights>`, the scale
 (the number that the cosine or the distance is multiplied by) and, where texts are measured, how
@@ -37,6 +39,7 @@ COLUMNS: dict[str, str] = {
     "protocol": "string",
     "method": "string",
     "subject": "string",
+    "seed": "Int64",
     "metric": "string",
     "target": "Int64",
     "prompt_index": "Int64",
@@ -55,7 +58,13 @@ COLUMNS: dict[str, str] = {
 
 
 def write_scores(
-    folder: Path, method: str, subject: str, protocol: str, rows: list[Sample], start: float
+    folder: Path,
+    method: str,
+    subject: str,
+    seed: int | None,
+    protocol: str,
+    rows: list[Sample],
+    start: float,
 ) -> None:
     """Writes the scores of a cell, and prints their means.
 
@@ -63,6 +72,7 @@ def write_scores(
         folder: of the cell.
         method: of the cell,
         subject: and what it is about.
+        seed: of the training; None if nothing in the method is random.
         protocol: its name.
         rows: with the columns that they have of COLUMNS; the cell's own are added.
         start: `time.monotonic()` when measuring began.
@@ -70,6 +80,7 @@ def write_scores(
     path = folder / SCORES
     frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject
+    frame["seed"] = seed
     frame["rows"] = len(frame)
     frame = frame.astype(COLUMNS)
     with atomic(path) as temporary:
@@ -86,7 +97,7 @@ def left_out(scores: pd.DataFrame) -> pd.Series[bool]:
 
 
 def read_scores(path: Path, method: str, subject: str) -> pd.DataFrame:
-    """The scores of a cell, with COLUMNS.
+    """The scores of a training of a cell, with COLUMNS.
 
     Raises:
         BenchError: it is another file, of another cell, cut off or of an earlier version.

@@ -64,8 +64,8 @@ def read_pictures(path: Path) -> Pictures:
         BenchError: the file is missing, damaged or another image.
     """
     try:
-        with Image.open(path) as strip:
-            strip = strip.copy()
+        with Image.open(path) as file:
+            strip = file.copy()
         listed = json.loads(strip.info["comment"])["pictures"]
         if strip.width != strip.height * len(listed):
             raise ValueError("the picture has another number of tiles")

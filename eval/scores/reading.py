@@ -21,6 +21,8 @@ DEFINITION: dict[str, str] = {
 def load_scores(profile: str) -> pd.DataFrame:
     """All scores of the profile's grid that are there, oracle first, then in the grid's order.
 
+    Of each cell those of the main training come first.
+
     Cells that failed have none; see `failed_cells`.
 
     Returns:
@@ -33,9 +35,10 @@ def load_scores(profile: str) -> pd.DataFrame:
     frames = []
     for method in (ORACLE, *grid.methods):
         for subject in grid.subjects():
-            path = params.record(method, subject) / SCORES
-            if path.is_file() and not failure_of(path):
-                frames.append(read_scores(path, method, subject))
+            for folder in params.records(method, subject).values():
+                path = folder / SCORES
+                if path.is_file() and not failure_of(path):
+                    frames.append(read_scores(path, method, subject))
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     scores = pd.concat(frames, ignore_index=True)
@@ -44,14 +47,31 @@ def load_scores(profile: str) -> pd.DataFrame:
 
 
 def failed_cells(profile: str) -> dict[tuple[str, str], Failure]:
-    """By method and subject, why cells of the profile's grid could not be made, in its order."""
+    """By method and subject, why cells of the profile's grid could not be made, in its order.
+
+    Of a cell whose trainings failed, all or some, it is why the first of them did.
+    """
     params, grid = load_params(profile), load_grid(profile)
-    return {
-        (method, subject): failure
-        for method in (ORACLE, *grid.methods)
-        for subject in grid.subjects()
-        if (failure := failure_of(params.record(method, subject) / SCORES))
-    }
+    found: dict[tuple[str, str], Failure] = {}
+    for method in (ORACLE, *grid.methods):
+        for subject in grid.subjects():
+            records = params.records(method, subject)
+            for seed, folder in records.items():
+                if failure := failure_of(folder / SCORES):
+                    whose = f"seed {seed}: " if len(records) > 1 else ""
+                    said = failure._replace(message=whose + failure.message)
+                    found.setdefault((method, subject), said)
+    return found
+
+
+def main_training(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first training of each cell, whose pictures people see.
+
+    Args:
+        scores: as `load_scores` gives.
+    """
+    first = scores.groupby(["method", "subject"])["seed"].transform("first")
+    return scores[(scores["seed"].isna() | scores["seed"].eq(first)).astype(bool)]
 
 
 def check_comparable(scores: pd.DataFrame) -> None:

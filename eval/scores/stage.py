@@ -72,7 +72,7 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
         rows += measure.set_rows(reals, known, of_captions, captions)
     record = params.record(method, subject, seed)
     write_pictures(of_prompts, record / PICTURES)
-    write_scores(record, method, subject, params.protocol.name, rows, start)
+    write_scores(record, method, subject, seed, params.protocol.name, rows, start)
 
 
 def score_oracle(concept: str, profile: str) -> None:
@@ -102,8 +102,8 @@ def score_oracle(concept: str, profile: str) -> None:
     if measure.asked(OfGallery):
         rows += measure.own_picture_rows(gallery_of(params, concept))
     rows += measure.half_rows(*halves(reals, np.random.default_rng(seed_of("halves", concept))))
-    folder = params.record(ORACLE, concept)
-    write_scores(folder, ORACLE, concept, params.protocol.name, rows, start)
+    record = params.record(ORACLE, concept)
+    write_scores(record, ORACLE, concept, None, params.protocol.name, rows, start)
 
 
 def halves(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from eval.results import KINDS as SUBJECTS
 from eval.results import subjects_of
-from eval.scores.reading import load_scores
+from eval.scores.reading import load_scores, main_training
 from eval.statistics import Estimate, holm, two_way_mean
 from eval.study.build import questionnaire_folder
 from eval.study.measures import (
@@ -43,6 +43,7 @@ from eval.tables.rendering import FORMATS, texts_of
 from eval.tables.table import Cell, Column, Table
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.seeds import seed_of
+from pipeline.concepts.concept import styles_of
 from pipeline.settings.profile import Grid, Params, load_grid, load_params
 from pipeline.settings.study import StudyParams
 
@@ -132,7 +133,7 @@ def preferences(
         purpose = ("study amt", study.seed, part.kind, part.subjects, first, second)
         amt = amt_error(own["win"], own["rater"], _rng(*purpose))
         same = (everyone["kind"] == part.kind) & everyone["subject"].isin(
-            subjects_of(grid, part.subjects)
+            subjects_of(grid, part.subjects, styles_of(grid))
         )
         same &= (everyone["first"] == first) & (everyone["second"] == second)
         rows.append(
@@ -345,11 +346,11 @@ def analysed(responses: pd.DataFrame, grid: Grid, study: StudyParams) -> pd.Data
 
 
 def _parts(answers: pd.DataFrame, grid: Grid) -> Iterator[Part]:
+    styles = styles_of(grid)
     for kind in KINDS:
         for subjects in SUBJECTS:
-            own = answers[
-                (answers["kind"] == kind) & answers["subject"].isin(subjects_of(grid, subjects))
-            ]
+            about = answers["subject"].isin(subjects_of(grid, subjects, styles))
+            own = answers[(answers["kind"] == kind) & about]
             if len(own):
                 yield Part(kind, subjects, own)
 
@@ -370,7 +371,7 @@ def _with_metrics(answers: pd.DataFrame, params: Params, profile: str) -> pd.Dat
     if not (folder / "questionnaire.json").is_file():
         return answers.assign(present=False)
     present = answers["question"].isin(list(load_questionnaire(folder).by_name()))
-    scores = load_scores(profile)
+    scores = main_training(load_scores(profile))
     scores = scores[scores["sample"].notna()]
     place = ["subject", "prompt_index", "sample"]
     means = scores.groupby(["metric", "method", *place])["value"].mean()

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from eval.scores.reading import load_scores
+from eval.scores.reading import load_scores, main_training
 from eval.study.amt import write_amt
 from eval.study.balance import dealt, halved
 from eval.study.questionnaire import (
@@ -128,7 +128,7 @@ def build(profile: str, study: StudyParams | None = None) -> None:
     }
     duels = choose_duels(there, grid, study)
     # A style is in the pictures of many things, which no class noun describes.
-    nouns = [concept for name in grid.concepts if not (concept := load_concept(name)).queries]
+    nouns = [concept for name in grid.concepts if not (concept := load_concept(name)).is_style]
     candidates = choose_candidates(there, grid, nouns, duels, _scores(profile), study)
     shown, images = _read_images(params, duels, candidates)
     same = {d for d in duels if shown.images[d.first, d.trial] == shown.images[d.second, d.trial]}
@@ -419,7 +419,7 @@ def _ordered(subject: str, trials: set[tuple[int, int]], study: StudyParams) -> 
 
 def _scores(profile: str) -> dict[tuple[str, str], dict[Trial, float]]:
     """The scores of each image that was scored, by method and metric; with targets their mean."""
-    scores = load_scores(profile)
+    scores = main_training(load_scores(profile))
     scores = scores[scores["sample"].notna()]
     image = ["method", "metric", "subject", "prompt_index", "sample"]
     means = scores.groupby(image, as_index=False, sort=False)["value"].mean()

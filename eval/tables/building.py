@@ -15,13 +15,13 @@ from eval.results import (
     Differences,
     Results,
     reference_method,
-    subjects_of,
 )
 from eval.scores.file import ORACLE
 from eval.statistics import Estimate, holm, p_value
 from eval.style import words
 from eval.tables.gaps import counted
 from eval.tables.table import (
+    AGAIN,
     ANYWHERE,
     EXTERNAL,
     FEWER,
@@ -68,7 +68,7 @@ def comparison(
         for name in names
         if (found := results.difference(method, reference, kind, name))
     }
-    compared = _corrected(differences)
+    compared = _corrected(differences, results.trainings)
     columns = [Column("method", "method")]
     for kind, names in shown.items():
         columns += [metric_column(name, f"{kind}_{name}", KINDS[kind]) for name in names]
@@ -94,7 +94,7 @@ def comparison(
                     marks[len(rows), len(row)] = mark
                 mean, test = results.mean(method, kind, name), compared.get((method, kind, name))
                 row.append(test._replace(estimate=mean) if mean and test else mean or gap)
-            subjects = subjects_of(grid, kind)
+            subjects = results.subjects(kind)
             scored = {s for m, s, _ in results.found if m == method}.intersection(subjects)
             said = [f"{len(scored)}/{len(subjects)}", *counted(failures)]
             row.append(", ".join(said) if scored or failures else None)
@@ -103,7 +103,8 @@ def comparison(
     if compared:
         caption += (
             f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
-            f"prompts, {' or '.join(HERE)} for these subjects only, {_correction(len(compared))}"
+            f"prompts, {' or '.join(HERE)} for these subjects only{_repeated(results)}, "
+            f"{_correction(len(compared))}"
         )
     lacking = [
         f"{words(method)} lacks {', '.join(map(words, subjects))} ({KINDS[kind]})"
@@ -142,7 +143,7 @@ def by_subject(results: Results, kind: str) -> Table:
                 for metric in metrics
             ),
         )
-        for subject in subjects_of(results.grid, kind)
+        for subject in results.subjects(kind)
         for method in (ORACLE, *results.grid.methods)
         if (method, subject) in results.failed
         or any((method, subject, metric) in results.found for metric in metrics)
@@ -150,14 +151,14 @@ def by_subject(results: Results, kind: str) -> Table:
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
     table = _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
-    refused = results.refused(subjects_of(results.grid, kind))
+    refused = results.refused(results.subjects(kind))
     chance = results.by_chance([kind], metrics)
     return _credited(results, replace(table, notes=(*table.notes, *refused, *chance)), 1)
 
 
 def by_prompt(results: Results, subject: str) -> Table:
     """Every prompt of a subject: the mean over samples of what is measured image by image."""
-    kind = "single" if subject in results.grid.concepts else "compositions"
+    kind = results.kind_of(subject)
     columns = [Column("subject", "subject"), Column("prompt_index", "number")]
     columns += [Column("prompt", "prompt"), Column("method", "method")]
     metrics = [metric for metric in results.metrics(kind) if METRICS[metric].per_image]
@@ -190,7 +191,8 @@ def tested(results: Results, kind: str) -> dict[tuple[str, str, str], Compared]:
             for first, second in combinations(results.grid.methods, 2)
             for metric in results.headline(kind)
             if (difference := results.difference(second, first, kind, metric))
-        }
+        },
+        results.trainings,
     )
 
 
@@ -202,13 +204,13 @@ def differences(results: Results, kind: str) -> Table:
         (f"{second} − {first}", *(found.get((first, second, metric)) for metric in metrics))
         for first, second in pairs
     ]
-    subjects = subjects_of(results.grid, kind)
+    subjects = results.subjects(kind)
     cells = [[(method, subject) for method in pair for subject in subjects] for pair in pairs]
     columns = (Column("difference", "difference"), *map(metric_column, metrics))
     caption = (
         f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error; "
         f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
-        f"these subjects only, {_correction(len(found))}"
+        f"these subjects only{_repeated(results)}, {_correction(len(found))}"
     )
     table = _marked(results, Table(caption, columns, tuple(rows)), cells)
     untested = _untested({kind: next(iter(found.values())).estimate} if found else {})
@@ -265,16 +267,30 @@ def _correction(count: int) -> str:
     return f"p ≤ {SIGNIFICANT:g} after Holm's correction for {count} comparisons"
 
 
+def _repeated(results: Results) -> str:
+    """Says what AGAIN means, if trainings are repeated."""
+    if results.trainings < 2:
+        return ""
+    return f", {AGAIN} for other trainings on these subjects, too"
+
+
 def _corrected(
-    found: Mapping[tuple[str, str, str], Differences],
+    found: Mapping[tuple[str, str, str], Differences], trainings: int
 ) -> dict[tuple[str, str, str], Compared]:
-    """Differences with their p-values, corrected for all of them; keys end with the metric."""
-    p, p_here = (
-        holm(np.array([p_value(two[i]) for two in found.values()])).tolist() for i in (0, 1)
+    """Differences with their p-values, corrected for all of them; keys end with the metric.
+
+    With more than one of `trainings` there is a p-value for other ones, too.
+    """
+    p, p_here, p_trainings = (
+        holm(np.array([p_value(each[i]) for each in found.values()])).tolist() for i in range(3)
     )
     return {
         key: Compared(
-            two.anywhere, *both, better=(two.here.mean > 0) == METRICS[key[2]].higher_is_better
+            each.anywhere,
+            p[i],
+            p_here[i],
+            (each.here.mean > 0) == METRICS[key[2]].higher_is_better,
+            p_trainings[i] if trainings > 1 else None,
         )
-        for (key, two), both in zip(found.items(), zip(p, p_here))
+        for i, (key, each) in enumerate(found.items())
     }

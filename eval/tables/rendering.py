@@ -22,7 +22,7 @@ def cell_text(cell: Cell, digits: int) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, Compared):
-        return f"{cell_text(cell.estimate, digits)} {cell.mark()}".rstrip()
+        return f"{cell_text(cell.estimate, digits)} {cell.mark()}{cell.again()}".rstrip()
     if isinstance(cell, Estimate):
         if math.isnan(cell.std_error):
             return f"{cell.mean:.{digits}f}"
@@ -99,8 +99,9 @@ def as_csv(table: Table) -> str:
         for cell, parts in zip(row, suffixes):
             if isinstance(cell, (Estimate, Compared)):
                 estimate = cell.estimate if isinstance(cell, Compared) else cell
-                p = (cell.p, cell.p_here) if isinstance(cell, Compared) else (None, None)
-                numbers = (estimate.mean, estimate.std_error, *interval(estimate), *p)
+                p = cell[1:3] if isinstance(cell, Compared) else (None, None)
+                again = cell.p_trainings if isinstance(cell, Compared) else None
+                numbers = (estimate.mean, estimate.std_error, *interval(estimate), *p, again)
                 line += map(_plain, numbers[: len(parts)])
             else:
                 text = cell_text(cell, 0) if isinstance(cell, (str, Failure)) else _plain(cell)
@@ -147,8 +148,10 @@ def show(table: Table, format: str) -> None:
 
 def _suffixes(cells: Sequence[Cell]) -> Sequence[str]:
     """What stands behind a column's key in CSV, for each of the numbers of its cells."""
-    if any(isinstance(cell, Compared) for cell in cells):
-        return "", "_se", "_low", "_high", "_p", "_p_here"
+    compared = [cell for cell in cells if isinstance(cell, Compared)]
+    if compared:
+        repeated = any(cell.p_trainings is not None for cell in compared)
+        return "", "_se", "_low", "_high", "_p", "_p_here", *(["_p_trainings"] if repeated else [])
     return ("", "_se", "_low", "_high") if any(isinstance(c, Estimate) for c in cells) else ("",)
 
 
@@ -204,6 +207,7 @@ def _latex(text: str) -> str:
         " ▼": "$^{-}$",
         " △": "$^{(+)}$",
         " ▽": "$^{(-)}$",
+        "°": r"$^{\circ}$",
         "≤": r"$\leq$",
         "< ": r"$<$ ",
         " †": r"$^{\dagger}$",

@@ -13,6 +13,8 @@ from pipeline.common.failures import Failure
 SIGNIFICANT = 0.05
 # Better and worse: for subjects of the kind, and for the subjects at hand only.
 ANYWHERE, HERE = ("▲", "▼"), ("△", "▽")
+# Behind them: the difference would be there with other trainings, too.
+AGAIN = "°"
 # What else a number may need said: scores are stale, a mean is over fewer subjects than others.
 STALE, FEWER = "†", "‡"
 EXTERNAL = "(external)"  # behind a method whose images were made elsewhere
@@ -29,6 +31,7 @@ class Compared(NamedTuple):
     p: float  # for subjects of this kind: would others show the same?
     p_here: float  # for the subjects at hand: would other prompts?
     better: bool  # the direction of the difference
+    p_trainings: float | None = None  # if trainings are repeated: would other trainings?
 
     def mark(self) -> str:
         """ANYWHERE or HERE, of the right direction, if the difference is significant."""
@@ -36,6 +39,10 @@ class Compared(NamedTuple):
             if p <= SIGNIFICANT:
                 return marks[0 if self.better else 1]
         return ""
+
+    def again(self) -> str:
+        """AGAIN if the difference is significant for other trainings on these subjects."""
+        return AGAIN if self.p_trainings is not None and self.p_trainings <= SIGNIFICANT else ""
 
 
 Cell = str | Estimate | Compared | Failure | float | None

@@ -17,10 +17,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.stages import analyses_of
 from eval.report.evidence import trials
+from eval.results import KINDS, subjects_of
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
+from pipeline.concepts.concept import styles_of
 from pipeline.corpus.gallery import stand_ins
 from pipeline.methods import Needs, check_methods, load_method, method_files, training_seeds
 from pipeline.settings.external import external_folder, is_external
@@ -171,7 +173,7 @@ def pipelines(profile: str) -> dict[Path, str]:
     """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     check_methods(grid, profile)
-    default, analyses = profile == DEFAULT_PROFILE, analyses_of(params)
+    default, analyses, styles = profile == DEFAULT_PROFILE, analyses_of(params), styles_of(grid)
 
     def here(path: str | Path) -> str:
         """A path that is relative to the root, as the profile's DVC project sees it."""
@@ -221,7 +223,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             world=params.world is not None,
             url_table=here(params.corpus.url_table),
             triples=bool(grid.triples),
-            composed=bool(grid.composed()),
+            kinds={k: title for k, title in KINDS.items() if subjects_of(grid, k, styles)},
             kid="kid" in scoring.metrics,
             concepts=list(grid.concepts),
             stand_ins=stand_ins(grid),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.schema import parse, read_yaml
-from pipeline.settings.profile import NAME, load_grid
+from pipeline.settings.profile import NAME, Grid, load_grid
 
 DATASETS = Path("datasets")
 PHOTO_CAPTION = "photo of a {}"
@@ -51,6 +51,14 @@ class Concept:
     prompt_file: Path
     images: tuple[Path, ...]  # sorted
     queries: tuple[str, ...] = ()  # captions of regularization images; empty: by the class noun
+
+    @property
+    def is_style(self) -> bool:
+        """Whether its pictures show anything, in a way that is to be learned.
+
+        No class noun says what they show, so that it needs queries.
+        """
+        return bool(self.queries)
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -111,6 +119,16 @@ def load_concept(name: str) -> Concept:
         images=images,
         queries=file.queries,
     )
+
+
+def styles_of(grid: Grid) -> frozenset[str]:
+    """The concepts of a grid that are styles; those that are not there yet count as things.
+
+    Raises:
+        BenchError: something about a concept is wrong.
+    """
+    there = (c for c in grid.concepts if (DATASETS / "concepts" / c / "concept.yaml").is_file())
+    return frozenset(name for name in there if load_concept(name).is_style)
 
 
 def check_caption(caption: str, where: str) -> None:

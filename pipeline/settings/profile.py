@@ -188,6 +188,10 @@ class Params(Section):
         """
         return self.reports() / self.cell(method, subject, seed).relative_to(self.runs())
 
+    def records(self, method: str, subject: str) -> dict[int, Path]:
+        """By seed, the records that the trainings of a cell may have, the main one first."""
+        return {seed: self.record(method, subject, seed) for seed in self.seeds(method)}
+
     def identity(self, method: str, subject: str, seed: int | None = None) -> dict[str, str | int]:
         """What stands beside each sample of a cell, and says whose it is; some of IDENTITY."""
         further = {"training_seed": seed} if seed is not None and self._further(seed) else {}

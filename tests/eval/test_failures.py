@@ -63,7 +63,7 @@ def test_failed_is_neither_scored_nor_missing(failed: Path) -> None:
     assert failed_cells("toyland") == dict.fromkeys(cells, FAILURE)
     scores = load_scores("toyland")
     assert not set(zip(scores["method"], scores["subject"])) & set(cells)
-    assert missing_cells("toyland", scores) == {"pretrained": ["chair"]}
+    assert missing_cells("toyland") == {"pretrained": ["chair"]}
 
 
 def test_tables_show_it_where_numbers_would_be(failed: Path) -> None:

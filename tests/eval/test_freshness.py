@@ -44,7 +44,8 @@ stages:
         - datasets/prompts/${{item}}.txt
       params:
         - params.yaml:
-            - train
+            - train.batch_size
+            - train.seeds.0
             - methods.{method}
       outs:
         - runs/toyland/cells/{method}/${{item}}/samples.tar:
@@ -154,9 +155,14 @@ CHANGES: dict[str, tuple[Callable[[], None], set[tuple[str, str]], str]] = {
         "methods.custom_diffusion in params.yaml has changed",
     ),
     "a parameter of all": (
-        lambda: set_value("params.yaml", 7, "train", "seed"),
+        lambda: set_value("params.yaml", 6, "train", "batch_size"),
         ALL,
-        "train in params.yaml has changed",
+        "train.batch_size in params.yaml has changed",
+    ),
+    "the main seed": (
+        lambda: set_value("params.yaml", [7, 42], "train", "seeds"),
+        ALL,
+        "train.seeds.0 in params.yaml has changed",
     ),
     "the protocol's file": (
         lambda: set_value(f"datasets/protocols/{PROTOCOL}.yaml", 3.0, "score", "text_scale"),
@@ -187,6 +193,20 @@ def test_what_dvc_would_make_again_is_stale(known: Path, name: str) -> None:
     found = load_results().fresh
     assert set(found.stale) == cells
     assert all(why in reason for reason in found.stale.values())
+
+
+def test_another_seed_makes_nothing_stale_but_scores_of_it_that_dvc_does_not_know(
+    known: Path,
+) -> None:
+    set_value("params.yaml", [42, 43], "train", "seeds")
+    assert load_results().fresh.stale == {}
+    path = RECORDS / "custom_diffusion/cat/scores.csv"
+    text = path.read_text()
+    (path.parent / "seed-43").mkdir()
+    (path.parent / "seed-43/scores.csv").write_text(text.replace(",cat,,", ",cat,43,"))
+    found = load_results()
+    assert found.trainings == 1 and found.seeds == {("custom_diffusion", "cat"): [43]}
+    assert found.fresh.stale.keys() == {("custom_diffusion", "cat")}
 
 
 def test_another_protocol_makes_all_stale_with_and_without_a_lock(known: Path) -> None:

@@ -17,6 +17,7 @@ from eval.statistics import (
     mean_over,
     mean_over_groups,
     mean_over_strata,
+    mean_over_trainings,
     p_value,
     rank_correlation,
     two_way_mean,
@@ -320,3 +321,68 @@ def test_too_few_independent_subjects_have_no_error() -> None:
     assert np.isnan(two.std_error)
     assert np.isnan(interval(two)).all()
     assert np.isnan(p_value(two))
+
+
+def test_trainings_of_independent_subjects_have_the_variance_within_subjects() -> None:
+    """That of an analysis of variance, subjects having unequal numbers of trainings."""
+    rng = np.random.default_rng(6)
+    values = [{s: rng.normal() for s in seeds} for seeds in ((1, 2), (1, 2, 3, 5), (2, 4, 7))]
+    found = mean_over_trainings(values, [0, 1, 2])
+    x = np.concatenate([[*some.values()] for some in values])
+    subject = np.repeat([0, 1, 2], [2, 4, 3])
+    design = np.eye(3)[subject]
+    effects, squares, *_ = np.linalg.lstsq(design, x, rcond=None)
+    contrast = np.full(3, 1 / 3)
+    variance = squares[0] / (9 - 3) * contrast @ np.linalg.inv(design.T @ design) @ contrast
+    assert found.mean == pytest.approx(effects.mean())
+    assert found.std_error == pytest.approx(np.sqrt(variance))
+    assert (found.n, found.clusters) == (9, 6 + 1)
+
+
+def test_subjects_of_one_group_are_one_sample_of_their_seeds_means() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(3, 5))
+    values = [dict(enumerate(row)) | {99: 1e3} for row in x]
+    del values[0][99]  # a seed that not all have says nothing
+    found, plain = mean_over_trainings(values, [4, 4, 4]), stats.ttest_1samp(x.mean(0), 0)
+    assert found.mean == pytest.approx(x.mean())
+    assert p_value(found) == pytest.approx(plain.pvalue)
+    assert interval(found) == pytest.approx(plain.confidence_interval())
+
+
+def test_one_training_has_no_error() -> None:
+    found = mean_over_trainings([{1: 0.5}, {1: 1.5}], [0, 1])
+    assert (found.mean, found.n) == (1, 2)
+    assert np.isnan(found.std_error) and np.isnan(p_value(found))
+    assert np.isnan(mean_over_trainings([{1: 0.5, 2: 0.1}, {}], [0, 1]).std_error)
+    # A subject with one is as sure as the others say.
+    assert mean_over_trainings([{1: 0.5, 2: 0.1}, {1: 0.5}], [0, 1]).clusters == 2
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_for_other_trainings_cover(seeds: int, equal: bool) -> None:
+    """Subjects differ, which is no error, and a group's trainings vary together or do not.
+
+    The groups of profile toyland-full: ten concepts alone, or five pairs, of which four are linked.
+    """
+    groups = [*range(10)] if equal else [0, 1, 1, 1, 1]
+    runs, count = 4000, len(groups)
+    rng = np.random.default_rng(seeds)
+    subjects = rng.normal(0, 3, count)
+    luck = rng.normal(size=(runs, count, seeds))
+    if not equal:  # what a shared concept's training does to all that are made of it
+        luck[:, 1:] = 0.5 * luck[:, 1:] + rng.normal(size=(runs, 1, seeds))
+    covered = naive = 0
+    for one in subjects[:, None] + luck:
+        values = [dict(enumerate(row)) for row in one]
+        low, high = interval(mean_over_trainings(values, groups))
+        covered += low < subjects.mean() < high
+        low, high = interval(mean_over_trainings(values, range(count)))
+        naive += low < subjects.mean() < high
+    if equal or seeds > 2:
+        assert covered / runs == pytest.approx(0.95, abs=0.015)
+    else:  # one degree of freedom for each size: Satterthwaite's are more than one, and cut to it
+        assert 0.95 < covered / runs < 0.995
+    if not equal:
+        assert naive / runs < 0.85

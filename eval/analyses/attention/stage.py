@@ -28,7 +28,7 @@ from eval.analyses.common import (
 )
 from eval.analyses.probes import CROSS, Word, attention_through, words_of
 from eval.results import estimates
-from eval.scores.reading import failed_cells, load_scores
+from eval.scores.reading import failed_cells, load_scores, main_training
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
@@ -127,9 +127,10 @@ def best_and_worst(profile: str, method: str) -> dict[str, float]:
         FailureError: none was, as they could not be made.
     """
     grid = load_grid(profile)
+    scores = main_training(load_scores(profile))
     found = {
         subject: estimate.mean
-        for (name, subject, metric), estimate in estimates(load_scores(profile)).items()
+        for (name, subject, metric), estimate in estimates(scores).items()
         if name == method and metric == "image_alignment" and subject in grid.compositions
     }
     for (name, subject), failure in failed_cells(profile).items():

@@ -42,9 +42,10 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
         raise BenchError(f"profile {profile!r} has no costs yet: run `{repro_command(profile)}`")
     cells = pd.DataFrame(rows).astype(dict.fromkeys(MEASURED, "float64"))
     means = cells.groupby(["method", "kind"], sort=False)[list(MEASURED)].mean().reset_index()
-    for row in means.to_dict("records"):
-        stored = f"{row['bytes'] / 1e6:.3f} MB"
-        print(f"cost: {row['method']}, {row['kind']}: {stored}, {row['seconds']:.1f} s")
+    for method, kind, seconds, size in means[["method", "kind", "seconds", "bytes"]].itertuples(
+        index=False
+    ):
+        print(f"cost: {method}, {kind}: {size / 1e6:.3f} MB, {seconds:.1f} s")
     tables = {"cells": cells, "cost": means}
     return write_results(folder_of(params, "cost"), tables, {"cost": chart(means, grid)})
 

@@ -43,8 +43,9 @@ def scores(values: Cells, metric: str) -> pd.DataFrame:
     """A row for each of the values; no two subjects are asked for the same."""
     rows = [
         {
-            "method": m, "subject": s, "metric": metric, "target": pd.NA, "prompt_index": p,
-            "prompt": f"prompt {p} of {s}{s}", "sample": i, "value": value, "std_error": np.nan,
+            "method": m, "subject": s, "seed": pd.NA, "metric": metric, "target": pd.NA,
+            "prompt_index": p, "prompt": f"prompt {p} of {s}{s}", "sample": i, "value": value,
+            "std_error": np.nan,
             "n": pd.NA, "clusters": pd.NA, "extractor": "e", "protocol": "toyland-v2",
         }
         for (m, s), x in values.items()

@@ -38,7 +38,7 @@ def the_papers_run(shift: float = 0.0, concepts: list[str] | None = None) -> tup
                     continue
                 known = {
                     "protocol": "paper-v1", "method": row.method, "subject": f"{subject}_photo",
-                    "metric": metric, "target": pd.NA, "std_error": 1.0, "n": 500,
+                    "seed": pd.NA, "metric": metric, "target": pd.NA, "std_error": 1.0, "n": 500,
                     "clusters": 40, "scale": 1.0, "text_rule": "class_noun",
                     "extractor": "ViT-B-32-quickgelu/openai@0123",
                 }  # fmt: skip

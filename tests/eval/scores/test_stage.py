@@ -246,10 +246,10 @@ def test_all_scores_of_the_grid_are_read_in_its_order(profile: Path) -> None:
     assert list(scores["method"].unique()) == [
         "oracle", "pretrained", "custom_diffusion", "custom_diffusion_merge",
     ]  # fmt: skip
-    assert missing_cells("toyland", scores) == {}
+    assert missing_cells("toyland") == {}
     (RECORDS / "pretrained" / "chair" / "scores.csv").unlink()
     scores = load_scores("toyland")
-    assert missing_cells("toyland", scores) == {"pretrained": ["chair"]}
+    assert missing_cells("toyland") == {"pretrained": ["chair"]}
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def made_up(effect: float, seed: int = 3) -> Results:
     rng = np.random.default_rng(seed)
     rows = [
         {
-            "protocol": "toyland-v2", "method": method, "subject": subject,
+            "protocol": "toyland-v2", "method": method, "subject": subject, "seed": pd.NA,
             "metric": metric, "target": pd.NA, "prompt_index": prompt,
             "prompt": f"prompt {prompt} of {subject[::-1]}",
             "sample": 0, "value": hard + effect * (method == "custom_diffusion")

@@ -424,5 +424,5 @@ def test_rooms_that_a_file_imports_from_are_dependencies(lab: Path) -> None:
     assert not any("my_lab" in room for room in found)
     found = rooms([], method_files("lora_kv", load_grid()))
     methods = [room for room in found if room.startswith("pipeline/methods/")]
-    names = ["__init__", "answers", "custom_diffusion", "lora_kv", "method", "registry"]
+    names = "__init__ answers custom_diffusion lora_kv method registry seeds".split()
     assert methods == [f"pipeline/methods/{name}.py" for name in names]
