@@ -26,8 +26,8 @@ def missing_cells(profile: str, subjects: Container[str] | None = None) -> dict[
             concepts = len(grid.concepts_of(subject))
             seeds = [None] if method == ORACLE else training_seeds(method, params, grid, concepts)
             for seed in seeds if subjects is None or subject in subjects else ():
-                cell, main = params.cell(method, subject, seed), params.cell(method, subject)
-                if not (cell / SCORES).is_file():
-                    name = subject if cell == main else f"{subject} (seed {seed})"
+                record, main = (params.record(method, subject, s) for s in (seed, None))
+                if not (record / SCORES).is_file():
+                    name = subject if record == main else f"{subject} (seed {seed})"
                     missing.setdefault(method, []).append(name)
     return missing

@@ -71,7 +71,7 @@ def score(profile: Path) -> Score:
         for cell in sorted(Path("runs/toyland").glob("cells/*/*/samples.tar")):
             method_of, subject_of = cell.parts[-3:-1]
             score_cell(method_of, subject_of, "toyland")
-        return pd.read_csv(Path("runs/toyland/cells") / method / subject / "scores.csv")
+        return pd.read_csv(Path("reports/cells") / method / subject / "scores.csv")
 
     return run
 

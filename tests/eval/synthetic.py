@@ -34,6 +34,7 @@ from pipeline.toyland.world.scenes import (
 )
 
 PROJECT = Path(__file__).parents[2]
+PROTOCOL = "toyland-v2"  # no identity, which needs galleries
 PROTOCOL_SAMPLES = 2
 
 
@@ -41,6 +42,7 @@ def make_profile(root: Path, concepts: list[str], pairs: list[str], methods: lis
     """Puts params.yaml, grid.yaml, datasets and a CLIP that was never trained into `root`."""
     yaml = YAML()
     params, grid = yaml.load(PROJECT / "params.yaml"), yaml.load(PROJECT / "grid.yaml")
+    params["protocol"] = PROTOCOL
     nouns = {name: PERSONAL[name].category for name in concepts}
     grid["concepts"] = {name: {"class_noun": noun} for name, noun in nouns.items()}
     grid["compositions"] = {name: dict(zip(("first", "second"), name.split("+"))) for name in pairs}

@@ -26,9 +26,8 @@ from eval.tables.table import FEWER, STALE
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
 from tests.eval.conftest import METHODS
-from tests.eval.synthetic import PROJECT
+from tests.eval.synthetic import PROTOCOL
 
-PROTOCOL = YAML().load(PROJECT / "params.yaml")["protocol"]
 HEADING = f"Profile toyland, protocol {PROTOCOL}"
 CELLS = Path("runs/toyland/cells")
 RECORDS = Path("reports/cells")

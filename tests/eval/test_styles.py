@@ -37,10 +37,10 @@ def styled(profile: Path) -> Path:
     params = load_params()
     for cells, name in ((CELLS, "neon"), (PAIRS, "neon+cat")):
         for method, subject in cells:
-            frame = read_scores(params.cell(method, subject) / SCORES, method, subject)
+            frame = read_scores(params.record(method, subject) / SCORES, method, subject)
             far = 1000.0 if method == "custom_diffusion" else 500.0
             frame = frame.assign(subject=name, value=frame["value"] + far)
-            target = params.cell(method, name) / SCORES
+            target = params.record(method, name) / SCORES
             target.parent.mkdir(parents=True)
             frame.to_csv(target, index=False)
     return profile
