@@ -627,7 +627,7 @@ def _check(
     analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
-    _check_name("subject", subject, grid.subjects())
+    _check_name("subject", subject, [*grid.subjects(), *grid.all_tasks()])
     names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -662,7 +662,7 @@ def _recorded(wanted: bool, *outputs: Path) -> Iterator[None]:
 
 def known_methods(params: Params, grid: Grid) -> list[str]:
     """The methods that have a row in the grid, and hyper-parameters if they are made here."""
-    return [m for m in grid.methods if m in params.methods or is_external(m)]
+    return [m for m in grid.all_methods() if m in params.methods or is_external(m)]
 
 
 def _check_name(kind: str, name: str | None, known: list[str]) -> None:

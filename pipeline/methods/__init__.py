@@ -6,6 +6,7 @@ Beside them lie what a method is (`method`), the ready-made answers that most me
 
 from pipeline.methods.answers import (
     TOKENS,
+    Chained,
     Continued,
     Merged,
     Trained,
@@ -36,6 +37,7 @@ from pipeline.methods.registry import (
 __all__ = [
     "TOKENS",
     "Batch",
+    "Chained",
     "Context",
     "Continued",
     "How",

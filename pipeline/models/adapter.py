@@ -3,6 +3,7 @@
 An adapter is one safetensors file: the embedding rows of modifier tokens, and changes to named
 weights of the UNet, each dense or of low rank. Textual Inversion is one row; Custom Diffusion is
 a row and the K and V of cross-attention; DreamBooth is every weight; a merge is one more adapter.
+A method that learns one concept after the other may keep tensors there for the next one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -74,14 +75,16 @@ class Adapter:
     tokens: dict[str, Tensor]
     deltas: dict[str, Delta]
     provenance: Provenance
+    kept: dict[str, Tensor] = field(default_factory=dict)  # for the next concept; no part of it
 
     def parameters(self) -> int:
-        """How many numbers it holds."""
-        return sum(part.numel() for part in self.tensors().values())
+        """How many numbers sampling needs."""
+        return sum(part.numel() for part in replace(self, kept={}).tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it holds, by the names in its file."""
         tensors = {f"token.{name}": row for name, row in self.tokens.items()}
+        tensors |= {f"kept.{name}": part for name, part in self.kept.items()}
         for name, delta in self.deltas.items():
             if isinstance(delta, LowRank):
                 tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
@@ -148,10 +151,13 @@ def load_adapter(path: str | Path) -> Adapter:
     provenance = _provenance(path, metadata)
     tokens: dict[str, Tensor] = {}
     deltas: dict[str, Delta] = {}
+    kept: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "token":
             tokens[name] = tensor
+        elif kind == "kept":
+            kept[name] = tensor
         elif kind == "delta":
             deltas[name] = tensor
         elif kind == "up" and (down := tensors.get(f"down.{name}")) is not None:
@@ -166,7 +172,7 @@ def load_adapter(path: str | Path) -> Adapter:
     _check_tokens(path, list(tokens), provenance.references)
     # As the modifier tokens are ordered, whatever order the file has.
     tokens = {name: tokens[name] for name in sorted(tokens, key=natural_order)}
-    adapter = Adapter(tokens, deltas, provenance)
+    adapter = Adapter(tokens, deltas, provenance, kept)
     _refuse_not_finite(adapter, str(path))
     return adapter
 

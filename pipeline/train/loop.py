@@ -99,6 +99,25 @@ def draw_schedule(
     return schedule
 
 
+class Noised(NamedTuple):
+    """Latents on which a prediction is asked for, and what it should be."""
+
+    noisy: Tensor  # scaled, float32 [n, c, h, w]
+    timesteps: Tensor  # int64 [n]
+    target: Tensor  # float32 [n, c, h, w]
+
+
+def noised(base: Base, latents: Latents, generator: torch.Generator) -> Noised:
+    """Draws of the latents, noise and timesteps, all from one generator."""
+    shape = (len(latents.mean), *base.latent_shape)
+    posterior, noise = (torch.randn(shape, generator=generator).to(base.device) for _ in range(2))
+    training_steps = base.scheduler.config.num_train_timesteps
+    timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(base.device)
+    clean = (latents.mean + latents.deviation * posterior) * base.scale
+    noisy = base.scheduler.add_noise(clean, noise, timesteps)
+    return Noised(noisy, timesteps, base.target(clean, noise, timesteps))
+
+
 class Encoder:
     """Encodes each picture of a schedule once, when it is first needed.
 
@@ -162,6 +181,7 @@ def train_through(
     hyper: MethodParams,
     checkpoints: Sequence[int],
     provenance: Provenance,
+    noise: str | None = None,
 ) -> list[Adapter]:
     """Fine-tunes the base on the concepts' images and returns what has changed by then and then.
 
@@ -173,7 +193,8 @@ def train_through(
         references: what stands for the concept of each of `sets` in its captions.
         tokens: the modifier token of each of `sets` and the row [d] that it starts from.
         checkpoints: numbers of steps, ascending; the last is that of the whole training.
-        provenance: goes into the adapters, with the steps. Its subject is a part of the seeds.
+        provenance: goes into the adapters, with the steps.
+        noise: whose it is, a part of the seeds; the provenance's subject if absent.
 
     Returns:
         The adapter after each of `checkpoints`.
@@ -181,7 +202,7 @@ def train_through(
     Raises:
         FailureError: the loss or what was trained is not finite.
     """
-    unet = base.unet
+    unet, noise = base.unet, noise or provenance.subject
     steps = checkpoints[-1]
     schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
     names = method.weights(unet)
@@ -193,7 +214,7 @@ def train_through(
             embedding = base.add_modifier_tokens(tokens)
             factors: dict[str, LowRank] = {}
             if method.low_rank:
-                seed = seed_of(params.seed, provenance.subject, "low rank")
+                seed = seed_of(params.seed, noise, "low rank")
                 factors = stack.enter_context(
                     low_rank_changes(unet, names, hyper.rank or 0, seed, base.device)
                 )
@@ -230,7 +251,7 @@ def train_through(
             made = {
                 done: changed(done)
                 for done in _steps(
-                    base, method, sets, schedule, groups, penalty, params, provenance
+                    base, method, sets, schedule, groups, penalty, params, provenance, noise
                 )
                 if done in checkpoints
             }
@@ -280,6 +301,7 @@ def _steps(
     penalty: Callable[[Batch], Tensor | None],
     params: TrainParams,
     provenance: Provenance,
+    noise: str,
 ) -> Iterator[int]:
     """The loop itself: AdamW on the prediction error of the schedule's images.
 
@@ -292,7 +314,6 @@ def _steps(
     yield 0
     if not schedule:
         return
-    device = base.device
     encode = Encoder(base, sets, schedule)
     # Captions that no training can change are encoded once.
     captions = list(
@@ -310,28 +331,20 @@ def _steps(
             fixed.update(zip(part, base.condition(part).split()))
 
     optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
-    training_steps = base.scheduler.config.num_train_timesteps
     progress = tqdm(schedule, f"training {provenance.method}", unit="step", mininterval=1)
     for step, rows in enumerate(progress):
-        generator = torch.Generator().manual_seed(
-            seed_of(params.seed, provenance.subject, "step", step)
-        )
-        shape = (len(rows), *base.latent_shape)
-        posterior, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-        timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(device)
-        mean, deviation, mask = encode(rows)
-        clean = (mean + deviation * posterior) * base.scale
-        noisy = base.scheduler.add_noise(clean, noise, timesteps)
+        generator = torch.Generator().manual_seed(seed_of(params.seed, noise, "step", step))
+        latents = encode(rows)
+        noisy, timesteps, target = noised(base, latents, generator)
         learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in fixed))
         with base.autocast():
             known = fixed | dict(zip(learned, base.condition(learned).split() if learned else []))
         condition = Condition.joined([known[row.caption] for row in rows])
         predicted = base.predict(noisy, timesteps, condition)
-        target = base.target(clean, noise, timesteps)
-        losses = loss_of_rows(predicted - target, mask, method.masked_loss)
+        losses = loss_of_rows(predicted - target, latents.mask, method.masked_loss)
         # The mean over each concept's images, summed over concepts.
         loss = losses.sum() * len(sets) / len(rows)
-        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, mask))
+        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, latents.mask))
         loss = loss if more is None else loss + more
         loss.backward()
         optimizer.step()

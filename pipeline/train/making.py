@@ -16,6 +16,7 @@ from pipeline.methods import Context, Rule, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Provenance, not_finite
 from pipeline.models.base import Base
 from pipeline.settings.profile import MethodParams, Params
+from pipeline.train.fisher import fisher
 from pipeline.train.loop import train_through
 from pipeline.train.merging import average, constrained
 
@@ -35,16 +36,20 @@ class Making(Context):
         sets: Sequence[TrainingSet] = (),
         parts: Sequence[Adapter] = (),
         captions: Sequence[str] = (),
+        previous: Adapter | None = None,
     ) -> Making:
         """As the method's needs for the subject say; the references are class nouns at first."""
         target = provenance_of(base, method, subject, params.train.seed)
-        return cls(base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions))
+        return cls(
+            base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions),
+            previous,
+        )  # fmt: skip
 
     def train(self, how: Trained, sets: Sequence[TrainingSet], first: int = 0) -> Adapter:
         """See `Context`."""
-        single = len(self.subject.concepts) == 1
-        steps = (self.hyper.steps if single else self.hyper.composition_steps) or 0
-        return self.train_through(how, sets, [steps], first)[-1]
+        concepts = sets if self.subject.task else self.subject.concepts
+        steps = self.hyper.steps if len(concepts) == 1 else self.hyper.composition_steps
+        return self.train_through(how, sets, [steps or 0], first)[-1]
 
     def train_through(
         self, how: Trained, sets: Sequence[TrainingSet], checkpoints: Sequence[int], first: int = 0
@@ -61,10 +66,15 @@ class Making(Context):
             initial_ids=ids,
             learning_rate=self.hyper.learning_rate or 0.0,
         )
+        own = "+".join(concept.name for concept in concepts)
         return train_through(
             self.base, how, sets, references, rows, self.params.train, self.hyper, checkpoints,
-            provenance,
+            provenance, own if self.subject.task else self.subject.name,
         )  # fmt: skip
+
+    def fisher(self, how: Trained, adapter: Adapter, rows: int) -> dict[str, Tensor]:
+        """See `Context`."""
+        return fisher(self.base, how, self.sets[-1], adapter, rows, self.params.train.seed)
 
     def merge(self, parts: Sequence[Adapter], rule: Rule) -> Adapter:
         """See `Context`; tokens are renamed by the places of their concepts."""
