@@ -167,7 +167,10 @@ def _setting(path: Path, name: str) -> Any:
         return None
     value = _settings(path.absolute(), path.stat().st_mtime)
     for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, list):
+            value = dict(enumerate(value)).get(int(part)) if part.isdigit() else None
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
     return value
 
 

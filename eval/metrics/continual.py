@@ -1,9 +1,9 @@
 """What is learned, kept and forgotten when concepts are learned one after the other.
 
-All of these are made of one array `r` [tasks, concepts, prompts]: `r[g, j, p]` is a metric after task
-g of the images that concept j's prompt p asks for, higher is better. Concepts are in the order of
-their tasks, so that what stands above the diagonal is not there: NaN, as is everything that was not
-measured. A measure that lacks a value is NaN too, and never a mean over fewer.
+All of these are made of one array `r` [tasks, concepts, prompts]: `r[g, j, p]` is a metric after
+task g of the images that concept j's prompt p asks for, higher is better. Concepts are in the order
+of their tasks, so that what stands above the diagonal is not there: NaN, as is everything that was
+not measured. A measure that lacks a value is NaN too, and never a mean over fewer.
 
 Most measures are a mean over concepts of a mean over prompts. They are given as their `Terms`, the
 values of each concept's prompts, so that whoever averages them can say how sure the mean is.

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.metrics.catalogue import OfSets
-from eval.scores.file import ORACLE, write_scores
+from eval.scores.file import ORACLE, SEQUENCE_COLUMNS, write_scores
 from eval.scores.measure import Measure
 from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.common.places import repro_command
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, targets_of
 from pipeline.settings.profile import load_grid, load_params
@@ -54,6 +56,47 @@ def score_cell(method: str, subject: str, profile: str) -> None:
             )
         rows += measure.set_rows(reals, known, of_captions, captions)
     write_scores(folder, params.protocol.name, rows, start)
+
+
+def score_sequence(method: str, sequence: str, profile: str) -> None:
+    """Scores the samples of all tasks of a sequence: one file for all.
+
+    Image-alignment is measured with the targets of the concept that was asked for, and after the
+    last task with those of every other one too. Tasks that failed have no rows.
+
+    Raises:
+        BenchError: samples, targets or the models that measure are missing or damaged.
+        FailureError: no task could be made, or targets could not.
+    """
+    start = time.monotonic()
+    params, grid = load_params(profile), load_grid(profile)
+    concepts = grid.sequences[sequence].concepts
+    made: dict[int, list[Sample]] = {}
+    failures: list[FailureError] = []
+    for number, task in enumerate(grid.tasks(sequence), 1):
+        try:
+            made[number] = samples_of(params, method, task)
+        except FailureError as error:
+            failures.append(error)
+    if not made:
+        raise failures[0]
+    targets = [targets_of(params, concept) for concept in concepts]
+    measure, rows = Measure(params), []
+    for number, samples in made.items():
+        for place, concept in enumerate(concepts[:number], 1):
+            own = [s for s in samples if s["json"]["concept"] == concept]
+            if not own:
+                raise BenchError(
+                    f"{params.cell(method, sequence)}: the samples of task {number} hold no images "
+                    f"of {concept}: the sequence was another: run `{repro_command(profile)}`"
+                )
+            prompts = [s["json"]["scored_prompt"] for s in own]
+            others = range(1, len(concepts) + 1) if number == len(concepts) else [place]
+            found = measure.text_rows(own, prompts)
+            for other in others:
+                found += measure.target_rows(own, prompts, targets[other - 1], other)
+            rows += [row | {"task": number, "subject": concept} for row in found]
+    write_scores(params.cell(method, sequence), params.protocol.name, rows, start, SEQUENCE_COLUMNS)
 
 
 def score_oracle(concept: str, profile: str) -> None:

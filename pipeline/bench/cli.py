@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +46,10 @@ Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
 Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
 Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+Learned = Annotated[
+    str, typer.Argument(help="The same, or a task of a sequence, such as toys/task-2.")
+]
+Scored = Annotated[str, typer.Argument(help="The same, or a sequence.")]
 RecordFailure = Annotated[
     bool,
     typer.Option(
@@ -190,12 +194,12 @@ def generate(
 @app.command("train")
 def train(
     method: Method,
-    subject: Subject,
+    subject: Learned,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Train the adapter of one cell."""
-    params = _check(profile, method=method, subject=subject)
+    params = _check(profile, method=method, subject=subject, beside=Grid.all_tasks)
     from pipeline.train.stage import train_cell
 
     cell = params.cell(method, subject)
@@ -206,12 +210,12 @@ def train(
 @app.command("sample")
 def sample(
     method: Method,
-    subject: Subject,
+    subject: Learned,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Generate the images of one cell."""
-    params = _check(profile, method=method, subject=subject)
+    params = _check(profile, method=method, subject=subject, beside=Grid.all_tasks)
     if is_external(method):
         from pipeline.sample.external import take_cell as sample_cell
     else:
@@ -225,18 +229,18 @@ def sample(
 @app.command("score")
 def score(
     method: Method,
-    subject: Subject,
+    subject: Scored,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Score the images of one cell."""
-    params = _check(profile, method=method, subject=subject)
+    """Score the images of one cell, or of all tasks of a sequence."""
+    params = _check(profile, method=method, subject=subject, beside=lambda grid: grid.sequences)
     from eval.scores.file import SCORES
-    from eval.scores.stage import score_cell
+    from eval.scores.stage import score_cell, score_sequence
 
-    cell = params.cell(method, subject)
-    with _recorded(record_failure, cell / SCORES):
-        score_cell(method, subject, profile)
+    sequence = subject in load_grid(profile).sequences
+    with _recorded(record_failure, params.cell(method, subject) / SCORES):
+        (score_sequence if sequence else score_cell)(method, subject, profile)
 
 
 @app.command("oracle")
@@ -612,8 +616,16 @@ def _check(
     concept: str | None = None,
     method: str | None = None,
     subject: str | None = None,
+    beside: Callable[[Grid], Iterable[str]] = lambda _: (),
 ) -> Params:
     """Checks the profile's files and the names, and says whether the network may be used.
+
+    Args:
+        profile: its name.
+        concept: a name,
+        method: and so on.
+        subject: of the grid, or one that `beside` gives.
+        beside: what else of the grid a subject may be.
 
     Returns:
         The profile's parameters.
@@ -627,7 +639,7 @@ def _check(
     analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
-    _check_name("subject", subject, [*grid.subjects(), *grid.all_tasks()])
+    _check_name("subject", subject, [*grid.subjects(), *beside(grid)])
     names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"

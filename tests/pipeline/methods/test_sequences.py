@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from pipeline.models.crossattn import detached_start_token, key_value_names
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import MethodParams, Params, SamplerParams, load_params
 from pipeline.train.augment import draw_view, render_view, view_mask
-from pipeline.train.loop import loss_of_rows
 from pipeline.train.making import Making
 from tests.pipeline.tiny import RARE_TOKENS, new_base, task, training_set
 
