@@ -100,7 +100,9 @@ def measure(
     train_through(*arguments, [1], about)  # the first step chooses algorithms
     seconds, peak = watched(base.device, lambda: train_through(*arguments, [steps], about))
 
-    schedule = draw_schedule(method, [part], about.references, train_params, base.resolution, steps)
+    schedule = draw_schedule(
+        method, [part], about.references, train_params, base.resolution, steps, about.seed
+    )
     pictures = len({row.picture for rows in schedule for row in rows})
     with unet_of_a_step(base, train_params.batch_size) as step:
         operations = steps * count(step)

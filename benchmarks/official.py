@@ -40,7 +40,8 @@ def train_through(
     results are comparable; batches, masks and losses are put together here.
     """
     generators = [
-        np.random.default_rng(seed_of(params.seed, "schedule", part.concept.name)) for part in sets
+        np.random.default_rng(seed_of(provenance.seed, "schedule", part.concept.name))
+        for part in sets
     ]
     weights = {n: w for n, w in base.unet.named_parameters() if n in method.weights(base.unet)}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -69,7 +70,7 @@ def train_through(
                     captions.append(caption if own else part.captions[view.image])
                     masks.append(mask_of(view, base))
             generator = torch.Generator().manual_seed(
-                seed_of(params.seed, provenance.subject, "step", step)
+                seed_of(provenance.seed, provenance.subject, "step", step)
             )
             shape = (len(pictures), *base.latent_shape)
             posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))

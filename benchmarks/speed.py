@@ -86,10 +86,11 @@ def train(side: str, base: Base, part: TrainingSet, steps: int) -> Adapter:
     from pipeline.train.making import first_rows
 
     params, method = load_params(), load_method(METHOD).single
+    seed = params.train.seeds[0]
     assert isinstance(method, Trained)
-    rows, ids = first_rows(base, method, [part.concept], 0, params)
+    rows, ids = first_rows(base, method, [part.concept], 0, params, seed)
     references = (f"<new1> {part.concept.class_noun}",)
-    about = Provenance(METHOD, CONCEPT, base.path, base.hash, references, ids)
+    about = Provenance(METHOD, CONCEPT, base.path, base.hash, references, ids, seed=seed)
     train_through = {"ours": training, "official": official}[side].train_through
     hyper = params.methods[METHOD]
     return train_through(

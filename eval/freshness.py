@@ -162,7 +162,10 @@ def _settings(path: Path, _: float) -> Any:
 
 
 def _setting(path: Path, name: str) -> Any:
-    """A value in a file of settings, by its dotted name; None if there is none."""
+    """A value in a file of settings, by its dotted name; None if there is none.
+
+    As DVC has it, the number of an item stands for it in a list: `train.seeds.0`.
+    """
     if not path.is_file():
         return None
     value = _settings(path.absolute(), path.stat().st_mtime)

@@ -21,7 +21,7 @@ from pipeline.train import loop as training
 from tests.pipeline.tiny import RARE_TOKENS, new_base, training_set
 
 LEARNING_RATE, STEPS = 1e-3, 3
-PARAMS = TrainParams(batch_size=8, weight_decay=0.01, seed=42, regularization_captions=5)
+PARAMS = TrainParams(batch_size=8, weight_decay=0.01, seeds=[42], regularization_captions=5)
 HYPER = MethodParams(learning_rate=LEARNING_RATE)
 
 

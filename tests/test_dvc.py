@@ -199,8 +199,10 @@ def stages_of(profile: str) -> set[str]:
         for suffix, subjects, kind in groups:
             if getattr(load_method(method), kind):
                 cells = f"cells/{method}/dvc.yaml"
-                for step in ("train", "sample", "score"):
-                    names |= {f"{cells}:{step}{suffix}@{subject}" for subject in subjects}
+                further = params.seeds(method)[1:] if method != "pretrained" else []
+                for end in (suffix, *(f"{suffix}_seed_{seed}" for seed in further)):
+                    for step in ("train", "sample", "score"):
+                        names |= {f"{cells}:{step}{end}@{subject}" for subject in subjects}
     for sequence, about in grid.sequences.items():
         for method in about.methods:
             names |= learning(method, sequence, range(1, len(about.concepts) + 1))
@@ -294,6 +296,65 @@ def test_sampling_does_not_train(project: Project) -> None:
     )
     expected = {name for name in stages_of("smoke") if ":sample" in name or ":score" in name}
     assert project.stale() == expected | LAST
+
+
+def seeded(project: Project, seeds: str, **fewer: int) -> set[str]:
+    """Gives the profile these seeds, and methods fewer; returns the stages that it has then."""
+    params = project.folder / "params.yaml"
+    text = re.sub(r"seeds: \[.*\]", f"seeds: {seeds}", params.read_text())
+    for method, count in fewer.items():
+        text = re.sub(rf"  {method}:\n", rf"\g<0>    seeds: {count}\n", text)
+    params.write_text(text)
+    write_pipelines(["smoke"])
+    project.prepare()
+    return stages_of("smoke")
+
+
+def test_another_seed_runs_its_own_stages_alone(project: Project) -> None:
+    """Once a seed was added, adding one more trains nothing of those before it."""
+    before = stages_of("smoke")
+    after = seeded(project, "[42, 43]")
+    new = after - before
+    assert len(new) == 3 * 3 * 3 + 3 and all("_seed_43@" in name for name in new)
+    assert project.dvc("repro", "-q") == new | LAST
+    made = project.folder / "runs/cells/custom_diffusion_merge/cat+chair/seed-43"
+    assert {path.name for path in made.iterdir()} == {
+        "adapter.safetensors", "cost.json", "samples.tar", "scores.csv",
+    }  # fmt: skip
+    more = seeded(project, "[42, 43, 7]") - after
+    assert len(more) == len(new) and all("_seed_7@" in name for name in more)
+    assert project.stale() == more | LAST
+
+
+def test_a_further_seed_of_a_part_makes_its_merge_again(project: Project) -> None:
+    seeded(project, "[42, 43]")
+    project.dvc("repro", "-q")
+    (project.folder / "runs/cells/custom_diffusion/cat/seed-43/adapter.safetensors").write_text("?")
+    cells = "cells/custom_diffusion"
+    expected = {f"{cells}/dvc.yaml:{step}_seed_43@cat" for step in ("train", "sample", "score")}
+    expected |= {
+        f"{cells}_merge/dvc.yaml:{step}_composition_seed_43@cat+chair"
+        for step in ("train", "sample", "score")
+    }
+    assert project.stale() == expected | LAST
+
+
+def test_another_main_seed_trains_all_and_draws_the_corpus_parts_anew(project: Project) -> None:
+    seeded(project, "[7]")
+    expected = {f"generate@{concept}" for concept in ("cat", "chair")}
+    expected |= set().union(*(cells(m) for m in load_grid("smoke").methods))
+    assert project.stale() == expected | LAST
+
+
+def test_a_method_with_fewer_seeds_has_fewer_stages(project: Project) -> None:
+    found = seeded(project, "[42, 43, 44]", dreambooth=1, textual_inversion=2)
+    further = {name for name in found if "_seed_" in name}
+    assert not any("dreambooth" in name or "pretrained" in name for name in further)
+    assert {name for name in further if "textual_inversion" in name} == {
+        name for name in further if "textual_inversion" in name and "_seed_43@" in name
+    }
+    with closing(Repo(str(project.folder))) as repo:
+        assert names_of(repo.index.stages) == found
 
 
 def test_code_of_a_method_reruns_its_cells(project: Project) -> None:

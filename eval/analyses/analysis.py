@@ -26,7 +26,7 @@ class Analysis(Section):
     desc: ClassVar[str]  # what it does, in a few words
     models: ClassVar[tuple[Literal["base", "scorer"], ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()  # of this repository, that are no code
-    settings: ClassVar[tuple[str, ...]] = ()  # sections of params.yaml, beside its own
+    settings: ClassVar[tuple[str, ...]] = ()  # keys of params.yaml, beside its own
     protocol: ClassVar[tuple[str, ...]] = ()  # sections of the protocol
 
     def reads(self, grid: Grid) -> list[str]:

@@ -41,6 +41,7 @@ def cost_table(params: Params, grid: Grid) -> Table:
 
 
 def trained_on(params: Params, grid: Grid) -> list[str]:
-    """The machines that trained the cells, as far as they wrote it down."""
+    """The machines that trained the cells and how they computed, as far as they wrote it down."""
     paths = [params.cell(m, s) / COST_FILE for m in grid.methods for s in grid.subjects()]
-    return sorted({f"{cost.hardware} ({cost.device})" for p in paths if (cost := read_cost(p))})
+    costs = [cost for path in paths if (cost := read_cost(path))]
+    return sorted({f"{cost.hardware} ({cost.device}, {cost.arithmetic})" for cost in costs})

@@ -58,6 +58,8 @@ SEQUENCE_COLUMNS: dict[str, str] = {"sequence": "string", "task": "Int64", **COL
 
 def write_scores(
     folder: Path,
+    method: str,
+    subject: str,
     protocol: str,
     rows: list[Sample],
     start: float,
@@ -67,12 +69,13 @@ def write_scores(
 
     Args:
         folder: of the cell or the sequence.
+        method: of the cell,
+        subject: and what it is about; or the sequence.
         protocol: its name.
         rows: with the columns that they have of `columns`; the folder's own are added.
         start: `time.monotonic()` when measuring began.
         columns: COLUMNS, or SEQUENCE_COLUMNS.
     """
-    method, subject = folder.parts[-2:]
     path = folder / SCORES
     frame = pd.DataFrame(rows).reindex(columns=list(columns))
     frame["protocol"], frame["method"], frame[_whose(columns)] = protocol, method, subject

@@ -18,12 +18,18 @@ from pipeline.concepts.shards import Sample, held_out_of, one_line, samples_of, 
 from pipeline.settings.profile import load_grid, load_params
 
 
-def score_cell(method: str, subject: str, profile: str) -> None:
+def score_cell(method: str, subject: str, profile: str, seed: int | None = None) -> None:
     """Scores the samples of a cell: `samples.tar` to `scores.csv`.
 
     Its metrics are those that the protocol lists. Text-alignment is measured with class nouns in
     place of modifier tokens, image-alignment for each target concept by itself, KID and FID for
     single concepts, between images of the captions of held-out real images and these.
+
+    Args:
+        method: of the profile's grid,
+        subject: and what it learned.
+        profile: the name of a profile.
+        seed: of the training; None if nothing in it is random.
 
     Raises:
         BenchError: samples, targets or the models that measure are missing or damaged.
@@ -31,8 +37,8 @@ def score_cell(method: str, subject: str, profile: str) -> None:
     """
     start = time.monotonic()
     params, concepts = load_params(profile), load_grid(profile).concepts_of(subject)
-    folder = params.cell(method, subject)
-    samples = samples_of(params, method, subject)
+    folder = params.cell(method, subject, seed)
+    samples = samples_of(params, method, subject, seed=seed)
     of_prompts = [s for s in samples if s["json"]["part"] == "prompt"]
     of_captions = [s for s in samples if s["json"]["part"] == "caption"]
     if not of_prompts:
@@ -55,7 +61,7 @@ def score_cell(method: str, subject: str, profile: str) -> None:
                 f"images of {concept!r}: sample again"
             )
         rows += measure.set_rows(reals, known, of_captions, captions)
-    write_scores(folder, params.protocol.name, rows, start)
+    write_scores(folder, method, subject, params.protocol.name, rows, start)
 
 
 def score_sequence(method: str, sequence: str, profile: str) -> None:
@@ -96,7 +102,8 @@ def score_sequence(method: str, sequence: str, profile: str) -> None:
             for other in others:
                 found += measure.target_rows(own, prompts, targets[other - 1], other)
             rows += [row | {"task": number, "subject": concept} for row in found]
-    write_scores(params.cell(method, sequence), params.protocol.name, rows, start, SEQUENCE_COLUMNS)
+    folder, protocol = params.cell(method, sequence), params.protocol.name
+    write_scores(folder, method, sequence, protocol, rows, start, SEQUENCE_COLUMNS)
 
 
 def score_oracle(concept: str, profile: str) -> None:
@@ -123,7 +130,8 @@ def score_oracle(concept: str, profile: str) -> None:
     rows = measure.text_rows(reals, captions)
     rows += measure.among_target_rows(targets)
     rows += measure.half_rows(*halves(reals, np.random.default_rng(seed_of("halves", concept))))
-    write_scores(params.cell(ORACLE, concept), params.protocol.name, rows, start)
+    folder = params.cell(ORACLE, concept)
+    write_scores(folder, ORACLE, concept, params.protocol.name, rows, start)
 
 
 def halves(

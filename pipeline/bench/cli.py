@@ -21,7 +21,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
 from pipeline.common.places import DEFAULT_PROFILE
-from pipeline.methods import check_methods
+from pipeline.methods import check_methods, training_seeds
 from pipeline.settings.external import is_external
 from pipeline.settings.profile import Grid, Params, is_hub_id, load_grid, load_params
 
@@ -50,6 +50,10 @@ Learned = Annotated[
     str, typer.Argument(help="The same, or a task of a sequence, such as toys/task-2.")
 ]
 Scored = Annotated[str, typer.Argument(help="The same, or a sequence.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of the training: one of `train.seeds`; the first of them if absent."),
+]
 RecordFailure = Annotated[
     bool,
     typer.Option(
@@ -195,52 +199,60 @@ def generate(
 def train(
     method: Method,
     subject: Learned,
+    seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Train the adapter of one cell."""
-    params = _check(profile, method=method, subject=subject, beside=Grid.all_tasks)
+    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
     from pipeline.train.stage import train_cell
 
-    cell = params.cell(method, subject)
+    cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "adapter.safetensors", cell / "cost.json"):
-        train_cell(method, subject, profile)
+        train_cell(method, subject, profile, seed)
 
 
 @app.command("sample")
 def sample(
     method: Method,
     subject: Learned,
+    seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Generate the images of one cell."""
-    params = _check(profile, method=method, subject=subject, beside=Grid.all_tasks)
-    if is_external(method):
-        from pipeline.sample.external import take_cell as sample_cell
-    else:
-        from pipeline.sample.sampler import sample_cell
-
-    cell = params.cell(method, subject)
+    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
+    cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "samples.tar"):
-        sample_cell(method, subject, profile)
+        if is_external(method):
+            from pipeline.sample.external import take_cell
+
+            take_cell(method, subject, profile)
+        else:
+            from pipeline.sample.sampler import sample_cell
+
+            sample_cell(method, subject, profile, seed)
 
 
 @app.command("score")
 def score(
     method: Method,
     subject: Scored,
+    seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Score the images of one cell, or of all tasks of a sequence."""
-    params = _check(profile, method=method, subject=subject, beside=lambda grid: grid.sequences)
+    params, seed = _check_cell(profile, method, subject, seed, lambda grid: grid.sequences)
     from eval.scores.file import SCORES
     from eval.scores.stage import score_cell, score_sequence
 
-    sequence = subject in load_grid(profile).sequences
-    with _recorded(record_failure, params.cell(method, subject) / SCORES):
-        (score_sequence if sequence else score_cell)(method, subject, profile)
+    cell = params.cell(method, subject, seed)
+    with _recorded(record_failure, cell / SCORES):
+        if subject in load_grid(profile).sequences:
+            score_sequence(method, subject, profile)
+        else:
+            score_cell(method, subject, profile, seed)
 
 
 @app.command("oracle")
@@ -646,6 +658,41 @@ def _check(
         if hub := sys.modules.get("huggingface_hub"):  # imported already: see pipeline.bench.warm
             hub.constants.HF_HUB_OFFLINE = True
     return params
+
+
+def _check_cell(
+    profile: str,
+    method: str,
+    subject: str,
+    seed: int | None,
+    beside: Callable[[Grid], Iterable[str]],
+) -> tuple[Params, int | None]:
+    """As `_check`, for the stages of a cell.
+
+    Returns:
+        The profile's parameters, and the seed of the training: None if nothing in it is random, or
+        for what `beside` gives, as sequences are learned with the main seed alone.
+
+    Raises:
+        BenchError: also a seed that the method is not trained with.
+    """
+    grid = load_grid(profile)
+    params = _check(profile, method=method, subject=subject, beside=beside)
+    if subject in beside(grid):
+        if seed is not None:
+            raise BenchError(f"seed {seed}: sequences have the main seed alone: leave --seed out")
+        return params, None
+    known = training_seeds(method, params, grid, len(grid.concepts_of(subject)))
+    if seed is None or not known:  # of what the method cannot learn, its stage says so
+        return params, next(iter(known), None)
+    if seed not in known:
+        said = ", ".join(str(one) for one in known if one is not None)
+        raise BenchError(
+            f"seed {seed} is unknown: {method} is trained with {said}"
+            if said
+            else f"seed {seed}: nothing in {method} is random: leave --seed out"
+        )
+    return params, seed
 
 
 def _check_root() -> None:

@@ -21,9 +21,11 @@ from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE
-from pipeline.methods import Needs, check_methods, load_method, method_files
+from pipeline.methods import Needs, check_methods, load_method, method_files, training_seeds
 from pipeline.settings.external import external_folder, is_external
 from pipeline.settings.profile import (
+    FIRST_SEED,
+    TRAIN_KEYS,
     Grid,
     Params,
     is_hub_id,
@@ -56,12 +58,15 @@ PROJECT = {
 
 @dataclass(frozen=True)
 class Kind:
-    """The stages of one kind of subject in a method's file."""
+    """The stages of one kind of subject in a method's file, for one seed of its trainings."""
 
+    params: Params
     suffix: str  # of the stages' names
     subjects: str  # the grid's group of them
     concepts: tuple[str, ...]  # what stands for their concepts in a template
     needs: Needs
+    random: bool  # whether the seed matters
+    seed: int | None  # unless it is the main one
 
     @property
     def single(self) -> bool:
@@ -69,9 +74,35 @@ class Kind:
         return self.subjects == "concepts"
 
     @property
+    def option(self) -> str:
+        """What says in commands which seed it is."""
+        return "" if self.seed is None else f" --seed {self.seed}"
+
+    @property
+    def cell(self) -> str:
+        """The folder of a cell in runs/<profile>/."""
+        return self._folder("${method}", "${key}")
+
+    def _folder(self, method: str, subject: str) -> str:
+        folder = self.params.cell(method, subject, self.seed)
+        return folder.relative_to(self.params.runs()).as_posix()
+
+    @property
     def train_deps(self) -> list[str]:
         """What training depends on in runs/<profile>/."""
-        return train_deps(self.needs)
+        return [
+            *(f"{self._folder(m, c)}/adapter.safetensors" for m, c in self.needs.adapters),
+            *of_runs(self.needs),
+        ]
+
+    @property
+    def train_keys(self) -> list[str]:
+        """What training depends on in the section `train` of the parameters.
+
+        Another seed than the main one is in the command, and captions of the corpus are chosen
+        by the main one.
+        """
+        return [*TRAIN_KEYS, *([FIRST_SEED] if self.seed is None or self.needs.index else [])]
 
 
 @dataclass(frozen=True)
@@ -86,17 +117,16 @@ class TaskStages:
 
 @dataclass(frozen=True)
 class SequenceStages:
-    """The stages of a sequence in a method's file."""
+    """The stages of a sequence in a method's file; all are of the main seed."""
 
     name: str
     concepts: tuple[str, ...]
     tasks: list[TaskStages]
 
 
-def train_deps(needs: Needs) -> list[str]:
-    """What training depends on in runs/<profile>/, but for the task before."""
+def of_runs(needs: Needs) -> list[str]:
+    """What training depends on in runs/<profile>/, adapters left out."""
     return [
-        *(f"cells/{method}/{c}/adapter.safetensors" for method, c in needs.adapters),
         *(f"shards/{concept}.tar" for concept in needs.shards),
         *(f"generated/{concept}.tar" for concept in needs.generated),
         *(["index"] if needs.index else []),
@@ -155,7 +185,8 @@ def pipelines(profile: str) -> dict[Path, str]:
     """The text of each dvc.yaml of a profile.
 
     Raises:
-        BenchError: a method is unknown, or made of adapters of one that is not in the grid.
+        BenchError: a method is unknown, or made of adapters of one that is not in the grid, or is
+            trained with fewer seeds.
     """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     check_methods(grid, profile)
@@ -190,10 +221,12 @@ def pipelines(profile: str) -> dict[Path, str]:
         "base": local(params.base.path),
         "scorer": local(scoring.clip),
         "protocol": here(protocol_path(params.protocol.name)),
+        "main_seed": FIRST_SEED,
+        "train_keys": [*TRAIN_KEYS, FIRST_SEED],
         "inception": local(params.score.inception) if _needs_inception(params) else None,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
-    kinds = {name: _kinds(name, grid) for name in grid.methods}
+    kinds = {name: _kinds(name, params, grid) for name in grid.methods}
     learned = {name: _sequences(name, params, grid) for name in grid.all_methods()}
     for name in grid.all_methods():
         made_of = {other for kind in kinds.get(name, []) for other, _ in kind.needs.adapters}
@@ -272,7 +305,7 @@ def _groups(grid: Grid) -> list[str]:
     return ["concepts", "compositions", *(["triples"] if grid.triples else [])]
 
 
-def _kinds(name: str, grid: Grid) -> list[Kind]:
+def _kinds(name: str, params: Params, grid: Grid) -> list[Kind]:
     """The kinds of subjects that the method makes adapters of, or may have images of."""
     method = None if is_external(name) else load_method(name, grid)
     items = ("${item.first}", "${item.second}", "${item.third}")
@@ -284,10 +317,21 @@ def _kinds(name: str, grid: Grid) -> list[Kind]:
     ):
         if group not in _groups(grid):
             continue
-        if method is None:
-            found.append(Kind(suffix, group, concepts, Needs()))
-        elif how := method.of(len(concepts)):
-            found.append(Kind(suffix, group, concepts, how.needs(concepts)))
+        how = method.of(len(concepts)) if method else None
+        needs = how.needs(concepts) if how else Needs()
+        for seed in training_seeds(name, params, grid, len(concepts)):
+            further = seed not in (None, params.train.seeds[0])
+            found.append(
+                Kind(
+                    params,
+                    f"{suffix}_seed_{seed}" if further else suffix,
+                    group,
+                    concepts,
+                    needs,
+                    seed is not None,
+                    seed if further else None,
+                )
+            )
     return found
 
 
@@ -309,7 +353,8 @@ def _sequences(name: str, params: Params, grid: Grid) -> list[tuple[SequenceStag
         tasks, made_of = [], set[str]()
         for number, (task, concepts) in enumerate(grid.tasks(sequence).items(), 1):
             needs = how.needs(concepts)
-            deps = train_deps(needs)
+            deps = [f"cells/{m}/{c}/adapter.safetensors" for m, c in needs.adapters]
+            deps += of_runs(needs)
             if needs.previous:
                 before = task_name(sequence, number - 1)
                 deps.insert(0, f"cells/{name}/{before}/adapter.safetensors")

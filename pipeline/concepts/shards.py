@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
 from pipeline.common.places import repro_command_for
-from pipeline.settings.profile import Params
+from pipeline.settings.profile import IDENTITY, Params
 
 Sample = dict[str, Any]  # of a shard: "__key__", "png" or "jpg", "txt", "json"
 
@@ -42,22 +42,30 @@ def held_out_of(params: Params, concept: str) -> list[Sample]:
 
 
 def samples_of(
-    params: Params, method: str, subject: str, keys: Container[str] | None = None
+    params: Params,
+    method: str,
+    subject: str,
+    keys: Container[str] | None = None,
+    seed: int | None = None,
 ) -> list[Sample]:
     """The images that a method made of a subject, all or those with these keys.
+
+    Those of the main training, or of the one with that seed.
 
     Raises:
         BenchError: the shard is missing or damaged, or of another cell or protocol.
     """
-    path, whose = params.cell(method, subject) / "samples.tar", params.identity(method, subject)
+    path = params.cell(method, subject, seed) / "samples.tar"
+    whose = params.identity(method, subject, seed)
     samples = read_tar(path, keys)
     for sample in samples:
         record = sample.get("json")
-        for field, name in whose.items():
+        for field in IDENTITY:
             said = record.get(field) if isinstance(record, dict) else None
-            if said != name:
+            if said != (name := whose.get(field)):
+                said, name = ("(none)" if word is None else word for word in (said, name))
                 raise BenchError(
-                    f"{path}: sample {sample['__key__']} is of {field} {said or '(none)'}, not "
+                    f"{path}: sample {sample['__key__']} is of {field} {said}, not "
                     f"{name}: delete the file and run `{repro_command_for(path)}`"
                 )
     return samples

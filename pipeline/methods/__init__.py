@@ -1,7 +1,8 @@
 """The methods under comparison: one file each, which says only what is special about it.
 
 Beside them lie what a method is (`method`), the ready-made answers that most methods are
-(`answers`) and where those of other people are found (`registry`).
+(`answers`), where those of other people are found (`registry`) and how often each is trained
+(`seeds`).
 """
 
 from pipeline.methods.answers import (
@@ -33,6 +34,7 @@ from pipeline.methods.registry import (
     method_names,
     taken_names,
 )
+from pipeline.methods.seeds import training_seeds
 
 __all__ = [
     "TOKENS",
@@ -58,4 +60,5 @@ __all__ = [
     "no_weights",
     "same_rate",
     "taken_names",
+    "training_seeds",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.methods.method import Context, How, Needs, Rule, Step, TrainingSet
 
@@ -171,6 +171,8 @@ class Merged(How):
 @dataclass(frozen=True)
 class Untrained(How):
     """The base model as it is."""
+
+    random: ClassVar[bool] = False
 
     def make(self, context: Context) -> Adapter:
         """An adapter that changes nothing."""

@@ -78,9 +78,7 @@ class Reminded(Chained):
             prompts=prompts.split(),
             strength=context.number("strength"),
             rows=max(batch // (4 if self.how.regularization else 2), 1),
-            seed=seed_of(
-                context.params.train.seed, context.subject.concepts[-1].name, "old prompts"
-            ),
+            seed=seed_of(context.provenance.seed, context.subject.concepts[-1].name, "old prompts"),
         )
         return replace(self.how, penalty=penalty)
 

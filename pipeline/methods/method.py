@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pipeline.common.errors import BenchError
 
@@ -151,6 +151,9 @@ class Session(Protocol):
 
 class How(ABC):
     """How a method makes adapters of one kind of subject, and images with them."""
+
+    # Whether another seed makes another adapter: `context.provenance.seed`, or that of its parts.
+    random: ClassVar[bool] = True
 
     def needs(self, concepts: Sequence[str]) -> Needs:
         """What `make` reads, for a subject of these concepts.

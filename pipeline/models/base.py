@@ -10,6 +10,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
+from pipeline.models.arithmetic import arithmetic, computing_in
 from pipeline.models.tokens import ModifierEmbedding
 from pipeline.settings.profile import BaseParams, is_hub_id
 
@@ -50,7 +52,10 @@ class Condition:
 
 @dataclass
 class Base:
-    """A frozen text-to-image latent diffusion model in Stable Diffusion's format, in float32."""
+    """A frozen text-to-image latent diffusion model in Stable Diffusion's format.
+
+    Its weights are float32, and so is all that its methods take and give.
+    """
 
     path: str
     unet: UNet2DConditionModel
@@ -61,6 +66,7 @@ class Base:
     resolution: int
     device: torch.device
     revision: str | None = None  # of a hub id
+    dtype: torch.dtype = torch.float32  # what convolutions and matrix products compute with
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -84,9 +90,9 @@ class Base:
         ]
         return hashlib.sha256("".join(sha256(p) for p in files).encode()).hexdigest()[:16]
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 on a GPU, nothing on a CPU."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+    def autocast(self) -> AbstractContextManager[None]:
+        """In it, models compute with the base's dtype."""
+        return computing_in(self.dtype, self.device)
 
     def add_modifier_tokens(self, rows: dict[str, Tensor]) -> ModifierEmbedding:
         """Teaches the tokenizer and the text encoder these tokens; the table itself stays as is.
@@ -183,9 +189,10 @@ class Base:
         """
         means, deviations = [], []
         for part in images.split(batch):
-            posterior = self.vae.encode(part.to(self.device)).latent_dist
-            means.append(posterior.mean)
-            deviations.append(posterior.std)
+            with self.autocast():
+                posterior = self.vae.encode(part.to(self.device)).latent_dist
+            means.append(posterior.mean.float())
+            deviations.append(posterior.std.float())
         return torch.cat(means), torch.cat(deviations)
 
     @property
@@ -196,8 +203,9 @@ class Base:
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [n, 3, H, W], roughly in [-1, 1], of scaled latents [n, c, h, w]."""
-        images: Tensor = self.vae.decode(latents / self.scale).sample
-        return images
+        with self.autocast():
+            images: Tensor = self.vae.decode(latents / self.scale).sample
+        return images.float()
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
@@ -260,6 +268,7 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
         resolution=params.resolution,
         device=device,
         revision=params.revision,
+        dtype=arithmetic(device),
         **models,
     )
     _check_parts(base)

@@ -20,7 +20,7 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
     """Writes images of "photo of a {class noun}" to `generated/<concept>.tar`.
 
     A concept with queries of its own gets images of these in turn. The paper's baselines use them
-    (appendix E: 50 steps, guidance 6, 200 images).
+    (appendix E: 50 steps, guidance 6, 200 images). All trainings share those of the main seed.
     """
     started = time.perf_counter()
     params = load_params(profile)
@@ -29,7 +29,7 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
     requests = []
     for i in range(params.generate.images):
         prompt = prompts[i % len(prompts)]
-        seed = seed_of(params.train.seed, "generated", prompt, i)
+        seed = seed_of(params.train.seeds[0], "generated", prompt, i)
         record: dict[str, str | int] = {"part": "generated", "prompt": prompt, "seed": seed}
         requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
     with about(f"generated images of {concept}"):

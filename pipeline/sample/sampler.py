@@ -99,8 +99,18 @@ def sample_all(
     return images
 
 
-def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
+def sample_cell(
+    method: str, subject: str, profile: str = DEFAULT_PROFILE, seed: int | None = None
+) -> Path:
     """Stage `sample`: all images of a cell, as one shard.
+
+    Their noise is the same whatever the seed of the training was.
+
+    Args:
+        method: of the profile's grid,
+        subject: and what it learned.
+        profile: the name of a profile.
+        seed: of the training; the main one if absent.
 
     Raises:
         BenchError: the adapter is missing or damaged, or does not fit the base.
@@ -112,7 +122,7 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     how = load_method(method, load_grid(profile)).how(thing, method)
     for name, prompts in _prompts(thing).items():
         params.protocol.check_prompts(name, prompts)
-    folder = params.cell(method, subject)
+    folder = params.cell(method, subject, seed)
     sampler = params.task_sampler() if thing.task else params.sampler(len(thing.concepts))
     adapter = load_adapter(folder / "adapter.safetensors")
     references = adapter.provenance.references
@@ -126,7 +136,7 @@ def sample_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pa
     base = load_base(params.base)
     with how.open(base, adapter) as session, about(f"{method} on {subject}"):
         images = [i for group in groups for i in sample_all(base, group, sampler, session)]
-    path, whose = folder / "samples.tar", params.identity(method, subject)
+    path, whose = folder / "samples.tar", params.identity(method, subject, seed)
     write_tar(
         path,
         [

@@ -7,9 +7,9 @@ project of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ from pipeline.settings.study import StudyParams
 # Of a concept. Three of such length, as in the name of a triple, still make a file's name.
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 SEQUENCE_NAME = r"[a-z][a-z0-9_]{0,63}"  # a part of the names of stages
+H = TypeVar("H", bound=Hashable)
 
 
 class WorldParams(Section):
@@ -87,15 +88,25 @@ class TrainParams(Section):
 
     batch_size: int = Field(ge=2, multiple_of=2, description="images per step, all kinds together")
     weight_decay: float = Field(ge=0)
-    seed: int
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1, description="one training of each cell for each; the first is the main one"
+    )
     regularization_captions: int = Field(
         ge=1, description="captions that the merge keeps unchanged (C_reg)"
     )
 
 
+# All of `train` that every training depends on, as DVC knows it: of the seeds each has one.
+TRAIN_KEYS = tuple(f"train.{name}" for name in TrainParams.model_fields if name != "seeds")
+FIRST_SEED = "train.seeds.0"
+
+
 class MethodParams(Section):
     """The hyper-parameters of one method; a method uses those that its kind has."""
 
+    seeds: int | None = Field(
+        default=None, ge=1, description="with how many of `train.seeds` it trains; all if absent"
+    )
     learning_rate: float | None = Field(default=None, gt=0, lt=10)
     steps: int | None = Field(default=None, ge=0, description="steps on a single concept")
     composition_steps: int | None = Field(default=None, ge=0, description="steps on a composition")
@@ -122,6 +133,9 @@ class ScoreParams(Section):
 
     inception: str | None = Field(default=None, description="path of inception-2015-12-05.pt")
     dino: str | None = Field(default=None, description="path of DINO's ViT-S/16")
+
+
+IDENTITY = ("protocol", "method", "subject", "training_seed")
 
 
 class Params(Section):
@@ -152,13 +166,30 @@ class Params(Section):
         """The folder of the profile's report."""
         return folder_of(self.profile) / "reports"
 
-    def cell(self, method: str, subject: str) -> Path:
-        """The folder of a cell: its adapter, cost, samples and scores."""
-        return self.runs() / "cells" / method / subject
+    def seeds(self, method: str) -> list[int]:
+        """The seeds that a method trains with if anything in it is random, the main one first."""
+        about = self.methods.get(method)
+        return self.train.seeds[: about.seeds if about else None]
 
-    def identity(self, method: str, subject: str) -> dict[str, str]:
-        """What stands beside each sample of a cell, and says whose it is."""
-        return {"protocol": self.protocol.name, "method": method, "subject": subject}
+    def cell(self, method: str, subject: str, seed: int | None = None) -> Path:
+        """The folder of a cell: its adapter, cost, samples and scores.
+
+        Args:
+            method: of the cell,
+            subject: and what it is about.
+            seed: of the training; the main one has no folder of its own. None: there is one cell.
+        """
+        folder = self.runs() / "cells" / method / subject
+        return folder / f"seed-{seed}" if self._further(seed) else folder
+
+    def identity(self, method: str, subject: str, seed: int | None = None) -> dict[str, str | int]:
+        """What stands beside each sample of a cell, and says whose it is; some of IDENTITY."""
+        further = {"training_seed": seed} if seed is not None and self._further(seed) else {}
+        return {"protocol": self.protocol.name, "method": method, "subject": subject, **further}
+
+    def _further(self, seed: int | None) -> bool:
+        """Whether it is the seed of another training than the main one."""
+        return seed not in (None, self.train.seeds[0])
 
     def sampler(self, concepts: int = 1) -> SamplerParams:
         """The sampler for a subject of so many concepts."""
@@ -321,7 +352,8 @@ def load_params(profile: str = DEFAULT_PROFILE) -> Params:
 
     Raises:
         BenchError: unknown profile, or a value that is missing, unknown, of the wrong type or out
-            of range, or the name of another profile; names the file and the field.
+            of range, or the name of another profile, or a seed is there twice, or a method has
+            more seeds than there are; names the file and the field.
     """
     path = profile_folder(profile) / "params.yaml"
     content = read_yaml(path)
@@ -333,6 +365,15 @@ def load_params(profile: str = DEFAULT_PROFILE) -> Params:
             f"{path}: profile: {params.profile!r} is the name of another profile, whose results "
             f"this one would overwrite: write {profile!r}"
         )
+    seeds = params.train.seeds
+    if (repeated := _repeated(seeds)) is not None:
+        raise BenchError(f"{path}: train.seeds: {repeated} is there twice: remove one")
+    for name, method in params.methods.items():
+        if (method.seeds or 1) > len(seeds):
+            raise BenchError(
+                f"{path}: methods.{name}.seeds: {method.seeds}, but train.seeds has {len(seeds)}: "
+                "add seeds there, or write a smaller number"
+            )
     return params
 
 
@@ -403,9 +444,9 @@ def check_name(name: str, where: str = "name") -> None:
         )
 
 
-def _repeated(names: Iterable[str]) -> str | None:
+def _repeated(names: Iterable[H]) -> H | None:
     """The first name that is there a second time, if any."""
-    seen: set[str] = set()
+    seen: set[H] = set()
     for name in names:
         if name in seen:
             return name

@@ -29,14 +29,14 @@ def load_training_sets(subject: Subject, runs: Path, needs: Needs) -> tuple[Trai
     return tuple(load_training_set(concepts[name], runs, needs) for name in needs.shards)
 
 
-def load_parts(params: Params, needs: Needs) -> tuple[Adapter, ...]:
-    """The adapters of other methods that are needed.
+def load_parts(params: Params, needs: Needs, seed: int | None) -> tuple[Adapter, ...]:
+    """The adapters of other methods that are needed, from trainings with the same seed.
 
     Raises:
         BenchError: one is missing or damaged.
         FailureError: one could not be made.
     """
-    paths = [params.cell(method, concept) for method, concept in needs.adapters]
+    paths = [params.cell(method, concept, seed) for method, concept in needs.adapters]
     return tuple(load_adapter(path / "adapter.safetensors") for path in paths)
 
 
@@ -97,7 +97,7 @@ def _read_images(path: Path) -> list[tuple[str, Image.Image, str]]:
 
 
 def regularization_captions(params: Params) -> list[str]:
-    """The captions of C_reg: a random, repeatable choice from the corpus.
+    """The captions of C_reg: a random, repeatable choice from the corpus, for all trainings.
 
     Raises:
         BenchError: the index is missing.
@@ -109,6 +109,6 @@ def regularization_captions(params: Params) -> list[str]:
         )
     table = pq.read_table(str(path), columns=["caption", "split"]).to_pydict()
     captions = sorted(c for c, split in zip(table["caption"], table["split"]) if split == "train")
-    rng = np.random.default_rng(seed_of(params.train.seed, "regularization captions"))
+    rng = np.random.default_rng(seed_of(params.train.seeds[0], "regularization captions"))
     count = min(params.train.regularization_captions, len(captions))
     return [captions[i] for i in sorted(rng.choice(len(captions), count, replace=False))]

@@ -59,6 +59,7 @@ def draw_schedule(
     params: TrainParams,
     resolution: int,
     steps: int,
+    seed: int,
 ) -> list[list[Row]]:
     """Everything that the steps will see, drawn beforehand.
 
@@ -83,7 +84,7 @@ def draw_schedule(
                 f"shard of {part.concept.name}: holds no regularization images, which this method "
                 "needs: run the profile's pipeline to retrieve them"
             )
-        rng = np.random.default_rng(seed_of(params.seed, "schedule", part.concept.name))
+        rng = np.random.default_rng(seed_of(seed, "schedule", part.concept.name))
         own = part.concept.caption
         # A method's captions are of photos, which a style is not.
         templates = method.captions if method.captions and own == PHOTO_CAPTION else (own,)
@@ -193,8 +194,8 @@ def train_through(
         references: what stands for the concept of each of `sets` in its captions.
         tokens: the modifier token of each of `sets` and the row [d] that it starts from.
         checkpoints: numbers of steps, ascending; the last is that of the whole training.
-        provenance: goes into the adapters, with the steps.
-        noise: whose it is, a part of the seeds; the provenance's subject if absent.
+        provenance: goes into the adapters, with the steps. Draws depend on its seed,
+        noise: and on whose they are; the provenance's subject if absent.
 
     Returns:
         The adapter after each of `checkpoints`.
@@ -204,7 +205,9 @@ def train_through(
     """
     unet, noise = base.unet, noise or provenance.subject
     steps = checkpoints[-1]
-    schedule = draw_schedule(method, sets, references, params, base.resolution, steps)
+    schedule = draw_schedule(
+        method, sets, references, params, base.resolution, steps, provenance.seed
+    )
     names = method.weights(unet)
     weights = dict(unet.named_parameters())
     originals = {name: weights[name].detach().clone() for name in names}
@@ -214,7 +217,7 @@ def train_through(
             embedding = base.add_modifier_tokens(tokens)
             factors: dict[str, LowRank] = {}
             if method.low_rank:
-                seed = seed_of(params.seed, noise, "low rank")
+                seed = seed_of(provenance.seed, noise, "low rank")
                 factors = stack.enter_context(
                     low_rank_changes(unet, names, hyper.rank or 0, seed, base.device)
                 )
@@ -333,7 +336,7 @@ def _steps(
     optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
     progress = tqdm(schedule, f"training {provenance.method}", unit="step", mininterval=1)
     for step, rows in enumerate(progress):
-        generator = torch.Generator().manual_seed(seed_of(params.seed, noise, "step", step))
+        generator = torch.Generator().manual_seed(seed_of(provenance.seed, noise, "step", step))
         latents = encode(rows)
         noisy, timesteps, target = noised(base, latents, generator)
         learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in fixed))

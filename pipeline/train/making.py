@@ -36,10 +36,16 @@ class Making(Context):
         sets: Sequence[TrainingSet] = (),
         parts: Sequence[Adapter] = (),
         captions: Sequence[str] = (),
+        seed: int | None = None,
         previous: Adapter | None = None,
     ) -> Making:
-        """As the method's needs for the subject say; the references are class nouns at first."""
-        target = provenance_of(base, method, subject, params.train.seed)
+        """As the method's needs for the subject say; the references are class nouns at first.
+
+        Args:
+            seed: of the training; the main one if absent.
+        """
+        seed = params.train.seeds[0] if seed is None else seed
+        target = provenance_of(base, method, subject, seed)
         return cls(
             base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions),
             previous,
@@ -56,7 +62,7 @@ class Making(Context):
     ) -> list[Adapter]:
         """As `train`, but the adapters after so many steps each; see `loop.train_through`."""
         concepts = [part.concept for part in sets]
-        rows, ids = first_rows(self.base, how, concepts, first, self.params)
+        rows, ids = first_rows(self.base, how, concepts, first, self.params, self.provenance.seed)
         references = tuple(
             how.reference.format(token=t, noun=c.class_noun) for t, c in zip(rows, concepts)
         )
@@ -74,7 +80,7 @@ class Making(Context):
 
     def fisher(self, how: Trained, adapter: Adapter, rows: int) -> dict[str, Tensor]:
         """See `Context`."""
-        return fisher(self.base, how, self.sets[-1], adapter, rows, self.params.train.seed)
+        return fisher(self.base, how, self.sets[-1], adapter, rows, self.provenance.seed)
 
     def merge(self, parts: Sequence[Adapter], rule: Rule) -> Adapter:
         """See `Context`; tokens are renamed by the places of their concepts."""
@@ -126,7 +132,12 @@ def provenance_of(base: Base, method: str, subject: Subject, seed: int) -> Prove
 
 
 def first_rows(
-    base: Base, method: Trained, concepts: Sequence[Concept], first: int, params: Params
+    base: Base,
+    method: Trained,
+    concepts: Sequence[Concept],
+    first: int,
+    params: Params,
+    seed: int,
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The rows [d] that the modifier tokens of these concepts start from, by token.
 
@@ -136,6 +147,8 @@ def first_rows(
 
     Args:
         first: the place of the first of these concepts in its subject.
+        params: have the rare tokens.
+        seed: of the training, for numbers that are drawn.
 
     Returns:
         The rows, and the ids of the tokens they were copied from (none if they were drawn).
@@ -155,9 +168,7 @@ def first_rows(
         token = modifier_token(place)
         if method.token == "normal":
             table = base.embedding_table()
-            generator = torch.Generator().manual_seed(
-                seed_of(params.train.seed, "token", concept.name)
-            )
+            generator = torch.Generator().manual_seed(seed_of(seed, "token", concept.name))
             drawn = torch.randn(table.shape[1], generator=generator)
             rows[token] = table.mean(0).cpu() + table.std(0).cpu() * drawn
             continue

@@ -16,7 +16,7 @@ from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.concepts.concept import load_subject
 from pipeline.methods import Needs, load_method
 from pipeline.models.adapter import Adapter, save_adapter
-from pipeline.models.base import load_base
+from pipeline.models.base import Base, load_base
 from pipeline.settings.profile import MethodParams, load_grid, load_params
 from pipeline.train.inputs import (
     load_parts,
@@ -27,8 +27,16 @@ from pipeline.train.inputs import (
 from pipeline.train.making import Making
 
 
-def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Path:
+def train_cell(
+    method: str, subject: str, profile: str = DEFAULT_PROFILE, seed: int | None = None
+) -> Path:
     """Stage `train`: the adapter of a cell, trained, merged or empty.
+
+    Args:
+        method: of the profile's grid,
+        subject: and what it learns.
+        profile: the name of a profile.
+        seed: of the training, one of the profile's; the main one if absent.
 
     Raises:
         BenchError: what it is made of is missing or damaged, or the method lacks parameters.
@@ -44,16 +52,16 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
     check_hyper(method, needs, hyper)
     # What is missing is told before the base model is loaded.
     sets = load_training_sets(about, params.runs(), needs)
-    parts = load_parts(params, needs)
+    parts = load_parts(params, needs, seed)
     previous = load_previous(params, method, about) if needs.previous else None
     captions = regularization_captions(params) if needs.index else []
     base = load_base(params.base)
-    making = Making.of(base, method, about, params, hyper, sets, parts, captions, previous)
+    making = Making.of(base, method, about, params, hyper, sets, parts, captions, seed, previous)
     adapter = how.make(making)
-    path = params.cell(method, subject) / "adapter.safetensors"
+    path = params.cell(method, subject, seed) / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started
-    write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base.device))
+    write_json(path.with_name("cost.json"), cost(adapter, path, seconds, base))
     print(
         f"train: {method} on {subject}, {adapter.provenance.steps} steps, "
         f"{adapter.parameters():,} numbers, {path.stat().st_size / 1e6:.2f} MB in {seconds:.1f} s "
@@ -62,11 +70,9 @@ def train_cell(method: str, subject: str, profile: str = DEFAULT_PROFILE) -> Pat
     return path
 
 
-def cost(
-    adapter: Adapter, path: Path, seconds: float, device: torch.device
-) -> dict[str, int | float | str]:
+def cost(adapter: Adapter, path: Path, seconds: float, base: Base) -> dict[str, int | float | str]:
     """What an adapter cost: time, memory, size. Memory is the GPU's, or that of the process."""
-    if device.type == "cuda":
+    if base.device.type == "cuda":
         peak, hardware = torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
     else:
         # Kilobytes, except on macOS.
@@ -78,7 +84,8 @@ def cost(
         "peak_bytes": peak,
         "parameters": adapter.parameters(),
         "bytes": path.stat().st_size,
-        "device": device.type,
+        "device": base.device.type,
+        "arithmetic": str(base.dtype).removeprefix("torch."),
         "hardware": hardware,
     }
 

@@ -117,6 +117,7 @@ def write_cost(path: Path, number: int) -> None:
         "parameters": 300_000,
         "bytes": 1_000 * (1 + number),
         "device": "cpu",
+        "arithmetic": "float32",
         "hardware": "a processor, 2 cores",
     }
     write_json(path, cost)

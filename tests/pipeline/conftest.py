@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,16 @@ from ruamel.yaml import YAML
 from pipeline.settings.protocol import protocol_path
 
 Settings = Callable[..., None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32() -> Iterator[None]:
+    """Models compute in float32, as what they are compared with, whatever this machine has."""
+    from pipeline.models import base  # imports torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "arithmetic", lambda device: base.torch.float32)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ class Cost(BaseModel):
     parameters: int = Field(ge=0, description="numbers that an optimizer moved")
     bytes: int = Field(ge=0, description="of the adapter's file")
     device: str
+    arithmetic: str = Field(description="what models computed with: float32 or bfloat16")
     hardware: str
 
 

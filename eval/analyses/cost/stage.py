@@ -32,7 +32,7 @@ def cell_cost(adapter: Path) -> dict[str, float | str | None]:
 
     Returns:
         seconds, peak_bytes and trained (numbers that an optimizer moved), measured by the run;
-        parameters (numbers) and bytes of the file; device and hardware.
+        parameters (numbers) and bytes of the file; device, arithmetic and hardware.
 
     Raises:
         BenchError: the adapter or its costs cannot be read.
@@ -46,6 +46,7 @@ def cell_cost(adapter: Path) -> dict[str, float | str | None]:
         "parameters": load_adapter(adapter).parameters(),
         "bytes": adapter.stat().st_size,
         "device": cost.device if cost else None,
+        "arithmetic": cost.arithmetic if cost else None,
         "hardware": cost.hardware if cost else None,
     }
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from eval.analyses.analysis import Analysis, shards
-from pipeline.settings.profile import Grid
+from pipeline.settings.profile import FIRST_SEED, TRAIN_KEYS, Grid
 
 
 class Parameters(Analysis):
@@ -15,7 +15,7 @@ class Parameters(Analysis):
 
     desc = "score a method along its training"
     models = ("base", "scorer")
-    settings = ("base", "protocol", "train")
+    settings = ("base", "protocol", *TRAIN_KEYS, FIRST_SEED)
     protocol = ("sample", "score")
 
     method: str = "custom_diffusion"

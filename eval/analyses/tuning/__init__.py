@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from eval.analyses.analysis import Analysis, Share, shards
-from pipeline.settings.profile import Grid
+from pipeline.settings.profile import FIRST_SEED, TRAIN_KEYS, Grid
 
 
 class Parameters(Analysis):
@@ -15,7 +15,7 @@ class Parameters(Analysis):
 
     desc = "try learning rates, steps and ridges on held-out concepts"
     models = ("base", "scorer")
-    settings = ("base", "protocol", "train")
+    settings = ("base", "protocol", *TRAIN_KEYS, FIRST_SEED)
     protocol = ("sample", "score")
 
     rates: dict[str, list[Annotated[float, Field(gt=0, lt=10)]]] = Field(

@@ -112,7 +112,7 @@ class _Trials:
     def pretrained(self) -> Iterator[pd.DataFrame]:
         for kind, subjects in self.subjects.items():
             for subject in subjects:
-                about = provenance_of(self.base, PRETRAINED, subject, self.params.train.seed)
+                about = provenance_of(self.base, PRETRAINED, subject, self.params.train.seeds[0])
                 yield self.scored(Adapter({}, {}, about), subject, kind, PRETRAINED)
 
     def trained(self, method: str) -> Iterator[tuple[pd.DataFrame, tuple[Any, ...], Adapter]]:

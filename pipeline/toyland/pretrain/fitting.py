@@ -7,17 +7,16 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+from pipeline.models.arithmetic import arithmetic, computing_in
 from pipeline.toyland.pretrain.ranks import agreed, average_gradients, rank, spread
 
 SAVE_EVERY = 500
@@ -25,26 +24,12 @@ SAVE_EVERY = 500
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """bfloat16 autocast where the hardware is faster with it than without."""
-    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=arithmetic(device) != torch.float32)
 
 
-class _AttentionInFloat32(TorchFunctionMode):
-    """Keeps attention out of the CPU's autocast."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        with torch.autocast("cpu", enabled=False):
-            return func(*(arg.float() for arg in args), **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def mixed_precision(device: torch.device) -> Iterator[None]:
+def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """`autocast`, but on a CPU with attention in float32, whose bfloat16 backward pass is slow."""
-    mode = contextlib.nullcontext() if device.type == "cuda" else _AttentionInFloat32()
-    with autocast(device), mode:
-        yield
+    return computing_in(arithmetic(device), device)
 
 
 def draws(seed: int, step: int, device: torch.device) -> torch.Generator:

@@ -18,6 +18,7 @@ COST = {
     "parameters": 700,
     "bytes": 3000,
     "device": "cpu",
+    "arithmetic": "float32",
     "hardware": "a machine",
 }
 
@@ -29,11 +30,12 @@ def test_costs_are_those_of_the_file_and_the_run(adapt: Adapt) -> None:
         "parameters": sum(delta.numel() for delta in adapter.deltas.values()) + 32,
         "bytes": len(path.read_bytes()),
     }
-    nothing = dict.fromkeys(("seconds", "peak_bytes", "trained", "device", "hardware"))
+    machine = {name: COST[name] for name in ("device", "arithmetic", "hardware")}
+    nothing = dict.fromkeys(("seconds", "peak_bytes", "trained", *machine))
     assert cell_cost(path) == stored | nothing
     path.with_name("cost.json").write_text(json.dumps(COST))
     run = {"seconds": 12.5, "peak_bytes": 2_000_000_000, "trained": 700}
-    assert cell_cost(path) == stored | run | {"device": "cpu", "hardware": "a machine"}
+    assert cell_cost(path) == stored | run | machine
 
 
 @pytest.mark.parametrize("change", [{"seconds": -1}, {"seconds": None}, {"more": 1}])

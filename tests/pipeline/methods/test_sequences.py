@@ -73,7 +73,7 @@ def learn(
                     [part for part in SETS if part.concept.name in needs.shards],
                     singles[:n] if needs.adapters else (),
                     CAPTIONS if needs.index else (),
-                    made[-1] if needs.previous else None,
+                    previous=made[-1] if needs.previous else None,
                 )
             )
         )  # fmt: skip
@@ -130,7 +130,7 @@ def test_noise_is_of_the_concept_and_not_of_the_sequence(base, params, parts):
     def second(sequence: str) -> Adapter:
         about = replace(task("toys", *SETS[:2]), name=f"{sequence}/task-2")
         how = load_method("custom_diffusion_sequential").sequence
-        return how.make(Making.of(base, "s", about, params, HYPER, SETS[1:2], (), (), parts[0]))
+        return how.make(Making.of(base, "s", about, params, HYPER, SETS[1:2], previous=parts[0]))
 
     assert same(second("toys"), second("others"))
 
@@ -144,7 +144,7 @@ def plain_fisher(base: Base, params: Params, adapter: Adapter, part: TrainingSet
         weights = {n: base.unet.get_parameter(n) for n in key_value_names(base.unet)}
         found = []
         for i in range(rows):
-            seed = seed_of(params.train.seed, part.concept.name, "fisher", i)
+            seed = seed_of(params.train.seeds[0], part.concept.name, "fisher", i)
             view, prefix = draw_view(
                 np.random.default_rng(seed), len(part.targets), base.resolution, True
             )

@@ -75,6 +75,16 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("  eta: 0.0\n", "", "generate.eta"),
         ("  eta: 0.0\n", "  eta: 0.0\n  etta: 1.0\n", "generate.etta"),
         ("protocol: toyland-v2", "protocol: [1]", "protocol"),
+        ("seeds: [42]", "seeds: 42", "train.seeds"),
+        ("seeds: [42]", "seeds: []", "train.seeds"),
+        ("seeds: [42]", "seeds: [42, -1]", "train.seeds.1"),
+        ("seeds: [42]", "seeds: [42, 7, 42]", "train.seeds: 42 is there twice"),
+        ("    ridge:", "    seeds: 0\n    ridge:", "methods.custom_diffusion_merge.seeds"),
+        (
+            "    ridge:",
+            "    seeds: 2\n    ridge:",
+            "methods.custom_diffusion_merge.seeds: 2, but train.seeds has 1",
+        ),
     ],
 )
 def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
@@ -82,6 +92,19 @@ def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
     with pytest.raises(BenchError, match=rf"^params\.yaml: {field}: ") as error:
         load_params()
     assert "\n" not in str(error.value)
+
+
+def test_cells_of_further_trainings_lie_in_folders_of_their_own(project: Path) -> None:
+    edit(project / "params.yaml", "seeds: [42]", "seeds: [42, 7, 43]")
+    edit(project / "params.yaml", "    ridge:", "    seeds: 2\n    ridge:")
+    params = load_params()
+    assert params.seeds("dreambooth") == [42, 7, 43]
+    assert params.seeds("custom_diffusion_merge") == [42, 7]
+    folder = Path("runs/toyland/cells/dreambooth/cat")
+    found = [params.cell("dreambooth", "cat", seed) for seed in (None, 42, 7)]
+    assert found == [folder, folder, folder / "seed-7"]
+    assert params.identity("dreambooth", "cat", 42) == params.identity("dreambooth", "cat")
+    assert params.identity("dreambooth", "cat", 7)["training_seed"] == 7
 
 
 def test_not_yaml(project: Path) -> None:

@@ -71,7 +71,8 @@ def schedule(
         method.reference.format(token=f"<new{i}>", noun=part.concept.class_noun)
         for i, part in enumerate(sets, 1)
     ]
-    return draw_schedule(method, sets, references, params.train, resolution, steps)
+    seed = params.train.seeds[0]
+    return draw_schedule(method, sets, references, params.train, resolution, steps, seed)
 
 
 def state(base: Base) -> dict[str, Tensor]:
@@ -123,7 +124,7 @@ def test_only_what_the_method_names_changes(base, params, name, token_trains, we
     assert list(adapter.deltas) == list(weights(base.unet))
     for key, delta in adapter.deltas.items():
         assert dense(delta).abs().max() > 0 or "bias" in key
-    rows, _ = first_rows(base, how(name), [one.concept], 0, params)
+    rows, _ = first_rows(base, how(name), [one.concept], 0, params, 42)
     assert torch.equal(adapter.tokens["<new1>"], rows["<new1>"]) is not token_trains
     check_restored(base, before)
 
@@ -184,7 +185,7 @@ def test_normal_token_has_the_tables_mean_and_deviation(base, params):
     names = [f"concept-{i}" for i in range(400)]
     drawn = torch.stack(
         [
-            first_rows(base, method, [training_set(n, "cat").concept], 0, params)[0]["<new1>"]
+            first_rows(base, method, [training_set(n, "cat").concept], 0, params, 42)[0]["<new1>"]
             for n in names
         ]
     )
@@ -237,6 +238,28 @@ def test_training_twice_gives_the_same_adapter(base, params):
     assert all(torch.equal(first.deltas[n], second.deltas[n]) for n in first.deltas)
 
 
+@pytest.mark.parametrize("name", ["custom_diffusion", "custom_diffusion_normal_token", "lora"])
+def test_another_seed_is_another_training(base, params, name):
+    """Views, noise, and where normal tokens and low ranks start, by the seed that is asked for."""
+    one = training_set("cat", "cat")
+    hyper = HYPER.model_copy(update={"steps": 2})
+    both = params.model_copy(
+        update={"train": params.train.model_copy(update={"seeds": [43, *params.train.seeds]})}
+    )
+
+    def made(of: Params, seed: int | None) -> Adapter:
+        about = subject(one)
+        return how(name).make(Making.of(base, name, about, of, hyper, [one], seed=seed))
+
+    first, second = made(params, None), made(params, 43)
+    assert (first.provenance.seed, second.provenance.seed) == (42, 43)
+    assert not any(torch.equal(dense(d), dense(second.deltas[n])) for n, d in first.deltas.items())
+    for same, other in ((made(both, 42), first), (made(both, None), second)):
+        assert same.provenance == other.provenance
+        tensors = other.tensors()
+        assert all(torch.equal(t, tensors[n]) for n, t in same.tensors().items())
+
+
 def plain_gradients(
     base: Base, params: Params, method: Trained, one: TrainingSet, names: list[str]
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -246,7 +269,7 @@ def plain_gradients(
     written out.
     """
     rows = schedule(method, [one], params, base.resolution, 1)[0]
-    generator = torch.Generator().manual_seed(seed_of(params.train.seed, "cat", "step", 0))
+    generator = torch.Generator().manual_seed(seed_of(params.train.seeds[0], "cat", "step", 0))
     shape = (len(rows), *base.latent_shape)
     posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))
     timesteps = torch.randint(1000, shape[:1], generator=generator)
