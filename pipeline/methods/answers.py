@@ -40,7 +40,9 @@ class Trained(How):
 
     weights: Callable[[nn.Module], list[str]]  # names of the UNet's weights that train
     low_rank: bool  # they change by a product of two factors of the parameter `rank`
-    token: Literal["rare", "noun", "normal"]  # where modifier tokens start: see `first_rows`
+    token: Literal[
+        "rare", "noun", "normal", "pair"
+    ]  # where modifier tokens start: see `first_rows`
     train_token: bool
     reference: str  # what stands for the concept in prompts: {token} and {noun}
     # Templates; {} is the reference. Empty, or if the concept is a style: the concept's own.
@@ -52,6 +54,9 @@ class Trained(How):
     penalty: Callable[[Step], Tensor] | None = None  # a scalar, added to the loss of each step
     # Of what trains, by a weight's name or TOKENS: a factor of the parameter `learning_rate`.
     rate: Callable[[str], float] = same_rate
+    layered: bool = False  # each layer of cross-attention sees rows of its own
+    # Of changes of low rank: `down` is a few rows of an orthonormal basis, and does not train.
+    orthonormal: bool = False
 
     def needs(self, concepts: Sequence[str]) -> Needs:
         """The concepts' images."""
@@ -161,6 +166,7 @@ class Merged(How):
         return Needs(
             adapters=tuple((self.of, concept) for concept in concepts),
             index=self.rule == "constrained",
+            hyper=("merge_scale",) if self.rule == "sum" else (),
         )
 
     def make(self, context: Context) -> Adapter:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # heavy, and all that a name, a table or a template asks of a
     from pipeline.models.base import Base
     from pipeline.settings.profile import MethodParams, Params
 
-Rule = Literal["constrained", "average"]
+# "sum" is scaled by the hyper-parameter `merge_scale`; "bundle" keeps the parts apart.
+Rule = Literal["constrained", "average", "sum", "bundle"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Step:
     """What a method's own term of the loss is a function of; gradients reach what trains."""
 
     changes: Mapping[str, Delta]  # of weights by name: less their first value, or two factors
-    rows: Tensor  # of the modifier tokens, float32 [tokens, d], in their order
+    # Of the modifier tokens in their order, float32 [tokens, d] or [tokens, layers, d].
+    rows: Tensor
     batch: Batch
 
 

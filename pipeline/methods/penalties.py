@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,3 +39,40 @@ def mean_of(parts: Mapping[str, Tensor]) -> float:
     """The mean over all numbers of all tensors, in double precision."""
     count = sum(part.numel() for part in parts.values())
     return sum(float(part.double().sum()) for part in parts.values()) / count
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """CIDM's term on the factors `up` of a new change, given those of the concepts before.
+
+    As released: the mean modulus of `up` times each earlier one transposed, an [out, out] matrix.
+    Only an `up` of zeros makes that zero, so the released code draws `up` to ones as well, which
+    the paper does not say. Orthogonal: what the paper's text means, the mean square of the
+    [rank, rank] products.
+    """
+
+    earlier: Sequence[Mapping[str, Tensor]]  # of each concept, `up` [out, rank] by a weight's name
+    orthogonal: bool
+    strength: float
+
+    def __call__(self, step: Step) -> Tensor:
+        """The term, a scalar: a mean over concepts and weights."""
+        import torch
+
+        from pipeline.models.adapter import LowRank
+
+        terms, ones = [], []
+        for name, change in step.changes.items():
+            assert isinstance(change, LowRank)
+            new = change.up
+            for ups in self.earlier:  # one at a time, as the product of large matrices is larger
+                old = ups[name].to(new)
+                if self.orthogonal:
+                    terms.append((old.T @ new).pow(2).mean())
+                else:
+                    terms.append((new @ old.T).abs().mean())
+            ones.append((new - 1).pow(2).mean())
+        found = torch.stack(terms).mean()
+        if not self.orthogonal:
+            found = found + torch.stack(ones).mean()
+        return self.strength * found

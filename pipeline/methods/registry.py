@@ -24,7 +24,7 @@ from pipeline.settings.profile import Grid, check_name, profile_folder
 
 GROUP = "concept_bench.methods"
 FOLDER = Path(__file__).parent
-NO_METHODS = ("__init__", "answers", "method", "penalties", "registry", "seeds")
+NO_METHODS = ("__init__", "answers", "bundles", "method", "penalties", "registry", "seeds")
 TAKEN = ("oracle",)  # its scores lie among those of the methods
 
 

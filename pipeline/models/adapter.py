@@ -26,6 +26,7 @@ from pipeline.common.files import atomic
 from pipeline.common.places import repro_command_for
 from pipeline.common.schema import parse
 from pipeline.models.base import Base
+from pipeline.models.crossattn import cross_attention_layers
 from pipeline.models.tokens import natural_order
 
 FORMAT = "concept-bench-adapter-1"
@@ -70,7 +71,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Modifier-token rows [d] by token, changes by UNet parameter name, and where they are from."""
+    """Modifier-token rows by token, changes by UNet parameter name, and where they are from.
+
+    A row is [d], or [layers, d] if each layer of cross-attention sees one of its own.
+    """
 
     tokens: dict[str, Tensor]
     deltas: dict[str, Delta]
@@ -207,27 +211,8 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
         BenchError: the adapter was made for another base, or a token or a weight has
             another shape.
     """
-    made_for = adapter.provenance
-    if made_for.base_hash != base.hash:
-        raise BenchError(
-            f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
-            f"({made_for.base_hash}), not for {base.path} ({base.hash})"
-        )
-    width = base.text_encoder.config.hidden_size
-    for name, row in adapter.tokens.items():
-        if row.shape != (width,):
-            raise BenchError(
-                f"adapter {made_for.method}/{made_for.subject}: token {name} {tuple(row.shape)} "
-                f"does not fit the base {base.path}, whose embeddings are ({width},)"
-            )
+    check_fits(base, adapter)
     weights = dict(base.unet.named_parameters())
-    for name, delta in adapter.deltas.items():
-        shape = dense(delta).shape
-        if name not in weights or weights[name].shape != shape:
-            raise BenchError(
-                f"adapter {made_for.method}/{made_for.subject}: weight {name} {tuple(shape)} does "
-                f"not fit the base {base.path}"
-            )
     table = base.text_encoder.get_input_embeddings()
     originals = {name: weights[name].detach().clone() for name in adapter.deltas}
     try:
@@ -242,3 +227,32 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
         with torch.no_grad():
             for name, original in originals.items():
                 weights[name].copy_(original)
+
+
+def check_fits(base: Base, adapter: Adapter) -> None:
+    """Finds out whether the adapter can be installed in the base.
+
+    Raises:
+        BenchError: as `applied`.
+    """
+    made_for = adapter.provenance
+    if made_for.base_hash != base.hash:
+        raise BenchError(
+            f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
+            f"({made_for.base_hash}), not for {base.path} ({base.hash})"
+        )
+    width = base.text_encoder.config.hidden_size
+    for name, row in adapter.tokens.items():
+        if row.shape not in ((width,), (len(cross_attention_layers(base.unet)), width)):
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: token {name} {tuple(row.shape)} "
+                f"does not fit the base {base.path}, whose embeddings are ({width},)"
+            )
+    weights = dict(base.unet.named_parameters())
+    for name, delta in adapter.deltas.items():
+        shape = dense(delta).shape
+        if name not in weights or weights[name].shape != shape:
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: weight {name} {tuple(shape)} does "
+                f"not fit the base {base.path}"
+            )

@@ -218,10 +218,13 @@ def train_through(
             factors: dict[str, LowRank] = {}
             if method.low_rank:
                 seed = seed_of(provenance.seed, noise, "low rank")
+                basis = seed_of(provenance.seed, "basis") if method.orthonormal else None
                 factors = stack.enter_context(
-                    low_rank_changes(unet, names, hyper.rank or 0, seed, base.device)
+                    low_rank_changes(unet, names, hyper.rank or 0, seed, base.device, basis)
                 )
-                trained = {name: [f.up, f.down] for name, f in factors.items()}
+                trained = {
+                    n: [p for p in (f.up, f.down) if p.requires_grad] for n, f in factors.items()
+                }
             else:
                 trained = {name: [weights[name].requires_grad_(True)] for name in names}
             if method.train_token:

@@ -15,14 +15,20 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Subject
 from pipeline.methods import Batch, Step, TrainingSet, load_method, method_names
 from pipeline.methods.custom_diffusion import TRAINED
-from pipeline.methods.penalties import Quadratic
-from pipeline.models.adapter import Adapter, applied, dense, load_adapter, save_adapter
+from pipeline.methods.penalties import Consolidation, Quadratic
+from pipeline.models.adapter import Adapter, LowRank, applied, dense, load_adapter, save_adapter
 from pipeline.models.base import Base, to_tensor
-from pipeline.models.crossattn import detached_start_token, key_value_names
+from pipeline.models.bundle import unbundled
+from pipeline.models.crossattn import (
+    cross_attention_layers,
+    cross_attention_names,
+    detached_start_token,
+    key_value_names,
+)
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import MethodParams, Params, SamplerParams, load_params
 from pipeline.train.augment import draw_view, render_view, view_mask
-from pipeline.train.making import Making
+from pipeline.train.making import Making, first_rows
 from tests.pipeline.tiny import RARE_TOKENS, new_base, task, training_set
 
 STEPS = 4
@@ -343,6 +349,244 @@ def test_words_learned_alone_are_forgotten_by_nothing(base, params):
     assert [i.tobytes() for i in images[0]] == [i.tobytes() for i in images[1]]
 
 
+# --- ED-LoRA, and what is made of it
+
+
+@pytest.fixture(scope="module")
+def ed_loras(base: Base, params: Params) -> list[Adapter]:
+    """Adapters of single concepts, the last of which has a noun of two words."""
+    return [single(base, params, "ed_lora", part) for part in PAIRS]
+
+
+PAIRS = [*SETS[:2], training_set("wooden_pot", "wooden pot", 5)]
+
+
+def test_a_pair_is_a_random_token_and_one_for_each_word_for_all_layers_alike(base, params):
+    method = replace(load_method("ed_lora").single, train_token=True)
+    rows, ids = first_rows(base, method, [PAIRS[2].concept], 1, params, 3)
+    assert list(rows) == ["<new2>", "<new2_2>", "<new2_3>"]
+    layers = len(cross_attention_layers(base.unet))
+    for piece, word in (("<new2_2>", "wooden"), ("<new2_3>", "pot")):
+        assert base.tokenizer.decode([ids[piece]]).strip() == word
+        assert torch.equal(rows[piece], base.embedding_row(ids[piece]).expand(layers, -1))
+    other = first_rows(base, method, [PAIRS[2].concept], 1, params, 4)[0]
+    assert not torch.equal(rows["<new2>"], other["<new2>"])
+    assert torch.equal(rows["<new2>"], rows["<new2>"][:1].expand(layers, -1))
+    assert torch.equal(rows["<new2_2>"], other["<new2_2>"])
+
+
+def test_ed_lora_trains_factors_of_cross_attention_and_all_rows(base, params, ed_loras):
+    made = ed_loras[2]
+    assert made.provenance.references == ("<new1> <new1_2> <new1_3>",)
+    assert list(made.deltas) == cross_attention_names(base.unet)
+    assert all(delta.up.any() for delta in made.deltas.values())
+    start, _ = first_rows(
+        base, load_method("ed_lora").single, [PAIRS[2].concept], 0, params, params.train.seeds[0]
+    )
+    for token, row in made.tokens.items():
+        moved = (row - start[token]).abs().amax(1)
+        assert (moved > 0).all()
+        assert len({round(float(m), 6) for m in moved}) > 1  # each layer by itself
+
+
+def test_a_file_keeps_rows_of_layers_and_the_order_of_pieces(base, ed_loras, tmp_path):
+    save_adapter(ed_loras[2], tmp_path / "adapter.safetensors")
+    again = load_adapter(tmp_path / "adapter.safetensors")
+    assert list(again.tokens) == ["<new1>", "<new1_2>", "<new1_3>"]
+    assert same(again, ed_loras[2])
+    with applied(base, again):
+        pass
+    row = again.tokens["<new1>"]
+    with (
+        pytest.raises(BenchError, match="does not fit the base"),
+        applied(base, replace(again, tokens={"<new1>": row[:-1]})),
+    ):
+        pass
+
+
+def learn_pairs(base: Base, params: Params, name: str, singles: list[Adapter]) -> Adapter:
+    about = Subject("pair", tuple(part.concept for part in PAIRS), Path("none.txt"))
+    how = load_method(name).composition
+    return how.make(Making.of(base, name, about, params, HYPER, (), singles))
+
+
+def test_lora_merge_is_the_mean_of_the_changes_in_factors(base, params, ed_loras):
+    made = learn_pairs(base, params, "lora_merge", ed_loras)
+    assert made.provenance.references == (
+        "<new1> <new1_2>", "<new2> <new2_2>", "<new3> <new3_2> <new3_3>",
+    )  # fmt: skip
+    assert torch.equal(made.tokens["<new3_3>"], ed_loras[2].tokens["<new1_3>"])
+    assert made.provenance.initial_ids["<new2_2>"] == ed_loras[1].provenance.initial_ids["<new1_2>"]
+    for name, delta in made.deltas.items():
+        assert delta.up.shape[1] == 3 * HYPER.rank
+        mean = torch.stack([dense(part.deltas[name]) for part in ed_loras]).mean(0)
+        torch.testing.assert_close(delta.dense(), mean)
+
+
+@pytest.mark.parametrize("name", ["ed_lora_ewa", "lora_compose"])
+def test_bundles_have_all_parts_as_they_were(base, params, ed_loras, name):
+    made = learn_pairs(base, params, name, ed_loras)
+    for own, part in zip(unbundled(made), ed_loras):
+        assert own.keys() == part.deltas.keys()
+        assert all(torch.equal(dense(own[n]), dense(part.deltas[n])) for n in own)
+    how, sampler = load_method(name).composition, SamplerParams(
+        steps=2, guidance_scale=3, eta=0, batch_size=4
+    )  # fmt: skip
+    asked = [f"a {reference}" for reference in made.provenance.references]
+    with how.open(base, made) as session:
+        images = sample(base, asked, [1, 2, 3], sampler, session)
+        (alone,) = sample(base, asked[:1], [1], sampler, session)
+    difference = np.asarray(images[0]).astype(int) - np.asarray(alone)
+    assert np.abs(difference).max() <= 1  # whatever else is in the batch
+    with applied(base, Adapter(made.tokens, {}, made.provenance)) as plain:
+        (without,) = sample(base, asked[:1], [1], sampler, plain)
+    assert without.tobytes() != alone.tobytes()
+
+
+def ups(draw: torch.Generator, count: int) -> list[dict[str, Tensor]]:
+    return [{n: torch.randn((6, 2), generator=draw) for n in "ab"} for _ in range(count)]
+
+
+def term(penalty: Consolidation, new: dict[str, Tensor]) -> Tensor:
+    empty = torch.zeros(0)
+    changes = {n: LowRank(up, torch.zeros(2, 5)) for n, up in new.items()}
+    return penalty(Step(changes, empty, Batch(0, empty, empty, None, empty, empty, empty)))
+
+
+def test_consolidation_written_out():
+    draw = torch.Generator().manual_seed(1)
+    old, (new,) = ups(draw, 3), ups(draw, 1)
+    products = [float(np.abs(new[n].numpy() @ p[n].numpy().T).mean()) for p in old for n in "ab"]
+    ones = [float(((new[n].numpy() - 1) ** 2).mean()) for n in "ab"]
+    expected = 0.1 * (np.mean(products) + np.mean(ones))
+    assert float(term(Consolidation(old, False, 0.1), new)) == pytest.approx(expected, rel=1e-5)
+    squares = [np.linalg.norm(p[n].numpy().T @ new[n].numpy()) ** 2 / 4 for p in old for n in "ab"]
+    expected = 0.1 * np.mean(squares)
+    assert float(term(Consolidation(old, True, 0.1), new)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_orthogonal_consolidation_keeps_size_and_the_released_product_does_not():
+    draw = torch.Generator().manual_seed(2)
+    old, (start,) = ups(draw, 1), ups(draw, 1)
+
+    def after(orthogonal: bool) -> dict[str, Tensor]:
+        new = {n: up.clone().requires_grad_(True) for n, up in start.items()}
+        optimizer = torch.optim.Adam(new.values(), 1e-2)
+        for _ in range(1500):
+            optimizer.zero_grad()
+            loss = term(Consolidation(old, orthogonal, 1.0), new)
+            if not orthogonal:  # without the term that draws to ones
+                loss = loss - torch.stack([(up - 1).pow(2).mean() for up in new.values()]).mean()
+            loss.backward()
+            optimizer.step()
+        return {n: up.detach() for n, up in new.items()}
+
+    for n in "ab":
+        meet, size = float((old[0][n].T @ start[n]).norm()), float(start[n].norm())
+        assert float((old[0][n].T @ after(True)[n]).norm()) < 0.01 * meet
+        assert float(after(True)[n].norm()) > 0.5 * size
+        assert float(after(False)[n].norm()) < 0.2 * size
+
+
+CIDM = MethodParams(
+    learning_rate=1e-2, steps=STEPS, rank=2, own={"consolidation": 0.1}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["cidm", "cidm_orthogonal"])
+def test_cidm_adds_parts_and_leaves_those_before_alone(base, params, ed_loras, name):
+    made = learn(base, params, name, ed_loras, hyper=CIDM)
+    first = unbundled(made[0])[0]
+    assert all(torch.equal(first[n].up, ed_loras[0].deltas[n].up) for n in first)
+    for earlier, later in zip(made, made[1:]):
+        assert all(torch.equal(later.tokens[t], row) for t, row in earlier.tokens.items())
+        for key, delta in earlier.deltas.items():
+            assert torch.equal(later.deltas[key].up, delta.up)
+    assert list(made[2].tokens) == [f"<new{i}{p}>" for i in (1, 2, 3) for p in ("", "_2")]
+    # Without the term a part is what ED-LoRA trains alone.
+    plain = learn(base, params, name, ed_loras, 2, CIDM.model_copy(
+        update={"own": {"consolidation": 0.0}}
+    ))[-1]  # fmt: skip
+    second, other = unbundled(plain)[1], unbundled(made[1])[1]
+    assert all(torch.equal(second[n].up, ed_loras[1].deltas[n].up) for n in second)
+    assert any(not torch.equal(other[n].up, second[n].up) for n in second)
+    with load_method(name).sequence.open(base, made[2]) as session:
+        session.condition(["", "a <new2> <new2_2>"])
+
+
+# --- C-LoRA, Orthogonal Adaptation, all at once
+
+
+def test_c_loras_penalty_is_that_of_weights_with_twice_the_sums_square(base, params):
+    made = learn(base, params, "c_lora", [])
+    assert made[0].provenance.references == ("<new1>",)
+    assert all(isinstance(delta, LowRank) for delta in made[0].deltas.values())
+    how = load_method("c_lora").sequence
+    making = Making.of(
+        base, "c_lora", task("toys", *SETS[:2]), params, of_strength(3.0), SETS[1:2],
+        previous=made[0],
+    )  # fmt: skip
+    penalty = how.guarded(making, made[0]).penalty
+    draw, empty = torch.Generator().manual_seed(0), torch.zeros(0)
+    change = {}
+    for name, delta in made[0].deltas.items():
+        up, down = (torch.randn(f.shape, generator=draw) for f in (delta.up, delta.down))
+        change[name] = LowRank(up, down)
+    batch = Batch(0, empty, empty, None, empty, empty, empty)
+    sums = {n: delta.dense() for n, delta in made[0].deltas.items()}
+    count = sum(s.numel() for s in sums.values())
+    mean = sum(float(s.pow(2).sum()) for s in sums.values()) / count
+    expected = 3 * sum(
+        float((sums[n].abs() * change[n].dense()).pow(2).sum()) for n in sums
+    ) / mean  # fmt: skip
+    assert float(penalty(Step(change, empty, batch))) == pytest.approx(expected, rel=1e-4)
+    elsewhere = {n: torch.where(sums[n] == 0, 1.0, 0.0) for n in sums}
+    assert float(penalty(Step(elsewhere, empty, batch))) == 0
+
+
+def test_c_lora_adds_products_and_not_factors(base, params):
+    first, second = learn(base, params, "c_lora", [], 2)
+    for name, delta in second.deltas.items():
+        added = dense(delta) - first.deltas[name].dense()
+        assert 0 < torch.linalg.matrix_rank(added, rtol=1e-3) <= HYPER.rank
+
+
+def test_orthogonal_adaptations_are_some_rows_of_one_basis(base, params):
+    hyper = HYPER.model_copy(update={"own": {"merge_scale": 0.6}})
+    singles = [single(base, params, "orthogonal_adaptation", part) for part in SETS]
+    for name, delta in singles[0].deltas.items():
+        torch.testing.assert_close(delta.down @ delta.down.T, torch.eye(2), rtol=0, atol=1e-5)
+        assert delta.up.any()
+        other = singles[1].deltas[name]
+        products = (delta.down @ other.down.T).abs()  # of the same rows one, of others none
+        torch.testing.assert_close(products, products.round(), rtol=0, atol=1e-5)
+        if not products.round().any():
+            assert abs(float((delta.dense() * other.dense()).sum())) < 1e-6
+    # Before any step it is what it is afterwards.
+    start = load_method("orthogonal_adaptation").single
+    about = Subject("cat", (SETS[0].concept,), Path("none.txt"))
+    none = HYPER.model_copy(update={"steps": 0})
+    untrained = start.make(Making.of(base, "m", about, params, none, SETS[:1]))
+    assert all(torch.equal(untrained.deltas[n].down, d.down) for n, d in singles[0].deltas.items())
+    made = learn(base, params, "orthogonal_adaptation", singles, hyper=hyper)[-1]
+    for name, delta in made.deltas.items():
+        whole = 0.6 * sum(dense(part.deltas[name]) for part in singles)
+        torch.testing.assert_close(dense(delta), whole)
+        downs = torch.cat([part.deltas[name].down for part in singles])
+        assert torch.linalg.matrix_rank(dense(delta)) <= torch.linalg.matrix_rank(downs)
+
+
+def test_joint_has_the_images_of_all_concepts_so_far(base, params):
+    how = load_method("joint").sequence
+    assert how.needs(["cat", "chair"]).shards == ("cat", "chair")
+    first, second = learn(base, params, "joint", [], 2)
+    assert same(first, single(base, params, "custom_diffusion", SETS[0]))
+    assert list(second.tokens) == ["<new1>", "<new2>"]
+    assert second.provenance.steps == HYPER.composition_steps
+
+
 def test_every_method_with_sequences_is_tested_here():
     tested = {*CHAINS, "custom_diffusion_merge", "custom_diffusion_average", "textual_inversion"}
+    tested |= {"lora_merge", "lora_compose", "ed_lora_ewa", "cidm", "cidm_orthogonal", "c_lora"}
+    tested |= {"orthogonal_adaptation", "joint"}
     assert {n for n in method_names() if load_method(n).sequence} == tested
