@@ -168,8 +168,8 @@ def _measures(
     if pretrained is not None:
         left = share_left(r, pretrained)
         gained = here(left.learned)
-        # Of what may be nothing there is no share.
-        sure = gained is not None and not (interval(gained).low <= 0 <= interval(gained).high)
+        # Of what may be nothing, or less, there is no share.
+        sure = gained is not None and interval(gained).low > 0
         share = left.value if sure and not np.isnan(left.value) else None
     whole = averages(r)
     looks = sequence.confusion(method, metric)

@@ -216,7 +216,7 @@ def test_sequences_that_cannot_be_are_refused(project: Path, content: str, said:
     [
         ("[dreambooth]", "sequences.toys.methods: dreambooth learns no sequences: remove it"),
         ("[no_such]", "method 'no_such' is unknown"),
-        ("[cidm]", "cidm is made of adapters of ed_lora: add ed_lora"),
+        ("[ed_lora_ewa]", "ed_lora_ewa is made of adapters of ed_lora: add ed_lora"),
         ("[c_lora]", "needs a rare token for each task: .* has 3, give 4"),
     ],
 )
