@@ -188,8 +188,11 @@ def stages_of(profile: str) -> set[str]:
     grid, params = load_grid(profile), load_params(profile)
     names = {"corpus", "index", *LAST}
     names |= {f"analyse_{name}" for name in params.analyses}
+    hows = [how for method in grid.methods if (how := load_method(method).single)]
+    generated = any(how.needs(["a"]).generated for how in hows) or bool(params.analyses)
+    fed = ["retrieve", "shard", "oracle", *(["generate"] if generated else [])]
     for concept in grid.concepts:
-        names |= {f"{stage}@{concept}" for stage in ("retrieve", "shard", "generate", "oracle")}
+        names |= {f"{stage}@{concept}" for stage in fed}
     groups = (
         ("", grid.concepts, "single"),
         ("_composition", grid.compositions, "composition"),
