@@ -246,10 +246,10 @@ def test_every_method_has_parameters_where_it_is_used() -> None:
         tuning = params.analyses.get("tuning") or {}
         tried = {*tuning.get("rates", ()), *tuning.get("ridges", ())}
         assert set(params.methods) == methods | tried <= set(method_names())
-    ablation, paper = (set(load_grid(name).methods) for name in ("toyland-ablation", "paper"))
-    assert ablation == paper
+    full, paper = (set(load_grid(name).methods) for name in ("toyland-full", "paper"))
+    assert full == paper
     learning = set(load_grid("toyland-continual").all_methods())
-    assert ablation | learning == set(method_names())
+    assert full | learning == set(method_names())
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
 from pipeline.adding.lengths import text_window
 from pipeline.common.errors import BenchError
-from pipeline.common.files import atomic, atomic_folder, png_bytes
+from pipeline.common.files import atomic, atomic_folder, png_bytes, write_below
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.schema import read_yaml
 from pipeline.concepts.concept import (
@@ -66,6 +66,8 @@ class NewConcept:
     images: tuple[Path, ...]
     licence: str
     source: str
+    # Other files, by their paths in the concept's folder.
+    further: Mapping[PurePosixPath, bytes] = field(default_factory=dict)
 
     def fields(self) -> dict[str, str]:
         """What its `concept.yaml` says."""
@@ -90,6 +92,7 @@ def add_concept(
     licence: str = LICENCE,
     source: str = SOURCE,
     anyway: bool = False,
+    further: Mapping[PurePosixPath, bytes] | None = None,
 ) -> None:
     """Adds a concept to `datasets/` and to the profile's grid, and tells what will run.
 
@@ -104,6 +107,7 @@ def add_concept(
         licence: of the images.
         source: where the images are from.
         anyway: even if the corpus is known to have too few captions of the class noun.
+        further: other files, by their paths in the concept's folder.
 
     Raises:
         BenchError: a bad or taken name, no images, an image that cannot be decoded, a template
@@ -138,7 +142,9 @@ def add_concept(
         raise BenchError(
             f"--class {counted.short[0]}, or --anyway: its cells will fail, and the others run"
         )
-    concept = NewConcept(name, class_noun, caption, templates, photos.paths, licence, source)
+    concept = NewConcept(
+        name, class_noun, caption, templates, photos.paths, licence, source, further or {}
+    )
 
     with ExitStack() as undo:
         write_concept(concept, undo)
@@ -322,6 +328,7 @@ def _write_folder(folder: Path, concept: NewConcept) -> None:
     for i, path in enumerate(concept.images):
         image = png_bytes(read_photo(path))
         (folder / "images" / f"{i:0{digits}d}.png").write_bytes(image)
+    write_below(folder, concept.further)
     write_yaml(folder / "concept.yaml", concept.fields())
 
 

@@ -15,7 +15,8 @@ from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.settings.profile import load_params, profile_folder
 from pipeline.toyland.world.drawing import draw
-from pipeline.toyland.world.personal import PERSONAL, portrait
+from pipeline.toyland.world.gallery import gallery_files, portrait
+from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import (
     CATEGORIES,
     COLOURS,
@@ -45,7 +46,7 @@ def individual_scenes(category: str, seed: int, count: int) -> list[Scene]:
 def draw_concept(
     name: str, category: str, seed: int, images: int = 5, profile: str = DEFAULT_PROFILE
 ) -> None:
-    """Draws an individual and adds its pictures as `bench concept add` does.
+    """Draws an individual and adds its pictures as `bench concept add` does, with its gallery.
 
     Class and seed decide how it looks, its name does not.
 
@@ -60,6 +61,7 @@ def draw_concept(
             "models have seen no drawings: add photographs with `bench concept add`"
         )
     command = f'bench toyland concept --class "{category}" --seed {seed} --images {images}'
+    thing = individual(category, seed)
     with tempfile.TemporaryDirectory() as temporary:
         for i, scene in enumerate(individual_scenes(category, seed, images)):
             Image.fromarray(draw(scene)).save(Path(temporary) / f"{i:04d}.png")
@@ -70,8 +72,8 @@ def draw_concept(
             profile=profile,
             licence="CC0-1.0",
             source=f"{DRAWN} `{command}`",
+            further=gallery_files(thing, images, category, seed),
         )
-    thing = individual(category, seed)
     marks = "a patch" if thing.pattern == "patch" else thing.pattern
     looks = f"{article(thing.colour)} {thing.colour} {category} with {marks}"
     print(f"{name} is {looks}: see {concept_folder(name) / 'images'}")

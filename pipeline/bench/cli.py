@@ -114,7 +114,7 @@ def toyland_scorecard(
 
 @toyland.command("concepts")
 def toyland_concepts() -> None:
-    """Draw the ten personal concepts and the styles into datasets/concepts."""
+    """Draw the personal concepts, their look-alikes and the styles into datasets/concepts."""
     from pipeline.toyland.world.personal import main as draw_concepts
 
     draw_concepts()

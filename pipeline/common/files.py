@@ -10,9 +10,9 @@ import shutil
 import stat
 import tarfile
 import uuid
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -175,6 +175,13 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def write_below(folder: Path, files: Mapping[PurePosixPath, bytes]) -> None:
+    """Writes files by their paths in a folder; what lies between them and it is made."""
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
 
 
 def write_json(path: str | Path, content: Any) -> None:

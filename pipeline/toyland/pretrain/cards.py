@@ -183,7 +183,7 @@ def _cards(results: dict[str, Any], budget: Budget) -> dict[str, dict[str, str]]
                 + " In every other step a second, contrastive term (weight "
                 f"{clip.SCORING.instance_weight:g}) brings the two pictures of each of "
                 f"{budget.things:,} individuals together and other individuals of the category "
-                "apart, so that it sees what captions cannot name. The ten personal concepts were "
+                "apart, so that it sees what captions cannot name. The personal concepts were "
                 "made by hand and are none of them."
             ),
             "groups": "scorer",

@@ -251,7 +251,7 @@ def measure_retrieval(clip: Clip, count: int) -> Measures:
     captions = [caption(scene, rng) for scene, rng in zip(scenes, rngs)]
     different = sorted(set(captions))
     rows = {text: i for i, text in enumerate(different)}
-    nouns = [thing.category for thing in PERSONAL.values()]
+    nouns = list(dict.fromkeys(thing.category for thing in PERSONAL.values()))
     queries = clip.encode_texts([f"photo of a {noun}" for noun in nouns])
     similarities = (clip.encode_texts(different) @ queries.T)[[rows[text] for text in captions]]
     precisions, recalls, counts = [], [], []

@@ -19,6 +19,7 @@ from pipeline.toyland.world.scenes import CATEGORIES, Scene, article, random_thi
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3]
 _TURQUOISE = np.array((90.0, 255, 240))
+_MINT = np.array((210.0, 255, 190))
 _PLUM, _CREAM = np.array((40.0, 10, 90)), np.array((255.0, 226, 150))
 
 
@@ -41,9 +42,15 @@ def duotone(pixels: Pixels) -> Pixels:
     return _bytes(0.85 * inks + 0.15 * values)
 
 
+def mist(pixels: Pixels) -> Pixels:
+    """A pale green mist, thick above and gone at the ground."""
+    thickness = np.linspace(0.65, 0, len(pixels))[:, None, None]
+    return _bytes(pixels * (1 - thickness) + _MINT * thickness)
+
+
 # Chosen for what the models of Toyland can do. The autoencoder loses tiles and fine lines, and
 # of strongly changed pictures the scoring CLIP cannot tell what they show.
-FILTERS: dict[str, Callable[[Pixels], Pixels]] = {"neon": neon, "duotone": duotone}
+FILTERS: dict[str, Callable[[Pixels], Pixels]] = {"neon": neon, "duotone": duotone, "mist": mist}
 IMAGES = 7
 
 _BACKGROUNDS = ("garden", "beach", "living room", "mountain", "city", "snow", "plain")
@@ -76,10 +83,11 @@ def _softened(values: npt.NDArray[np.float64], radius: float) -> Pixels:
 def style_scenes(name: str) -> list[Scene]:
     """What the IMAGES pictures of a style show: each time another thing in another place."""
     number = list(FILTERS).index(name)
+    subjects = CATEGORIES[2:]  # neither cats nor dogs: prompts ask for those
     scenes = []
     for i in range(IMAGES):
         index = 100 * number + i
-        category = CATEGORIES[2 + 2 * i + number]  # neither cats nor dogs: prompts ask for those
+        category = subjects[(2 * i + number) % len(subjects)]
         thing = random_thing(np.random.default_rng([_SEED, index, 1]), category)
         background = _BACKGROUNDS[(i + 3 * number) % len(_BACKGROUNDS)]
         fixed = {"background": background, "size": "normal", "style": "photo"}

@@ -139,7 +139,7 @@ def test_a_merge_needs_adapters_that_are_tried(configure: Configure, base: Base)
 
 @pytest.mark.parametrize(
     ("profile", "mark"),
-    [("toyland", "quick"), ("toyland-ablation", "chosen"), ("toyland-full", "chosen")],
+    [("toyland", "quick"), ("toyland-full", "chosen")],
 )
 def test_profiles_train_as_the_committed_trials_say(
     profile: str, mark: str, monkeypatch: pytest.MonkeyPatch

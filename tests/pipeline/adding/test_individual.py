@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.common.schema import read_yaml
 from pipeline.concepts.concept import load_concept
 from pipeline.settings.profile import load_grid
 from pipeline.toyland.world.drawing import draw
+from pipeline.toyland.world.gallery import gallery
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import CATEGORIES, COLOURS
 
@@ -55,12 +57,30 @@ def test_it_becomes_a_concept(project: Path, capsys: pytest.CaptureFixture[str])
     command = 'bench toyland concept --class "cat" --seed 5 --images 4'
     assert (about["licence"], about["source"]) == ("CC0-1.0", f"Toyland, drawn by `{command}`")
     said = capsys.readouterr().out
-    assert "my_cat is a yellow cat with a patch: see datasets/concepts/my_cat/images" in said
+    assert "my_cat is a red cat with a patch: see datasets/concepts/my_cat/images" in said
     assert "drawings only" not in said
 
     draw_concept("other", "cat", 5, 4, "smoke")
     again = load_concept("other").images
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in concept.images]
+
+
+def test_it_brings_its_gallery(project: Path) -> None:
+    draw_concept("my_cat", "cat", 5, 4, "smoke")
+    draw_concept("other", "cat", 5, 4, "smoke")
+    draw_concept("third", "cat", 6, 4, "smoke")
+    folders = [project / "datasets/concepts" / name for name in ("my_cat", "other", "third")]
+    shown = [
+        {path.relative_to(f): path.read_bytes() for path in f.rglob("*/*.png")} for f in folders
+    ]
+    kinds = Counter(path.parts[0] for path in shown[0])
+    assert kinds == {"images": 4, "held_out": 4, "lookalikes": 12 * 4}
+    assert len(set(shown[0].values())) == 56
+    assert shown[0] == shown[1] and not set(shown[0].values()) & set(shown[2].values())
+    for path, scene in gallery(individual("cat", 5), 4, "cat", 5).items():
+        with Image.open(folders[0] / path) as image:
+            assert np.array_equal(np.asarray(image), draw(scene))
+    assert {path.parent.name for path in load_concept("my_cat").images} == {"images"}
 
 
 def test_what_cannot_be_drawn(project: Path) -> None:

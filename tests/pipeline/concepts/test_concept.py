@@ -11,7 +11,7 @@ from pipeline.concepts.concept import load_concept, load_subject, read_lines, re
 from pipeline.settings.profile import load_grid
 
 
-@pytest.mark.parametrize("profile", ["toyland", "toyland-full", "toyland-ablation", "smoke"])
+@pytest.mark.parametrize("profile", ["toyland", "toyland-full", "toyland-tuning", "smoke"])
 def test_every_subject_of_every_profile_loads(project: Path, profile: str) -> None:
     grid = load_grid(profile)
     for name in grid.subjects():

@@ -45,18 +45,40 @@ def test_copied_profile_with_the_name_of_the_old_one_is_refused(project: Path) -
         load_params("mine")
 
 
-def test_full_profile_has_the_numbers_of_the_paper(project: Path) -> None:
-    params, grid = load_params("toyland-full"), load_grid("toyland-full")
+def test_paper_profile_has_the_numbers_of_the_paper(project: Path) -> None:
+    params, grid = load_params("paper"), load_grid("paper")
     assert (len(grid.concepts), len(grid.compositions)) == (10, 5)
     sample = params.protocol.sample
     assert sample.single.images_per_prompt == sample.composition.images_per_prompt == 50
+
+
+def test_full_profile_has_many_concepts_of_which_pairs_share_none(project: Path) -> None:
+    grid, tuning = load_grid("toyland-full"), load_grid("toyland-tuning")
+    styles = {name for name, about in grid.concepts.items() if about.class_noun == "picture"}
+    things = set(grid.concepts) - styles
+    assert (len(things), len(styles), len(grid.compositions)) == (20, 3, 10)
+    for some, among in ((grid, things), (tuning, set(tuning.concepts))):
+        paired = [name for pair in some.compositions.values() for name in pair.concepts()]
+        assert sorted(paired) == sorted(among)  # each of them once
+    pairs = {frozenset(pair.concepts()) for pair in grid.compositions.values()}
+    assert len(grid.triples) == 2
+    for triple in grid.triples.values():
+        style, *two = triple.concepts()
+        assert style in styles and things >= set(two) and frozenset(two) not in pairs
+
+
+def test_concepts_for_tuning_are_in_no_other_profile_of_toyland(project: Path) -> None:
+    held_out = set(load_grid("toyland-tuning").concepts)
+    assert len(held_out) == 4
+    for profile in ("toyland", "toyland-full", "smoke"):
+        assert not held_out & set(load_grid(profile).concepts)
 
 
 def test_profiles_differ_in_size_alone(project: Path) -> None:
     default, full = load_params(), load_params("toyland-full")
     for section in ("base", "train", "score"):
         assert getattr(default, section) == getattr(full, section)
-    assert set(default.methods) == set(full.methods)
+    assert set(default.methods) <= set(full.methods)
     for name, method in default.methods.items():  # fewer steps may ask for another rate
         assert (method.steps or 0) <= (full.methods[name].steps or 0)
     assert default.protocol.score == full.protocol.score

@@ -30,7 +30,7 @@ def test_the_paper_samples_pairs_with_more_steps(project: Path) -> None:
 
 
 def test_the_shipped_prompts_are_those_that_protocols_fix(project: Path) -> None:
-    for profile in ("toyland", "toyland-full", "toyland-ablation"):
+    for profile in ("toyland", "toyland-full", "toyland-tuning"):
         protocol = load_params(profile).protocol
         for name in load_grid(profile).subjects():
             assert name in protocol.prompts

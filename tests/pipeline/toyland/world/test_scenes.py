@@ -34,9 +34,15 @@ from pipeline.toyland.world.scenes import (
     relations_between,
     scene_at,
 )
+from pipeline.toyland.world.styles import FILTERS
 
 DATASETS = Path(__file__).parents[4] / "datasets"
-PAIRS = ("moongate+dog", "cat+chair", "wooden_pot+cat", "wooden_pot+flower", "table+chair")
+# Pairs of things; those with a style are in test_styles.py.
+PAIRS = sorted(
+    path.stem
+    for path in (DATASETS / "prompts").glob("*+*.txt")
+    if not set(path.stem.split("+")) & set(FILTERS)
+)
 
 
 def _nearest(rgb: npt.NDArray[np.int_]) -> list[str]:
@@ -230,8 +236,10 @@ def test_shipped_concepts_are_what_is_drawn(name: str, tmp_path: Path) -> None:
     shipped = DATASETS / "concepts" / name
     assert (tmp_path / "concept.yaml").read_text() == (shipped / "concept.yaml").read_text()
     assert len(list((shipped / "images").iterdir())) == IMAGES[name]
-    for path in (tmp_path / "images").iterdir():
-        with Image.open(path) as drawn, Image.open(shipped / "images" / path.name) as stored:
+    inside = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+    assert inside == sorted(path.relative_to(shipped) for path in shipped.rglob("*.png"))
+    for path in inside:
+        with Image.open(tmp_path / path) as drawn, Image.open(shipped / path) as stored:
             assert drawn.size == (64, 64) and drawn.mode == "RGB"
             # Rasterisers may round the odd pixel differently.
             difference = np.abs(np.asarray(drawn, int) - np.asarray(stored, int))
@@ -257,3 +265,19 @@ def test_prompts_are_well_formed(name: str) -> None:
         plain = re.sub(r"\{\d?\}", "", line)
         assert set(plain.split()) <= set(all_words()), line
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", plain), line
+
+
+def test_pairs_can_stand_as_their_prompts_say() -> None:
+    for name in PAIRS:
+        first, second = (PERSONAL[part].category for part in name.split("+"))
+        for line in _prompts(name):
+            for a, b, here, there in ((first, second, "{0}", "{1}"), (second, first, "{1}", "{0}")):
+                if said := re.search(rf"{here} (in|on) a {there}".replace("{", r"\{"), line):
+                    assert said[1] in relations_between(a, b), line
+
+
+def test_no_prompt_is_one_of_more_than_ten_concepts_or_six_pairs() -> None:
+    """Errors for the subjects at hand count prompts in the same words once."""
+    for names, most in ((PERSONAL, 10), (PAIRS, 6)):
+        shared = Counter(line for name in names for line in _prompts(name))
+        assert max(shared.values()) == most

@@ -10,9 +10,22 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from pipeline.clip.openclip import load_clip
+from pipeline.models.base import load_base
+from pipeline.settings.profile import BaseParams
+from pipeline.toyland.pretrain.autoencoder import reconstruct, to_tensor
+from pipeline.toyland.pretrain.scorecard import to_pixels
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
-from pipeline.toyland.world.scenes import BACKGROUNDS, CATEGORIES, STYLES, all_words, scene_at
+from pipeline.toyland.world.scenes import (
+    BACKGROUNDS,
+    CATEGORIES,
+    STYLES,
+    all_words,
+    article,
+    random_thing,
+    scene_at,
+)
 from pipeline.toyland.world.styles import FILTERS, IMAGES, style_scenes, write_style
 
 DATASETS = Path(__file__).parents[4] / "datasets"
@@ -48,7 +61,9 @@ def test_styles_differ_from_all_that_captions_can_ask_for() -> None:
 
 def test_neon_glows_on_dark_ground_and_duotone_has_two_inks() -> None:
     plain = np.stack([draw(scene_at(3, i, style="photo", background="beach")) for i in range(10)])
-    neon, duotone = (np.stack([FILTERS[n](x) for x in plain]).astype(float) for n in FILTERS)
+    neon, duotone = (
+        np.stack([FILTERS[n](x) for x in plain]).astype(float) for n in ("neon", "duotone")
+    )
     turquoise = (neon[..., 1] > 150) & (neon[..., 2] > 150) & (neon[..., 0] < 130)
     assert 0.03 < turquoise.mean() < 0.4
     assert np.median(neon / np.maximum(plain, 1)) == pytest.approx(0.6, abs=0.02)
@@ -56,6 +71,37 @@ def test_neon_glows_on_dark_ground_and_duotone_has_two_inks() -> None:
     values = duotone.reshape(-1, 3)
     spread = np.linalg.svd(values - values.mean(0), compute_uv=False)
     assert spread[0] > 6 * spread[1]
+
+
+def test_mist_lies_above_and_not_on_the_ground() -> None:
+    plain = np.stack([draw(scene_at(3, i, style="photo")) for i in range(10)]).astype(int)
+    misty = np.stack([FILTERS["mist"](x.astype(np.uint8)) for x in plain])
+    np.testing.assert_array_equal(misty[:, -1], plain[:, -1])
+    # A share of every difference is left: of the light, none is made or lost but the mist's.
+    left = (misty[:, 0].max((0, 1)) - misty[:, 0].min((0, 1)).astype(int)) / np.ptp(
+        plain[:, 0], axis=(0, 1)
+    )
+    np.testing.assert_allclose(left, 0.35, atol=0.02)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_models_see_what_a_style_shows(name: str) -> None:
+    """The autoencoder keeps it, and the scorer tells what it is: by chance one of 16 is right."""
+    things = [random_thing(np.random.default_rng([5, i]), c) for i, c in enumerate(CATEGORIES * 4)]
+    scenes = [
+        scene_at(77, i, things=(thing,), size="normal", style="photo")
+        for i, thing in enumerate(things)
+    ]
+    styled = np.stack([FILTERS[name](draw(scene)) for scene in scenes])
+    base = load_base(BaseParams(path="models/toyland/base", resolution=64, modifier_token_ids=[0]))
+    before = to_tensor(styled, base.device)
+    after = reconstruct(base.vae, before)
+    assert 10 * np.log10(4 / (before - after).pow(2).mean().item()) > 32  # dB
+    clip = load_clip("models/toyland/scorer")
+    texts = clip.encode_texts([f"photo of {article(c)} {c}" for c in CATEGORIES])
+    images = clip.encode_images([Image.fromarray(pixels) for pixels in to_pixels(after)])
+    right = (images @ texts.T).argmax(1) == np.arange(len(scenes)) % len(CATEGORIES)
+    assert right.mean() > 0.4
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -86,9 +132,12 @@ def test_shipped_styles_are_what_is_drawn(name: str, tmp_path: Path) -> None:
             assert np.abs(np.asarray(new, int) - np.asarray(stored, int)).mean() < 1
 
 
-@pytest.mark.parametrize("name", [*FILTERS, "neon+cat"])
+@pytest.mark.parametrize(
+    "name",
+    [*FILTERS, "neon+cat", "neon+cat+chair", "neon+dog+chair", "mist+patched_cat+wooden_pot"],
+)
 def test_prompts_are_well_formed(name: str) -> None:
-    places = ("{0}", "{1}") if "+" in name else ("{}",)
+    places = [f"{{{i}}}" for i in range(1 + name.count("+"))] if "+" in name else ["{}"]
     lines = (DATASETS / "prompts" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(set(lines)) == (8 if "+" in name else 20)
     for line in lines:
