@@ -10,7 +10,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -176,10 +176,12 @@ class Base:
         Returns:
             An estimate of `target`.
         """
-        text, layered = condition.text, nullcontext()
-        if text.ndim == 4:
-            text, layered = condition.by_layer[0], texts_by_layer(self.unet, condition.by_layer)
-        with self.autocast(), layered:
+        with ExitStack() as stack:
+            stack.enter_context(self.autocast())
+            text = condition.text
+            if text.ndim == 4:
+                stack.enter_context(texts_by_layer(self.unet, condition.by_layer))
+                text = condition.by_layer[0]
             predicted: Tensor = self.unet(noisy, timesteps, text).sample
         return predicted.float()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.common.errors import BenchError
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Subject
-from pipeline.methods import Batch, Step, TrainingSet, load_method, method_names
+from pipeline.methods import Batch, Step, Trained, TrainingSet, load_method, method_names
 from pipeline.methods.custom_diffusion import TRAINED
 from pipeline.methods.penalties import Consolidation, Quadratic
 from pipeline.models.adapter import Adapter, LowRank, applied, dense, load_adapter, save_adapter
@@ -362,7 +362,8 @@ PAIRS = [*SETS[:2], training_set("wooden_pot", "wooden pot", 5)]
 
 
 def test_a_pair_is_a_random_token_and_one_for_each_word_for_all_layers_alike(base, params):
-    method = replace(load_method("ed_lora").single, train_token=True)
+    method = load_method("ed_lora").single
+    assert isinstance(method, Trained)
     rows, ids = first_rows(base, method, [PAIRS[2].concept], 1, params, 3)
     assert list(rows) == ["<new2>", "<new2_2>", "<new2_3>"]
     layers = len(cross_attention_layers(base.unet))
