@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.models.base import Base
 
 # As CIDM's released code weighs adapters, and as its paper's equation 3 does.
-Rule = Literal["released", "paper", "mean of predictions"]
+Mix = Literal["released", "paper", "mean of predictions"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Bundled(How):
     """Another method's adapters of single concepts, side by side."""
 
     of: str
-    mixed: Rule
+    mixed: Mix
 
     def needs(self, concepts: Sequence[str]) -> Needs:
         """The adapter of each concept."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from pipeline.common.errors import BenchError
@@ -273,3 +274,17 @@ def test_a_layer_is_shown_its_text_whatever_the_model_is_given(base):
     for hook in hooks:
         hook.remove()
     assert all(seen[name] is text for name, text in zip(layers, texts))
+
+
+def test_numbers_of_ed_lora_on_stable_diffusion_are_those_counted_in_its_code() -> None:
+    """Of rank 4, in 64 matrices of 16 layers; the middle block's layer is the seventh."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+    names = cross_attention_names(unet)
+    assert len(names) == 64
+    assert sum(4 * sum(unet.get_parameter(name).shape) for name in names) == 397_824
+    assert sum(unet.get_parameter(name).numel() for name in key_value_names(unet)) == 19_169_280
+    layers = list(cross_attention_layers(unet))
+    assert len(layers) == 16
+    assert [i for i, name in enumerate(layers) if name.startswith("mid_block")] == [6]
