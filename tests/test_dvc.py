@@ -344,7 +344,7 @@ def test_a_further_seed_of_a_part_makes_its_merge_again(project: Project) -> Non
 def test_another_main_seed_trains_all_and_draws_the_corpus_parts_anew(project: Project) -> None:
     seeded(project, "[7]")
     expected = {f"generate@{concept}" for concept in ("cat", "chair")}
-    expected |= set().union(*(cells(m) for m in load_grid("smoke").methods))
+    expected |= set().union(*(cells(m) for m in load_grid("smoke").all_methods()))
     assert project.stale() == expected | LAST
 
 
