@@ -42,9 +42,9 @@ def method_style(grid: Grid, method: str) -> tuple[str, str]:
 
     What is not in the grid, as the oracle, is grey.
     """
-    if method not in grid.methods:
+    if method not in grid.all_methods():
         return GREY, MARKERS[0]
-    number = grid.methods.index(method)
+    number = grid.all_methods().index(method)
     # The next round of colours has other markers.
     marker = (number + number // len(COLOURS)) % len(MARKERS)
     return COLOURS[number % len(COLOURS)], MARKERS[marker]

@@ -40,6 +40,7 @@ ORDER = (
     "eval/scores",
     "eval/freshness.py",
     "eval/results.py",
+    "eval/continual.py",
     "eval/tables",
     "eval/papers",
     "eval/study",

@@ -188,8 +188,11 @@ def stages_of(profile: str) -> set[str]:
     grid, params = load_grid(profile), load_params(profile)
     names = {"corpus", "index", *LAST}
     names |= {f"analyse_{name}" for name in params.analyses}
+    hows = [how for method in grid.methods if (how := load_method(method).single)]
+    generated = any(how.needs(["a"]).generated for how in hows) or bool(params.analyses)
+    fed = ["retrieve", "shard", "oracle", *(["generate"] if generated else [])]
     for concept in grid.concepts:
-        names |= {f"{stage}@{concept}" for stage in ("retrieve", "shard", "generate", "oracle")}
+        names |= {f"{stage}@{concept}" for stage in fed}
         names |= {f"gallery@{concept}"} if params.protocol.score.galleries else set()
     groups = (
         ("", grid.concepts, "single"),
@@ -204,7 +207,16 @@ def stages_of(profile: str) -> set[str]:
                 for end in (suffix, *(f"{suffix}_seed_{seed}" for seed in further)):
                     for step in ("train", "sample", "score"):
                         names |= {f"{cells}:{step}{end}@{subject}" for subject in subjects}
+    for sequence, about in grid.sequences.items():
+        for method in about.methods:
+            names |= learning(method, sequence, range(1, len(about.concepts) + 1))
     return names
+
+
+def learning(method: str, sequence: str, tasks: Iterable[int]) -> set[str]:
+    """The stages of a method that are about these tasks of a sequence, and their scores."""
+    names = {f"{step}_{sequence}_{task}" for step in ("train", "sample") for task in tasks}
+    return {f"cells/{method}/dvc.yaml:{name}" for name in names | {f"score_{sequence}"}}
 
 
 def cells(method: str) -> set[str]:
@@ -231,12 +243,14 @@ def test_files_are_what_the_command_would_write(
 
 def test_every_method_has_parameters_where_it_is_used() -> None:
     for profile in PROFILES:
-        methods, params = set(load_grid(profile).methods), load_params(profile)
+        methods, params = set(load_grid(profile).all_methods()), load_params(profile)
         tuning = params.analyses.get("tuning") or {}
         tried = {*tuning.get("rates", ()), *tuning.get("ridges", ())}
         assert set(params.methods) == methods | tried <= set(method_names())
-    for profile in ("toyland-full", "paper"):
-        assert set(load_grid(profile).methods) == set(method_names())
+    full, paper = (set(load_grid(name).methods) for name in ("toyland-full", "paper"))
+    assert full == paper
+    learning = set(load_grid("toyland-continual").all_methods())
+    assert full | learning == set(method_names())
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -270,8 +284,11 @@ def test_files_beside_the_sources_are_no_dependencies(project: Project) -> None:
 
 
 def test_parameter_of_a_method_reruns_what_merges_from_it(project: Project) -> None:
-    edit(project.folder / "params.yaml", "learning_rate: 1.0e-3", "learning_rate: 2e-3")
-    assert project.stale() == cells("custom_diffusion") | cells("custom_diffusion_merge") | LAST
+    section = "  custom_diffusion:\n    learning_rate: "
+    edit(project.folder / "params.yaml", f"{section}1.0e-3", f"{section}2e-3")
+    merged = cells("custom_diffusion") | cells("custom_diffusion_merge")
+    continued = set().union(*(learning(name, "two", (1, 2)) for name in CHAINS))
+    assert project.stale() == merged | continued | LAST
 
 
 def test_sampling_does_not_train(project: Project) -> None:
@@ -328,7 +345,7 @@ def test_a_further_seed_of_a_part_makes_its_merge_again(project: Project) -> Non
 def test_another_main_seed_trains_all_and_draws_the_corpus_parts_anew(project: Project) -> None:
     seeded(project, "[7]")
     expected = {f"generate@{concept}" for concept in ("cat", "chair")}
-    expected |= set().union(*(cells(m) for m in load_grid("smoke").methods))
+    expected |= set().union(*(cells(m) for m in load_grid("smoke").all_methods()))
     assert project.stale() == expected | LAST
 
 
@@ -368,6 +385,50 @@ def test_stages_about_a_concept_or_a_cell_record_their_failures(profile: str) ->
         command = stage.cmd[-1] if isinstance(stage.cmd, list) else stage.cmd
         name = command.removeprefix("cd ../.. && ").split()[1]
         assert ("--record-failure" in command) is (name in about), command
+
+
+LEARNING = load_grid("smoke").sequences["two"].methods
+CHAINS = [name for name in LEARNING if load_method(name).sequence.needs(("a", "b")).previous]
+
+
+def test_what_tasks_depend_on() -> None:
+    """Of chains, on each other; of merges, not. On images of the concept at hand alone."""
+    assert set(CHAINS) == {f"custom_diffusion_{name}" for name in ("sequential", "ewc", "lwf")}
+    found = {stage.addressing.split("/cells/")[-1]: stage for stage in stages("smoke")}
+    for method in LEARNING:
+        stage = next(s for n, s in found.items() if n.endswith(f"{method}/dvc.yaml:train_two_2"))
+        deps = {os.path.relpath(dep.fs_path, ROOT / "profiles/smoke/runs") for dep in stage.deps}
+        before = f"cells/{method}/two/task-1/adapter.safetensors"
+        assert (before in deps) is (method in CHAINS)
+        assert ("shards/cat.tar" in deps) is (method in CHAINS)
+        assert "shards/chair.tar" not in deps
+
+
+def test_a_concept_learned_last_runs_nothing_old(project: Project) -> None:
+    old = {name: learning(name, "two", (1, 2)) for name in LEARNING}
+    assert stages_of("smoke") > set().union(*old.values())
+    add_concept("my_dog", [project.root / "datasets/concepts/dog/images"], "dog", profile="smoke")
+    project.prepare()
+    project.dvc("repro", "-q")
+    edit(project.folder / "grid.yaml", "concepts: [chair, cat]", "concepts: [chair, cat, my_dog]")
+    write_pipelines(["smoke"])
+    project.prepare()
+    expected = set().union(*(learning(name, "two", (3,)) for name in LEARNING))
+    assert project.stale() == expected | LAST
+
+
+def test_another_order_is_another_sequence(project: Project) -> None:
+    """Tokens have their numbers by it, also where all that is merged is the same."""
+    edit(project.folder / "grid.yaml", "concepts: [chair, cat]", "concepts: [cat, chair]")
+    write_pipelines(["smoke"])
+    expected = set().union(*(learning(name, "two", (1, 2)) for name in LEARNING))
+    assert project.stale() == expected | LAST
+
+
+def test_a_parameter_of_a_chain_runs_its_tasks_alone(project: Project) -> None:
+    path = project.folder / "params.yaml"
+    edit(path, "    own:\n      strength: 1\n", "    own:\n      strength: 2\n")
+    assert project.stale() == learning("custom_diffusion_lwf", "two", (1, 2)) | LAST
 
 
 def test_added_concept_runs_its_own_stages(project: Project) -> None:

@@ -162,6 +162,34 @@ def grid_of(subject: Subject, rows: Sequence[Row]) -> Image.Image:
     return page
 
 
+Tile = Image.Image | Failure | None  # a picture, why there is none, or a place left empty
+
+
+def labelled(titles: Sequence[str], rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
+    """Pictures in rows with a title each, under the titles of their columns.
+
+    Args:
+        titles: of the columns.
+        rows: title and tiles, as many as there are columns.
+    """
+    head, left = PAD + _height(titles), PAD + PROMPT
+    size = left + len(titles) * (CELL + GAP) + PAD, head + len(rows) * (CELL + GAP) + PAD
+    page = Image.new("RGB", size, PAPER)
+    for column, title in enumerate(titles):
+        at = left + column * (CELL + GAP) + CELL // 2, head - 8
+        _text(page, title, at, CELL, "bottom", 14)
+    for line, (title, tiles) in enumerate(rows):
+        y = head + line * (CELL + GAP)
+        _text(page, title, (left - 12, y + CELL // 2), PROMPT - 20, "right", 14)
+        for column, tile in enumerate(tiles):
+            at = left + column * (CELL + GAP), y
+            if isinstance(tile, Image.Image):
+                _paste(page, tile, at)
+            elif isinstance(tile, Failure):
+                _paste(page, None, at, tile)
+    return page
+
+
 def overview(subjects: Sequence[Subject], rows: dict[str, list[Row]]) -> Image.Image:
     """A few prompts of several subjects: targets on top, then a row for each method.
 

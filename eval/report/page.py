@@ -22,6 +22,7 @@ from eval.report.maps import heat_maps
 from eval.report.origin import origin
 from eval.report.profiles import neighbours
 from eval.report.prompts import chooser, extremes, of_images, prompt_lines, shown_methods
+from eval.report.sequences import Part
 from eval.report.winners import winners
 from eval.results import KINDS, Results, reference_method
 from eval.scores.file import ORACLE
@@ -45,6 +46,7 @@ def render(
     tables: Mapping[str, Table],
     sheets: Mapping[str, Sheet],
     missing: Mapping[str, Sequence[str]],
+    sequences: Sequence[Part] = (),
 ) -> str:
     """The page as HTML, with style and script in it; pictures are files beside it.
 
@@ -55,6 +57,7 @@ def render(
             the report's folder already.
         sheets: by subject; those without samples have none.
         missing: by method, the subjects that were not scored.
+        sequences: what is shown of them.
 
     Raises:
         BenchError: claims cannot be tested on the scores, or costs cannot be read.
@@ -129,6 +132,7 @@ def render(
         reasons=REASONS,
         analyses=_analyses(params, folder),
         missing=missing,
+        sequences=sequences,
         failed=by_failure(results.failed),
         stale=results.fresh.notes(STALE, everyone, results.grid.subjects()),
         charts=charts,

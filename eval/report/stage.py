@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from eval.continual import load_sequences
 from eval.report.cost import cost_table
 from eval.report.figures import write_figures
 from eval.report.grids import (
@@ -27,6 +28,7 @@ from eval.report.grids import (
 )
 from eval.report.missing import missing_cells
 from eval.report.page import render
+from eval.report.sequences import course_chart, pictures, sequence_parts, sequence_tables
 from eval.results import KINDS, Results, load_results
 from eval.scores.file import ORACLE
 from eval.tables.building import by_prompt, by_subject, comparison, differences
@@ -59,6 +61,8 @@ def write_report(profile: str) -> None:
         tables |= {kind: by_subject(results, kind)}
         tables |= {f"differences_{kind}": differences(results, kind)}
     tables["cost"] = cost_table(params, results)
+    sequences = load_sequences(results)
+    tables |= sequence_tables(sequences, grid)
     tables = {name: table for name, table in tables.items() if table.rows}
     with atomic_folder(folder / "tables", (*SUFFIXES.values(),)) as temporary:
         _write_tables(tables, temporary)
@@ -71,6 +75,9 @@ def write_report(profile: str) -> None:
     rows = {subject: shown for subject, shown in rows.items() if any(r.images for r in shown)}
     with atomic_folder(folder / "figures", (".svg", ".png")) as temporary:
         write_figures(results, temporary)
+        for sequence in sequences:
+            path = temporary / f"sequence_{sequence.name}.svg"
+            course_chart(sequence).savefig(path, metadata={"Date": None})
         if rows:
             _write_overview(grid, profile, rows, temporary)
     sheets: dict[str, Sheet] = {}
@@ -84,9 +91,12 @@ def write_report(profile: str) -> None:
             sheets[name] = sheet(subject, shown, min(PIXELS, PAGE_PIXELS / len(rows)))
             write_image(sheets[name].image, sprites / f"{name}.jpg")
             write_image(grid_of(subject, shown), grids / f"{name}.jpg")
+        for sequence in sequences:
+            write_image(pictures(sequence, params), grids / f"{sequence.name}.jpg")
     missing = missing_cells(profile)
     with atomic(folder / "index.html") as temporary:
-        page = render(params, results, tables, sheets, missing)
+        parts = sequence_parts(sequences, tables, grid)
+        page = render(params, results, tables, sheets, missing, parts)
         temporary.write_text(page, encoding="utf-8")
 
     print(FORMATS["text"](tables["comparison"]), end="")

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,10 @@ COLUMNS: dict[str, str] = {
     "text_rule": "string",
     "rows": "Int64",
 }
+# Of a sequence: the task after which an image was made, and as subject the concept that it was
+# asked for. After the last task images are compared with the targets of every concept: `target` is
+# the concept's number in the sequence.
+SEQUENCE_COLUMNS: dict[str, str] = {"sequence": "string", "task": "Int64", **COLUMNS}
 
 
 def write_scores(
@@ -65,24 +70,27 @@ def write_scores(
     protocol: str,
     rows: list[Sample],
     start: float,
+    columns: Mapping[str, str] = COLUMNS,
 ) -> None:
-    """Writes the scores of a cell, and prints their means.
+    """Writes the scores of a cell, or of a sequence, and prints their means.
 
     Args:
-        folder: of the cell.
+        folder: of the cell or the sequence.
         method: of the cell,
-        subject: and what it is about.
+        subject: and what it is about; or the sequence.
         seed: of the training; None if nothing in the method is random.
         protocol: its name.
-        rows: with the columns that they have of COLUMNS; the cell's own are added.
+        rows: with the columns that they have of `columns`; the folder's own are added.
         start: `time.monotonic()` when measuring began.
+        columns: COLUMNS, or SEQUENCE_COLUMNS.
     """
     path = folder / SCORES
-    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-    frame["protocol"], frame["method"], frame["subject"] = protocol, method, subject
-    frame["seed"] = seed
+    frame = pd.DataFrame(rows).reindex(columns=list(columns))
+    frame["protocol"], frame["method"], frame[_whose(columns)] = protocol, method, subject
+    if "seed" in columns:
+        frame["seed"] = seed
     frame["rows"] = len(frame)
-    frame = frame.astype(COLUMNS)
+    frame = frame.astype(dict(columns))
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
     means = frame[~left_out(frame)].groupby("metric", sort=False)["value"].mean()
@@ -96,26 +104,35 @@ def left_out(scores: pd.DataFrame) -> pd.Series[bool]:
     return scores["prompt"].notna() & scores["sample"].isna()
 
 
-def read_scores(path: Path, method: str, subject: str) -> pd.DataFrame:
-    """The scores of a training of a cell, with COLUMNS.
+def _whose(columns: Mapping[str, str]) -> str:
+    """The column that names the folder: of a sequence, subjects are its concepts."""
+    return "sequence" if "sequence" in columns else "subject"
+
+
+def read_scores(
+    path: Path, method: str, subject: str, columns: Mapping[str, str] = COLUMNS
+) -> pd.DataFrame:
+    """The scores of a training of a cell, with COLUMNS, or of a sequence, with SEQUENCE_COLUMNS.
 
     Raises:
         BenchError: it is another file, of another cell, cut off or of an earlier version.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        frame = pd.read_csv(io.StringIO(text), dtype=COLUMNS)
+        frame = pd.read_csv(io.StringIO(text), dtype=dict(columns))
     except (ValueError, OSError):
         frame = pd.DataFrame()
-    lacking = [name for name in COLUMNS if name not in frame]
-    if lacking and not frame.empty and list(frame) == [n for n in COLUMNS if n not in lacking]:
-        columns = ", ".join(f"`{name}`" for name in lacking)
-        fault = f"scores of an earlier version, without {columns}, so score it again"
-    elif list(frame) != list(COLUMNS):
+    lacking = [name for name in columns if name not in frame]
+    if lacking and not frame.empty and list(frame) == [n for n in columns if n not in lacking]:
+        names = ", ".join(f"`{name}`" for name in lacking)
+        fault = f"scores of an earlier version, without {names}, so score it again"
+    elif list(frame) != list(columns):
         fault = "not a file of scores"
     elif not text.endswith("\n") or not frame["rows"].eq(len(frame)).fillna(False).all():
         fault = "the file was cut off"
-    elif frame[["method", "subject"]].drop_duplicates().to_numpy().tolist() != [[method, subject]]:
+    elif frame[["method", _whose(columns)]].drop_duplicates().to_numpy().tolist() != [
+        [method, subject]
+    ]:
         fault = f"not the scores of {method}/{subject}"
     else:
         return frame

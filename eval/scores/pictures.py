@@ -1,8 +1,8 @@
 """The first pictures of a cell, side by side in one small image that says which they are.
 
 They stay when samples, which are many, are gone. What each tile shows stands as JSON in the
-comment of the JPEG: its prompt, its number among the prompt's samples and the seed of its start
-noise, which is null where images were made elsewhere.
+comment of the JPEG: its place and the seed of its start noise, which is null where images were made
+elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PICTURES = "samples.jpg"  # in the record of a cell
 PROMPTS, SAMPLES = 20, 3  # of a cell, at most
 TILE = 128  # pixels, at most
 
-Place = tuple[int, int]  # the numbers of prompt and sample
+Place = tuple[int, int]  # the numbers of prompt and sample; of sequences, of task and concept
 
 
 class Pictures(NamedTuple):
@@ -35,22 +35,29 @@ class Pictures(NamedTuple):
     seeds: Mapping[Place, int]  # of the start noise, where it is known
 
 
-def write_pictures(samples: Sequence[Sample], path: Path) -> None:
-    """Writes the first samples of prompts that are evenly spread over all.
+def first_samples(samples: Sequence[Sample]) -> dict[Place, Sample]:
+    """The first samples of prompts that are evenly spread over all, by prompt and number.
 
     Args:
-        samples: of prompts, as `pipeline.concepts.shards.samples_of` gives them; one at least.
-        path: of the JPEG.
+        samples: of prompts, as `pipeline.concepts.shards.samples_of` gives them.
     """
     by_place = {(int(s["json"]["prompt_index"]), int(s["json"]["sample"])): s for s in samples}
     prompts = {*spread(sorted({prompt for prompt, _ in by_place}), PROMPTS)}
-    places = [place for place in sorted(by_place) if place[0] in prompts and place[1] < SAMPLES]
-    images = [Image.open(io.BytesIO(image_of(by_place[place]))).convert("RGB") for place in places]
+    return {
+        place: by_place[place]
+        for place in sorted(by_place)
+        if place[0] in prompts and place[1] < SAMPLES
+    }
+
+
+def write_pictures(samples: Mapping[Place, Sample], path: Path) -> None:
+    """Writes a strip of samples, one at least, to a JPEG."""
+    images = [Image.open(io.BytesIO(image_of(s))).convert("RGB") for s in samples.values()]
     tile = min(TILE, *images[0].size)
     strip = Image.new("RGB", (tile * len(images), tile))
     for column, image in enumerate(images):
         strip.paste(fitted(image, tile), (column * tile, 0))
-    pictures = [(*place, by_place[place]["json"].get("seed")) for place in places]
+    pictures = [(*place, sample["json"].get("seed")) for place, sample in samples.items()]
     comment = json.dumps({"pictures": pictures}, separators=(",", ":")).encode()
     with atomic(path) as temporary:
         # Colours at full resolution, so that no tile takes from the next.

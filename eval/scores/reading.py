@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from eval.scores.file import COLUMNS, ORACLE, SCORES, read_scores
+from eval.scores.file import COLUMNS, ORACLE, SCORES, SEQUENCE_COLUMNS, read_scores
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, failure_of
 from pipeline.settings.profile import load_grid, load_params
@@ -41,6 +41,28 @@ def load_scores(profile: str) -> pd.DataFrame:
                     frames.append(read_scores(path, method, subject))
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    scores = pd.concat(frames, ignore_index=True)
+    check_comparable(scores)
+    return scores
+
+
+def load_sequence(profile: str, sequence: str) -> pd.DataFrame:
+    """The scores of a sequence that are there, of all its methods in their order.
+
+    Returns:
+        A frame with SEQUENCE_COLUMNS; empty if nothing was scored yet.
+
+    Raises:
+        BenchError: as `load_scores`.
+    """
+    params, about = load_params(profile), load_grid(profile).sequences[sequence]
+    frames = []
+    for method in about.methods:
+        path = params.record(method, sequence) / SCORES
+        if path.is_file() and not failure_of(path):
+            frames.append(read_scores(path, method, sequence, SEQUENCE_COLUMNS))
+    if not frames:
+        return pd.DataFrame({n: pd.Series(dtype=kind) for n, kind in SEQUENCE_COLUMNS.items()})
     scores = pd.concat(frames, ignore_index=True)
     check_comparable(scores)
     return scores

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.metrics.catalogue import OfGallery, OfSets
-from eval.scores.file import ORACLE, write_scores
+from eval.scores.file import ORACLE, SEQUENCE_COLUMNS, write_scores
 from eval.scores.measure import Measure
-from eval.scores.pictures import PICTURES, write_pictures
+from eval.scores.pictures import PICTURES, Place, first_samples, write_pictures
 from pipeline.common.errors import BenchError
+from pipeline.common.failures import FailureError
+from pipeline.common.places import repro_command
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.shards import (
     Sample,
@@ -71,8 +73,54 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
             )
         rows += measure.set_rows(reals, known, of_captions, captions)
     record = params.record(method, subject, seed)
-    write_pictures(of_prompts, record / PICTURES)
+    write_pictures(first_samples(of_prompts), record / PICTURES)
     write_scores(record, method, subject, seed, params.protocol.name, rows, start)
+
+
+def score_sequence(method: str, sequence: str, profile: str) -> None:
+    """Scores the samples of all tasks of a sequence: one file for all.
+
+    Image-alignment is measured with the targets of the concept that was asked for, and after the
+    last task with those of every other one too. Tasks that failed have no rows. Of each task and
+    concept (by their numbers) a picture is kept.
+
+    Raises:
+        BenchError: samples, targets or the models that measure are missing or damaged.
+        FailureError: no task could be made, or targets could not.
+    """
+    start = time.monotonic()
+    params, grid = load_params(profile), load_grid(profile)
+    concepts = grid.sequences[sequence].concepts
+    made: dict[int, list[Sample]] = {}
+    failures: list[FailureError] = []
+    for number, task in enumerate(grid.tasks(sequence), 1):
+        try:
+            made[number] = samples_of(params, method, task)
+        except FailureError as error:
+            failures.append(error)
+    if not made:
+        raise failures[0]
+    targets = [targets_of(params, concept) for concept in concepts]
+    measure, rows = Measure(params), []
+    shown: dict[Place, Sample] = {}
+    for number, samples in made.items():
+        for place, concept in enumerate(concepts[:number], 1):
+            own = [s for s in samples if s["json"]["concept"] == concept]
+            if not own:
+                raise BenchError(
+                    f"{params.cell(method, sequence)}: the samples of task {number} hold no images "
+                    f"of {concept}: the sequence was another: run `{repro_command(profile)}`"
+                )
+            shown[number, place] = own[0]
+            prompts = [s["json"]["scored_prompt"] for s in own]
+            others = range(1, len(concepts) + 1) if number == len(concepts) else [place]
+            found = measure.text_rows(own, prompts)
+            for other in others:
+                found += measure.target_rows(own, prompts, targets[other - 1], other)
+            rows += [row | {"task": number, "subject": concept} for row in found]
+    record, protocol = params.record(method, sequence), params.protocol.name
+    write_pictures(shown, record / PICTURES)
+    write_scores(record, method, sequence, None, protocol, rows, start, SEQUENCE_COLUMNS)
 
 
 def score_oracle(concept: str, profile: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +46,10 @@ Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
 Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
 Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
+Learned = Annotated[
+    str, typer.Argument(help="The same, or a task of a sequence, such as toys/task-2.")
+]
+Scored = Annotated[str, typer.Argument(help="The same, or a sequence.")]
 Seed = Annotated[
     int | None,
     typer.Option(help="Of the training: one of `train.seeds`; the first of them if absent."),
@@ -208,13 +212,13 @@ def generate(
 @app.command("train")
 def train(
     method: Method,
-    subject: Subject,
+    subject: Learned,
     seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Train the adapter of one cell."""
-    params, seed = _check_cell(profile, method, subject, seed)
+    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
     from pipeline.train.stage import train_cell
 
     adapter = params.cell(method, subject, seed) / "adapter.safetensors"
@@ -225,13 +229,13 @@ def train(
 @app.command("sample")
 def sample(
     method: Method,
-    subject: Subject,
+    subject: Learned,
     seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
     """Generate the images of one cell."""
-    params, seed = _check_cell(profile, method, subject, seed)
+    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
     cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "samples.tar"):
         if is_external(method):
@@ -247,20 +251,23 @@ def sample(
 @app.command("score")
 def score(
     method: Method,
-    subject: Subject,
+    subject: Scored,
     seed: Seed = None,
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Score the images of one cell."""
-    params, seed = _check_cell(profile, method, subject, seed)
+    """Score the images of one cell, or of all tasks of a sequence."""
+    params, seed = _check_cell(profile, method, subject, seed, lambda grid: grid.sequences)
     from eval.scores.file import SCORES
     from eval.scores.pictures import PICTURES
-    from eval.scores.stage import score_cell
+    from eval.scores.stage import score_cell, score_sequence
 
     record = params.record(method, subject, seed)
     with _recorded(record_failure, record / SCORES, record / PICTURES):
-        score_cell(method, subject, profile, seed)
+        if subject in load_grid(profile).sequences:
+            score_sequence(method, subject, profile)
+        else:
+            score_cell(method, subject, profile, seed)
 
 
 @app.command("oracle")
@@ -636,8 +643,16 @@ def _check(
     concept: str | None = None,
     method: str | None = None,
     subject: str | None = None,
+    beside: Callable[[Grid], Iterable[str]] = lambda _: (),
 ) -> Params:
     """Checks the profile's files and the names, and says whether the network may be used.
+
+    Args:
+        profile: its name.
+        concept: a name,
+        method: and so on.
+        subject: of the grid, or one that `beside` gives.
+        beside: what else of the grid a subject may be.
 
     Returns:
         The profile's parameters.
@@ -651,7 +666,7 @@ def _check(
     analyses_of(params)
     _check_name("concept", concept, list(grid.concepts))
     _check_name("method", method, known_methods(params, grid))
-    _check_name("subject", subject, grid.subjects())
+    _check_name("subject", subject, [*grid.subjects(), *beside(grid)])
     names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -661,17 +676,27 @@ def _check(
 
 
 def _check_cell(
-    profile: str, method: str, subject: str, seed: int | None
+    profile: str,
+    method: str,
+    subject: str,
+    seed: int | None,
+    beside: Callable[[Grid], Iterable[str]],
 ) -> tuple[Params, int | None]:
     """As `_check`, for the stages of a cell.
 
     Returns:
-        The profile's parameters, and the seed of the training: None if nothing in it is random.
+        The profile's parameters, and the seed of the training: None if nothing in it is random, or
+        for what `beside` gives, as sequences are learned with the main seed alone.
 
     Raises:
         BenchError: also a seed that the method is not trained with.
     """
-    params, grid = _check(profile, method=method, subject=subject), load_grid(profile)
+    grid = load_grid(profile)
+    params = _check(profile, method=method, subject=subject, beside=beside)
+    if subject in beside(grid):
+        if seed is not None:
+            raise BenchError(f"seed {seed}: sequences have the main seed alone: leave --seed out")
+        return params, None
     known = training_seeds(method, params, grid, len(grid.concepts_of(subject)))
     if seed is None or not known:  # of what the method cannot learn, its stage says so
         return params, next(iter(known), None)
@@ -711,7 +736,7 @@ def _recorded(wanted: bool, *outputs: Path) -> Iterator[None]:
 
 def known_methods(params: Params, grid: Grid) -> list[str]:
     """The methods that have a row in the grid, and hyper-parameters if they are made here."""
-    return [m for m in grid.methods if m in params.methods or is_external(m)]
+    return [m for m in grid.all_methods() if m in params.methods or is_external(m)]
 
 
 def _check_name(kind: str, name: str | None, known: list[str]) -> None:

@@ -36,6 +36,7 @@ from pipeline.settings.profile import (
     load_params,
     profile_folder,
     profile_names,
+    task_name,
 )
 from pipeline.settings.protocol import protocol_path
 
@@ -98,12 +99,9 @@ class Kind:
     @property
     def train_deps(self) -> list[str]:
         """What training depends on in runs/<profile>/."""
-        needs = self.needs
         return [
-            *(f"{self._folder(method, c)}/adapter.safetensors" for method, c in needs.adapters),
-            *(f"shards/{concept}.tar" for concept in needs.shards),
-            *(f"generated/{concept}.tar" for concept in needs.generated),
-            *(["index"] if needs.index else []),
+            *(f"{self._folder(m, c)}/adapter.safetensors" for m, c in self.needs.adapters),
+            *of_runs(self.needs),
         ]
 
     @property
@@ -114,6 +112,34 @@ class Kind:
         by the main one.
         """
         return [*TRAIN_KEYS, *([FIRST_SEED] if self.seed is None or self.needs.index else [])]
+
+
+@dataclass(frozen=True)
+class TaskStages:
+    """The stages of a task of a sequence in a method's file; names are written out in it."""
+
+    number: int
+    subject: str
+    concepts: tuple[str, ...]
+    train_deps: list[str]  # in runs/<profile>/
+
+
+@dataclass(frozen=True)
+class SequenceStages:
+    """The stages of a sequence in a method's file; all are of the main seed."""
+
+    name: str
+    concepts: tuple[str, ...]
+    tasks: list[TaskStages]
+
+
+def of_runs(needs: Needs) -> list[str]:
+    """What training depends on in runs/<profile>/, adapters left out."""
+    return [
+        *(f"shards/{concept}.tar" for concept in needs.shards),
+        *(f"generated/{concept}.tar" for concept in needs.generated),
+        *(["index"] if needs.index else []),
+    ]
 
 
 def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
@@ -132,7 +158,7 @@ def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
         for name, text in PROJECT.items() if profile != DEFAULT_PROFILE else ():
             if not (folder / name).exists():
                 changed += [folder / name] if _write(folder / name, text) else []
-        methods = load_grid(profile).methods
+        methods = load_grid(profile).all_methods()
         for path in sorted(folder.glob("cells/*/dvc.yaml")):
             if path.parent.name not in methods:
                 changed += [path] if _remove(path) else []
@@ -205,18 +231,21 @@ def pipelines(profile: str) -> dict[Path, str]:
         "scorer": local(scoring.clip),
         "protocol": here(protocol_path(params.protocol.name)),
         "main_seed": FIRST_SEED,
+        "train_keys": [*TRAIN_KEYS, FIRST_SEED],
         "inception": local(params.score.inception) if _needs_inception(params) else None,
         "galleries": scoring.galleries,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
     kinds = {name: _kinds(name, params, grid) for name in grid.methods}
-    for name, found in kinds.items():
-        for other, _ in (part for kind in found for part in kind.needs.adapters):
-            if other not in grid.methods:
-                raise BenchError(
-                    f"{folder / 'grid.yaml'}: methods: {name} is made of adapters of {other}: "
-                    f"add {other}"
-                )
+    learned = {name: _sequences(name, params, grid) for name in grid.all_methods()}
+    for name in grid.all_methods():
+        made_of = {other for kind in kinds.get(name, []) for other, _ in kind.needs.adapters}
+        made_of |= {other for sequence in learned[name] for other in sequence[1]}
+        for other in sorted(made_of.difference(grid.methods)):
+            raise BenchError(
+                f"{folder / 'grid.yaml'}: methods: {name} is made of adapters of {other}: "
+                f"add {other}"
+            )
     texts = {
         folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
             clip=local(params.retrieve.clip),
@@ -250,14 +279,15 @@ def pipelines(profile: str) -> dict[Path, str]:
             or any("/generated/" in dep for a in analyses.values() for dep in a.deps(params, grid)),
         )
     }
-    for name, found in kinds.items():
+    for name in grid.all_methods():
         texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
             "cells.yaml.jinja"
         ).render(
             method=name,
             external=here(external_folder(name)) if is_external(name) else None,
             groups=",".join(_groups(grid)),
-            kinds=found,
+            kinds=kinds.get(name, []),
+            sequences=[stages for stages, _ in learned[name]],
         )
     return texts
 
@@ -313,6 +343,40 @@ def _kinds(name: str, params: Params, grid: Grid) -> list[Kind]:
                     seed if further else None,
                 )
             )
+    return found
+
+
+def _sequences(name: str, params: Params, grid: Grid) -> list[tuple[SequenceStages, set[str]]]:
+    """The stages of each sequence that the method learns, and the methods it is made of.
+
+    Raises:
+        BenchError: the method learns no sequences, or the protocol or the base has none.
+    """
+    found = []
+    for sequence, about in grid.sequences.items():
+        if name not in about.methods:
+            continue
+        where = f"{profile_folder(params.profile) / 'grid.yaml'}: sequences.{sequence}.methods:"
+        how = None if is_external(name) else load_method(name, grid).sequence
+        if how is None:
+            raise BenchError(f"{where} {name} learns no sequences: remove it")
+        params.task_sampling()
+        tasks, made_of = [], set[str]()
+        for number, (task, concepts) in enumerate(grid.tasks(sequence).items(), 1):
+            needs = how.needs(concepts)
+            deps = [f"cells/{m}/{c}/adapter.safetensors" for m, c in needs.adapters]
+            deps += of_runs(needs)
+            if needs.previous:
+                before = task_name(sequence, number - 1)
+                deps.insert(0, f"cells/{name}/{before}/adapter.safetensors")
+                if number > (ids := len(params.base.modifier_token_ids)):
+                    raise BenchError(
+                        f"{where} {name} needs a rare token for each task: params.yaml: "
+                        f"base.modifier_token_ids has {ids}, give {len(about.concepts)}"
+                    )
+            tasks.append(TaskStages(number, task, concepts, deps))
+            made_of |= {other for other, _ in needs.adapters}
+        found.append((SequenceStages(sequence, tuple(about.concepts), tasks), made_of))
     return found
 
 

@@ -68,14 +68,16 @@ class Concept:
 
 @dataclass(frozen=True)
 class Subject:
-    """What one cell is about: one concept, or several that are composed.
+    """What one cell is about: one concept, several that are composed, or a task of a sequence.
 
     Concepts get their modifier tokens by position, so that two of them never share one.
     """
 
     name: str
-    concepts: tuple[Concept, ...]
+    concepts: tuple[Concept, ...]  # of a task: those learned before, and last the one it adds
     prompt_file: Path
+    # Its concepts are learned one after the other, and each is asked for by its own prompts.
+    task: bool = False
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -154,12 +156,15 @@ def checked_noun(noun: str, where: str) -> str:
 
 
 def load_subject(name: str, profile: str = DEFAULT_PROFILE) -> Subject:
-    """The concept or the composition of that name in the profile's grid.
+    """The concept, the composition or the task of that name in the profile's grid.
 
     Raises:
         BenchError: the grid has no such subject, or something about it is wrong.
     """
-    concepts = tuple(map(load_concept, load_grid(profile).concepts_of(name)))
+    grid = load_grid(profile)
+    concepts = tuple(map(load_concept, grid.concepts_of(name)))
+    if name in grid.all_tasks():
+        return Subject(name, concepts, concepts[-1].prompt_file, task=True)
     if len(concepts) == 1:
         return Subject(name, concepts, concepts[0].prompt_file)
     return Subject(name, concepts, DATASETS / "prompts" / f"{name}.txt")

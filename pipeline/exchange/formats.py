@@ -80,6 +80,11 @@ def export_adapter(adapter: Adapter, base: Base, layout: str, folder: str | Path
             adapter does not fit the base, or one of the files is there already.
     """
     _check_layout(layout)
+    if any(row.ndim > 1 for row in adapter.tokens.values()):
+        raise BenchError(
+            f"{_label(adapter)} has tokens that differ by layer, which no other layout has a place "
+            "for: keep the adapter's own file"
+        )
     with applied(base, adapter):
         files = LAYOUTS[layout](adapter, base)
     for name in files:

@@ -7,6 +7,7 @@ Beside them lie what a method is (`method`), the ready-made answers that most me
 
 from pipeline.methods.answers import (
     TOKENS,
+    Chained,
     Continued,
     Merged,
     Trained,
@@ -38,6 +39,7 @@ from pipeline.methods.seeds import training_seeds
 __all__ = [
     "TOKENS",
     "Batch",
+    "Chained",
     "Context",
     "Continued",
     "How",

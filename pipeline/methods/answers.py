@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.methods.method import Context, How, Needs, Rule, Step
+from pipeline.methods.method import Context, How, Needs, Rule, Step, TrainingSet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +40,9 @@ class Trained(How):
 
     weights: Callable[[nn.Module], list[str]]  # names of the UNet's weights that train
     low_rank: bool  # they change by a product of two factors of the parameter `rank`
-    token: Literal["rare", "noun", "normal"]  # where modifier tokens start: see `first_rows`
+    token: Literal[
+        "rare", "noun", "normal", "pair"
+    ]  # where modifier tokens start: see `first_rows`
     train_token: bool
     reference: str  # what stands for the concept in prompts: {token} and {noun}
     # Templates; {} is the reference. Empty, or if the concept is a style: the concept's own.
@@ -52,6 +54,9 @@ class Trained(How):
     penalty: Callable[[Step], Tensor] | None = None  # a scalar, added to the loss of each step
     # Of what trains, by a weight's name or TOKENS: a factor of the parameter `learning_rate`.
     rate: Callable[[str], float] = same_rate
+    layered: bool = False  # each layer of cross-attention sees rows of its own
+    # Of changes of low rank: `down` is a few rows of an orthonormal basis, and does not train.
+    orthonormal: bool = False
 
     def needs(self, concepts: Sequence[str]) -> Needs:
         """The concepts' images."""
@@ -83,24 +88,70 @@ class Continued(How):
 
     def make(self, context: Context) -> Adapter:
         """Each concept after the first on top of those before it."""
-        from pipeline.models.adapter import Adapter, applied, dense  # imports diffusers
-
         adapter = context.parts[0]
-        for place, part in enumerate(context.sets[1:], 1):
-            before = adapter.provenance
-            with applied(context.base, replace(adapter, tokens={})):
-                more = context.train(self.how, [part], place)
-            adapter = Adapter(
-                adapter.tokens | more.tokens,
-                {name: dense(d) + dense(adapter.deltas[name]) for name, d in more.deltas.items()},
-                replace(
-                    more.provenance,
-                    references=before.references + more.provenance.references,
-                    initial_ids=before.initial_ids | more.provenance.initial_ids,
-                    steps=before.steps + more.provenance.steps,
-                ),
-            )
+        for part in context.sets[1:]:
+            adapter = one_more(context, self.how, part, adapter)
         return adapter
+
+
+def one_more(context: Context, how: Trained, part: TrainingSet, before: Adapter) -> Adapter:
+    """Trains a concept on top of what was learned before: the same weights go on.
+
+    Their tokens stay as they are, as no caption has them.
+    """
+    from pipeline.models.adapter import Adapter, applied, dense  # imports diffusers
+
+    was = before.provenance
+    with applied(context.base, replace(before, tokens={})):
+        more = context.train(how, [part], len(was.references))
+    return Adapter(
+        before.tokens | more.tokens,
+        {name: dense(d) + dense(before.deltas[name]) for name, d in more.deltas.items()},
+        replace(
+            more.provenance,
+            references=was.references + more.provenance.references,
+            initial_ids=was.initial_ids | more.provenance.initial_ids,
+            steps=was.steps + more.provenance.steps,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Chained(How):
+    """A task of a sequence: its concept is trained on top of the adapter of the task before.
+
+    Subclasses say what guards what was learned, and what they keep for that.
+    """
+
+    how: Trained
+    of: str | None  # the method whose adapter of a single concept the first task has; or this one
+
+    def needs(self, concepts: Sequence[str]) -> Needs:
+        """Of the first task, that adapter; then the concept's images and the task before."""
+        if len(concepts) == 1 and self.of:
+            return Needs(adapters=((self.of, concepts[0]),))
+        return replace(self.how.needs(concepts[-1:]), previous=len(concepts) > 1)
+
+    def make(self, context: Context) -> Adapter:
+        """All tokens so far, and what all trainings together have changed."""
+        if context.previous is not None:
+            how = self.guarded(context, context.previous)
+            return one_more(context, how, context.sets[0], context.previous)
+        if not self.of:
+            return context.train(self.how, context.sets)
+        made = context.parts[0]
+        return replace(
+            made,
+            provenance=replace(
+                made.provenance,
+                method=context.provenance.method,
+                subject=context.provenance.subject,
+            ),
+        )
+
+    def guarded(self, context: Context, before: Adapter) -> Trained:
+        """How a further concept is trained."""
+        return self.how
 
 
 @dataclass(frozen=True)
@@ -115,6 +166,7 @@ class Merged(How):
         return Needs(
             adapters=tuple((self.of, concept) for concept in concepts),
             index=self.rule == "constrained",
+            hyper=("merge_scale",) if self.rule == "sum" else (),
         )
 
     def make(self, context: Context) -> Adapter:

@@ -2,4 +2,5 @@
 
 from pipeline.methods import Merged, Method
 
-METHOD = Method(single=None, composition=Merged(of="custom_diffusion", rule="constrained"))
+_MERGED = Merged(of="custom_diffusion", rule="constrained")
+METHOD = Method(single=None, composition=_MERGED, sequence=_MERGED)

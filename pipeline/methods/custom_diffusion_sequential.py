@@ -4,7 +4,11 @@ Each concept after the first is trained with its own regularization images and a
 tokens of those before it stay as they are. The paper gives no more details.
 """
 
-from pipeline.methods import Continued, Method
+from pipeline.methods import Chained, Continued, Method
 from pipeline.methods.custom_diffusion import TRAINED
 
-METHOD = Method(single=None, composition=Continued(of="custom_diffusion", how=TRAINED))
+METHOD = Method(
+    single=None,
+    composition=Continued(of="custom_diffusion", how=TRAINED),
+    sequence=Chained(of="custom_diffusion", how=TRAINED),
+)

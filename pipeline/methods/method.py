@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # heavy, and all that a name, a table or a template asks of a
     from pipeline.models.base import Base
     from pipeline.settings.profile import MethodParams, Params
 
-Rule = Literal["constrained", "average"]
+# "sum" is scaled by the hyper-parameter `merge_scale`; "bundle" keeps the parts apart.
+Rule = Literal["constrained", "average", "sum", "bundle"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Needs:
     shards: tuple[str, ...] = ()  # concepts whose images are read
     generated: tuple[str, ...] = ()  # of these: regularized by the base model's own images
     adapters: tuple[tuple[str, str], ...] = ()  # of other methods: method, concept
+    previous: bool = False  # of a task: its own adapter of the task before
     index: bool = False  # of the corpus: captions that are kept unchanged
     hyper: tuple[str, ...] = ()  # names of hyper-parameters, fields of MethodParams or in its `own`
 
@@ -62,7 +64,8 @@ class Step:
     """What a method's own term of the loss is a function of; gradients reach what trains."""
 
     changes: Mapping[str, Delta]  # of weights by name: less their first value, or two factors
-    rows: Tensor  # of the modifier tokens, float32 [tokens, d], in their order
+    # Of the modifier tokens in their order, float32 [tokens, d] or [tokens, layers, d].
+    rows: Tensor
     batch: Batch
 
 
@@ -78,10 +81,26 @@ class Context(ABC):
     sets: tuple[TrainingSet, ...]  # as `Needs.shards`
     parts: tuple[Adapter, ...]  # as `Needs.adapters`
     captions: tuple[str, ...]  # of the corpus, if `Needs.index`
+    previous: Adapter | None  # if `Needs.previous`
+
+    def number(self, name: str) -> float:
+        """A hyper-parameter that this method alone has, which `Needs.hyper` names.
+
+        Raises:
+            BenchError: it is no number.
+        """
+        value = self.hyper.own[name]
+        if isinstance(value, str):
+            where = f"params.yaml: methods.{self.provenance.method}.own.{name}"
+            raise BenchError(f"{where}: {value!r} is no number: give one")
+        return float(value)
 
     @abstractmethod
     def train(self, how: Trained, sets: Sequence[TrainingSet], first: int = 0) -> Adapter:
         """Trains the concepts of `sets` jointly, on top of what the base is now.
+
+        In a task, it is as if these concepts were a subject of their own: a single concept has
+        that one's number of steps, and its noise.
 
         Args:
             how: what trains, and on which loss.
@@ -90,6 +109,26 @@ class Context(ABC):
 
         Raises:
             FailureError: the training diverged.
+        """
+
+    @abstractmethod
+    def fisher(self, how: Trained, adapter: Adapter, rows: int) -> dict[str, Tensor]:
+        """How much the loss of the last concept's images hangs on each weight, at the adapter.
+
+        The diagonal of the empirical Fisher information: the mean over `rows` single images of the
+        squared gradient of each one's training loss. (The square of a batch's gradient is none.)
+
+        Args:
+            how: says which weights, and which loss.
+            adapter: of this subject; the last of `sets` is its last concept's.
+            rows: how many targets are drawn, each with a view, noise and a timestep of its own.
+
+        Returns:
+            By a weight's name, float32 of its shape, on the CPU; none is negative.
+
+        Raises:
+            BenchError: it is zero everywhere.
+            FailureError: it is not finite.
         """
 
     @abstractmethod
@@ -145,13 +184,16 @@ class How(ABC):
 
 @dataclass(frozen=True)
 class Method:
-    """How it makes adapters of single concepts and of compositions, or None."""
+    """How it makes adapters of single concepts, of compositions and of tasks, or None."""
 
     single: How | None
     composition: How | None
+    # Of a task of a sequence: all concepts learned so far, the last one now. Of the earlier ones
+    # there are adapters, but no images.
+    sequence: How | None = None
 
     def of(self, concepts: int) -> How | None:
-        """How it makes an adapter of so many concepts."""
+        """How it makes an adapter of so many concepts at once."""
         return self.single if concepts == 1 else self.composition
 
     def how(self, subject: Subject, name: str) -> How:
@@ -160,8 +202,9 @@ class Method:
         Raises:
             BenchError: it makes none.
         """
-        found = self.of(len(subject.concepts))
+        found = self.sequence if subject.task else self.of(len(subject.concepts))
         if found is None:
             kind = "single concepts" if len(subject.concepts) == 1 else "compositions"
+            kind = "tasks of sequences" if subject.task else kind
             raise BenchError(f"method {name!r} makes no adapters of {kind} such as {subject.name}")
         return found

@@ -24,7 +24,7 @@ from pipeline.settings.profile import Grid, check_name, profile_folder
 
 GROUP = "concept_bench.methods"
 FOLDER = Path(__file__).parent
-NO_METHODS = ("__init__", "answers", "method", "registry", "seeds")
+NO_METHODS = ("__init__", "answers", "bundles", "method", "penalties", "registry", "seeds")
 TAKEN = ("oracle",)  # its scores lie among those of the methods
 
 
@@ -50,7 +50,7 @@ def check_methods(grid: Grid, profile: str) -> None:
         BenchError: one is unknown, cannot be a name, or is there twice.
     """
     try:
-        for name in grid.methods:
+        for name in grid.all_methods():
             _check_method(name, grid.method_files().get(name))
     except BenchError as error:
         raise BenchError(f"{profile_folder(profile) / 'grid.yaml'}: methods: {error}") from None

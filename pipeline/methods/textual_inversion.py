@@ -26,6 +26,7 @@ CAPTIONS = (
     "a depiction of {}",
 )
 
+_MERGED = Merged(of="textual_inversion", rule="average")
 METHOD = Method(
     single=Trained(
         weights=no_weights,
@@ -39,5 +40,6 @@ METHOD = Method(
         masked_loss=False,
         detach_start_token=False,
     ),
-    composition=Merged(of="textual_inversion", rule="average"),
+    composition=_MERGED,
+    sequence=_MERGED,
 )

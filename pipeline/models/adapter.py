@@ -3,6 +3,7 @@
 An adapter is one safetensors file: the embedding rows of modifier tokens, and changes to named
 weights of the UNet, each dense or of low rank. Textual Inversion is one row; Custom Diffusion is
 a row and the K and V of cross-attention; DreamBooth is every weight; a merge is one more adapter.
+A method that learns one concept after the other may keep tensors there for the next one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from pipeline.common.files import atomic
 from pipeline.common.places import repro_command_for
 from pipeline.common.schema import parse
 from pipeline.models.base import Base
+from pipeline.models.crossattn import cross_attention_layers
 from pipeline.models.tokens import natural_order
 
 FORMAT = "concept-bench-adapter-1"
@@ -69,19 +71,24 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Modifier-token rows [d] by token, changes by UNet parameter name, and where they are from."""
+    """Modifier-token rows by token, changes by UNet parameter name, and where they are from.
+
+    A row is [d], or [layers, d] if each layer of cross-attention sees one of its own.
+    """
 
     tokens: dict[str, Tensor]
     deltas: dict[str, Delta]
     provenance: Provenance
+    kept: dict[str, Tensor] = field(default_factory=dict)  # for the next concept; no part of it
 
     def parameters(self) -> int:
-        """How many numbers it holds."""
-        return sum(part.numel() for part in self.tensors().values())
+        """How many numbers sampling needs."""
+        return sum(part.numel() for part in replace(self, kept={}).tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it holds, by the names in its file."""
         tensors = {f"token.{name}": row for name, row in self.tokens.items()}
+        tensors |= {f"kept.{name}": part for name, part in self.kept.items()}
         for name, delta in self.deltas.items():
             if isinstance(delta, LowRank):
                 tensors |= {f"up.{name}": delta.up, f"down.{name}": delta.down}
@@ -148,10 +155,13 @@ def load_adapter(path: str | Path) -> Adapter:
     provenance = _provenance(path, metadata)
     tokens: dict[str, Tensor] = {}
     deltas: dict[str, Delta] = {}
+    kept: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "token":
             tokens[name] = tensor
+        elif kind == "kept":
+            kept[name] = tensor
         elif kind == "delta":
             deltas[name] = tensor
         elif kind == "up" and (down := tensors.get(f"down.{name}")) is not None:
@@ -166,7 +176,7 @@ def load_adapter(path: str | Path) -> Adapter:
     _check_tokens(path, list(tokens), provenance.references)
     # As the modifier tokens are ordered, whatever order the file has.
     tokens = {name: tokens[name] for name in sorted(tokens, key=natural_order)}
-    adapter = Adapter(tokens, deltas, provenance)
+    adapter = Adapter(tokens, deltas, provenance, kept)
     _refuse_not_finite(adapter, str(path))
     return adapter
 
@@ -201,27 +211,8 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
         BenchError: the adapter was made for another base, or a token or a weight has
             another shape.
     """
-    made_for = adapter.provenance
-    if made_for.base_hash != base.hash:
-        raise BenchError(
-            f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
-            f"({made_for.base_hash}), not for {base.path} ({base.hash})"
-        )
-    width = base.text_encoder.config.hidden_size
-    for name, row in adapter.tokens.items():
-        if row.shape != (width,):
-            raise BenchError(
-                f"adapter {made_for.method}/{made_for.subject}: token {name} {tuple(row.shape)} "
-                f"does not fit the base {base.path}, whose embeddings are ({width},)"
-            )
+    check_fits(base, adapter)
     weights = dict(base.unet.named_parameters())
-    for name, delta in adapter.deltas.items():
-        shape = dense(delta).shape
-        if name not in weights or weights[name].shape != shape:
-            raise BenchError(
-                f"adapter {made_for.method}/{made_for.subject}: weight {name} {tuple(shape)} does "
-                f"not fit the base {base.path}"
-            )
     table = base.text_encoder.get_input_embeddings()
     originals = {name: weights[name].detach().clone() for name in adapter.deltas}
     try:
@@ -236,3 +227,32 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
         with torch.no_grad():
             for name, original in originals.items():
                 weights[name].copy_(original)
+
+
+def check_fits(base: Base, adapter: Adapter) -> None:
+    """Finds out whether the adapter can be installed in the base.
+
+    Raises:
+        BenchError: as `applied`.
+    """
+    made_for = adapter.provenance
+    if made_for.base_hash != base.hash:
+        raise BenchError(
+            f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
+            f"({made_for.base_hash}), not for {base.path} ({base.hash})"
+        )
+    width = base.text_encoder.config.hidden_size
+    for name, row in adapter.tokens.items():
+        if row.shape not in ((width,), (len(cross_attention_layers(base.unet)), width)):
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: token {name} {tuple(row.shape)} "
+                f"does not fit the base {base.path}, whose embeddings are ({width},)"
+            )
+    weights = dict(base.unet.named_parameters())
+    for name, delta in adapter.deltas.items():
+        shape = dense(delta).shape
+        if name not in weights or weights[name].shape != shape:
+            raise BenchError(
+                f"adapter {made_for.method}/{made_for.subject}: weight {name} {tuple(shape)} does "
+                f"not fit the base {base.path}"
+            )

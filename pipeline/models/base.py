@@ -10,7 +10,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
 from pipeline.models.arithmetic import arithmetic, computing_in
+from pipeline.models.crossattn import texts_by_layer
 from pipeline.models.tokens import ModifierEmbedding
 from pipeline.settings.profile import BaseParams, is_hub_id
 
@@ -38,7 +39,14 @@ NOISE, VELOCITY = "epsilon", "v_prediction"  # as schedulers' configurations cal
 class Condition:
     """What texts tell the UNet."""
 
-    text: Tensor  # features float32 [n, context, d]: last hidden states after the final norm
+    # Features float32 [n, context, d]: last hidden states after the final norm. If tokens differ by
+    # layer of cross-attention, [n, layers, context, d].
+    text: Tensor
+
+    @cached_property
+    def by_layer(self) -> list[Tensor]:
+        """What each layer sees, [n, context, d]; always the same tensors, as caches go by that."""
+        return [part.contiguous() for part in self.text.unbind(1)]
 
     def split(self) -> list[Condition]:
         """One for each text."""
@@ -98,10 +106,10 @@ class Base:
         """Teaches the tokenizer and the text encoder these tokens; the table itself stays as is.
 
         Args:
-            rows: the embedding [d] of each modifier token.
+            rows: the embedding [d] of each modifier token, or those [layers, d] of all of them.
 
         Returns:
-            The layer that now embeds tokens; its `rows` [n, d] are the modifier tokens'.
+            The layer that now embeds tokens; its `rows` [n, d] or [n, layers, d] are theirs.
         """
         table = self.text_encoder.get_input_embeddings()
         if isinstance(table, ModifierEmbedding):
@@ -148,7 +156,14 @@ class Base:
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """What these texts tell the UNet; gradients reach modifier tokens through it."""
-        return Condition(self.text_encoder(self.tokenize(texts))[0])
+        ids, embedding = self.tokenize(texts), self.text_encoder.get_input_embeddings()
+        if not (isinstance(embedding, ModifierEmbedding) and embedding.layers):
+            return Condition(self.text_encoder(ids)[0])
+        found = []
+        for layer in range(embedding.layers):
+            embedding.layer = layer
+            found.append(self.text_encoder(ids)[0])
+        return Condition(torch.stack(found, 1))
 
     def predict(self, noisy: Tensor, timesteps: Tensor | int, condition: Condition) -> Tensor:
         """What the UNet makes of noisy scaled latents, float32 [n, c, h, w].
@@ -161,8 +176,13 @@ class Base:
         Returns:
             An estimate of `target`.
         """
-        with self.autocast():
-            predicted: Tensor = self.unet(noisy, timesteps, condition.text).sample
+        with ExitStack() as stack:
+            stack.enter_context(self.autocast())
+            text = condition.text
+            if text.ndim == 4:
+                stack.enter_context(texts_by_layer(self.unet, condition.by_layer))
+                text = condition.by_layer[0]
+            predicted: Tensor = self.unet(noisy, timesteps, text).sample
         return predicted.float()
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

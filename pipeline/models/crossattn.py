@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,21 @@ def key_value_names(unet: nn.Module) -> list[str]:
     ]
 
 
+def cross_attention_names(unet: nn.Module) -> list[str]:
+    """Names of the four matrices of all cross-attention layers."""
+    return [name for name in attention_names(unet) if ".attn2." in name]
+
+
+def cross_attention_layers(unet: nn.Module) -> dict[str, nn.Module]:
+    """The layers of cross-attention by name, in the order in which the UNet calls them.
+
+    That is down, middle and up, where its modules are listed as down, up and middle.
+    """
+    order = ("down_blocks", "mid_block", "up_blocks")
+    found = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn2")]
+    return dict(sorted(found, key=lambda layer: order.index(layer[0].partition(".")[0])))
+
+
 def attention_names(unet: nn.Module) -> list[str]:
     """Names of the four matrices of all attention layers, self and cross: LoRA's usual targets."""
     kinds = ("to_q", "to_k", "to_v", "to_out.0")
@@ -33,6 +48,33 @@ def _projections(unet: nn.Module) -> list[nn.Module]:
     """The modules of those matrices; of low rank, the weights have other names."""
     kinds = (".attn2.to_k", ".attn2.to_v")
     return [module for name, module in unet.named_modules() if name.endswith(kinds)]
+
+
+@contextmanager
+def texts_by_layer(unet: nn.Module, texts: Sequence[Tensor]) -> Iterator[None]:
+    """Shows each layer of cross-attention a text of its own, whatever text the UNet is given.
+
+    Args:
+        unet: with as many such layers.
+        texts: features [n, context, d], in the order in which the UNet calls the layers.
+    """
+
+    def shown(text: Tensor) -> Any:
+        def replace(_module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
+            return inputs, {**named, "encoder_hidden_states": text}
+
+        return replace
+
+    layers = cross_attention_layers(unet).values()
+    hooks = [
+        layer.register_forward_pre_hook(shown(text), with_kwargs=True)
+        for layer, text in zip(layers, texts, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

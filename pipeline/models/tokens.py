@@ -20,9 +20,14 @@ class ModifierEmbedding(nn.Module):
     ids: Tensor
 
     def __init__(self, table: nn.Embedding, ids: Sequence[int], rows: Tensor) -> None:
-        """`rows` [n, d] are the embeddings of the token ids `ids`, in any order."""
+        """`rows` are the embeddings of the token ids `ids`, in any order.
+
+        They are [n, d], or [n, layers, d]: one for each layer of cross-attention, of which that of
+        `layer` counts at a time.
+        """
         super().__init__()
         self.table = table
+        self.layer = 0
         self.rows = nn.Parameter(rows.detach().clone().float(), requires_grad=False)
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
 
@@ -31,12 +36,18 @@ class ModifierEmbedding(nn.Module):
         """The table's weight, which transformers asks for its dtype."""
         return self.table.weight
 
+    @property
+    def layers(self) -> int:
+        """Of how many layers there are rows; 0 if all have the same."""
+        return self.rows.shape[1] if self.rows.ndim == 3 else 0
+
     def forward(self, ids: Tensor) -> Tensor:
-        """Embeddings [..., d] of token ids [...]."""
+        """Embeddings [..., d] of token ids [...], for `layer`."""
+        rows = self.rows[:, self.layer] if self.layers else self.rows
         same = ids[..., None] == self.ids
         ours, place = same.any(-1), same.int().argmax(-1)
         frozen = self.table(torch.where(ours, 0, ids))
-        return torch.where(ours[..., None], F.embedding(place, self.rows), frozen)
+        return torch.where(ours[..., None], F.embedding(place, rows), frozen)
 
 
 def natural_order(token: str) -> list[str | int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
@@ -49,6 +49,37 @@ def cell_requests(
     return requests + caption_requests(protocol.name, subject.name, captions, count)
 
 
+def task_requests(params: Params, task: Subject, references: Sequence[str]) -> list[list[Request]]:
+    """The images after a task of a sequence: for each concept learned so far, of its own prompts.
+
+    An image's noise is that which it has in the concept's own cell, whatever the task.
+
+    Raises:
+        BenchError: there are not as many references as concepts, or the protocol has no sequences.
+    """
+    if len(references) != len(task.concepts):
+        raise _other_references(task.name, references, [c.class_noun for c in task.concepts])
+    count = params.task_sampling().images_per_prompt
+    return [
+        [
+            replace(
+                request,
+                key=f"{place:03d}-{request.key}",
+                record=request.record | {"concept": concept.name},
+            )
+            for request in prompt_requests(
+                params.protocol.name,
+                concept.name,
+                concept.prompts,
+                [reference],
+                [concept.class_noun],
+                count,
+            )
+        ]
+        for place, (concept, reference) in enumerate(zip(task.concepts, references), 1)
+    ]
+
+
 def held_out_captions(params: Params, subject: Subject) -> list[str]:
     """The captions of held-out real images that KID needs images of; none if it does not.
 
@@ -83,10 +114,7 @@ def prompt_requests(
         BenchError: there are not as many references as nouns.
     """
     if len(references) != len(nouns):
-        raise BenchError(
-            f"{subject}: its adapter is of {', '.join(references)}, not of {', '.join(nouns)}: "
-            "train it again"
-        )
+        raise _other_references(subject, references, nouns)
     return [
         Request(
             key=f"prompt-{p:03d}-{s:03d}",
@@ -104,6 +132,13 @@ def prompt_requests(
         for p, template in enumerate(templates)
         for s in range(count)
     ]
+
+
+def _other_references(subject: str, references: Sequence[str], nouns: Sequence[str]) -> BenchError:
+    return BenchError(
+        f"{subject}: its adapter is of {', '.join(references)}, not of {', '.join(nouns)}: "
+        "train it again"
+    )
 
 
 def caption_requests(

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from pipeline.common.failures import DIVERGED, FailureError, about
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.common.places import DEFAULT_PROFILE
-from pipeline.concepts.concept import load_subject
+from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Session, load_method
 from pipeline.models.adapter import load_adapter
 from pipeline.models.base import Base, load_base, to_images
 from pipeline.models.crossattn import cached_keys_and_values
-from pipeline.sample.requests import Request, cell_requests, held_out_captions
+from pipeline.sample.requests import Request, cell_requests, held_out_captions, task_requests
 from pipeline.settings.profile import SamplerParams, load_grid, load_params
 
 
@@ -120,15 +120,22 @@ def sample_cell(
     params = load_params(profile)
     thing = load_subject(subject, profile)
     how = load_method(method, load_grid(profile)).how(thing, method)
-    params.protocol.check_prompts(subject, thing.prompts)
+    for name, prompts in _prompts(thing).items():
+        params.protocol.check_prompts(name, prompts)
     folder = params.cell(method, subject, seed)
+    sampler = params.task_sampler() if thing.task else params.sampler(len(thing.concepts))
     adapter = load_adapter(folder / "adapter.safetensors")
-    requests = cell_requests(
-        params, thing, adapter.provenance.references, held_out_captions(params, thing)
+    references = adapter.provenance.references
+    # Concepts of a task are in batches of their own: rounding depends on what else is in one.
+    groups = (
+        task_requests(params, thing, references)
+        if thing.task
+        else [cell_requests(params, thing, references, held_out_captions(params, thing))]
     )
+    requests = [request for group in groups for request in group]
     base = load_base(params.base)
     with how.open(base, adapter) as session, about(f"{method} on {subject}"):
-        images = sample_all(base, requests, params.sampler(len(thing.concepts)), session)
+        images = [i for group in groups for i in sample_all(base, group, sampler, session)]
     path, whose = folder / "samples.tar", params.identity(method, subject, seed)
     write_tar(
         path,
@@ -140,3 +147,10 @@ def sample_cell(
     seconds = time.perf_counter() - started
     print(f"sample: {len(images)} images of {method} on {subject} in {seconds:.1f} s -> {path}")
     return path
+
+
+def _prompts(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """The prompts of a subject, by the name under which a protocol fixes them."""
+    if subject.task:
+        return {concept.name: concept.prompts for concept in subject.concepts}
+    return {subject.name: subject.prompts}

@@ -16,11 +16,12 @@ from pydantic import Field
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
 from pipeline.common.schema import Section, parse, read_yaml
-from pipeline.settings.protocol import Protocol, load_protocol
+from pipeline.settings.protocol import PromptSampling, Protocol, load_protocol, protocol_path
 from pipeline.settings.study import StudyParams
 
 # Of a concept. Three of such length, as in the name of a triple, still make a file's name.
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
+SEQUENCE_NAME = r"[a-z][a-z0-9_]{0,63}"  # a part of the names of stages
 H = TypeVar("H", bound=Hashable)
 
 
@@ -203,13 +204,35 @@ class Params(Section):
 
     def sampler(self, concepts: int = 1) -> SamplerParams:
         """The sampler for a subject of so many concepts."""
+        return self._sampler(self.protocol.sample.of(concepts).steps)
+
+    def task_sampler(self) -> SamplerParams:
+        """The sampler after each task of a sequence; raises as `task_sampling`."""
+        return self._sampler(self.task_sampling().steps)
+
+    def _sampler(self, steps: int) -> SamplerParams:
         sample = self.protocol.sample
         return SamplerParams(
-            steps=sample.of(concepts).steps,
+            steps=steps,
             guidance_scale=sample.guidance_scale,
             eta=sample.eta,
             batch_size=self.sample.batch_size,
         )
+
+    def task_sampling(self) -> PromptSampling:
+        """Which images are made after each task of a sequence.
+
+        Raises:
+            BenchError: the protocol does not say.
+        """
+        found = self.protocol.sequence
+        if found is None:
+            raise BenchError(
+                f"{protocol_path(self.protocol.name)}: has no section `sequence`, which sequences "
+                "of the grid need: copy it to a new name and add "
+                "`sequence: {images_per_prompt: 1, steps: 20}`"
+            )
+        return found
 
 
 class GridConcept(Section):
@@ -235,12 +258,20 @@ class GridTriple(GridComposition):
     third: str
 
 
+class GridSequence(Section):
+    """Concepts that are learned one after the other, and the methods that learn them so."""
+
+    concepts: list[str] = Field(min_length=2, description="in the order of the tasks")
+    methods: list[str] = Field(min_length=1)
+
+
 class Grid(Section):
     """Which concepts and compositions a profile covers, and which methods."""
 
     concepts: dict[str, GridConcept]
     compositions: dict[str, GridComposition]
     triples: dict[str, GridTriple] = Field(default_factory=dict)
+    sequences: dict[str, GridSequence] = Field(default_factory=dict)
     rows: list[str] = Field(
         alias="methods",
         min_length=1,
@@ -251,6 +282,11 @@ class Grid(Section):
     def methods(self) -> list[str]:
         """The methods' names; that of a file is its stem."""
         return [Path(row).stem if row.endswith(".py") else row for row in self.rows]
+
+    def all_methods(self) -> list[str]:
+        """These, then those of sequences alone, which have no row in the tables of subjects."""
+        learning = (method for about in self.sequences.values() for method in about.methods)
+        return list(dict.fromkeys([*self.methods, *learning]))
 
     def method_files(self) -> dict[str, str]:
         """The paths of the methods that are files of other people, by name."""
@@ -264,8 +300,19 @@ class Grid(Section):
         """Concepts, then compositions."""
         return [*self.concepts, *self.composed()]
 
+    def tasks(self, sequence: str) -> dict[str, tuple[str, ...]]:
+        """The tasks of a sequence by name, and the concepts that are learned after each."""
+        concepts = self.sequences[sequence].concepts
+        return {task_name(sequence, n): tuple(concepts[:n]) for n in range(1, len(concepts) + 1)}
+
+    def all_tasks(self) -> dict[str, tuple[str, ...]]:
+        """The tasks of all sequences."""
+        return {
+            task: concepts for name in self.sequences for task, concepts in self.tasks(name).items()
+        }
+
     def concepts_of(self, subject: str) -> tuple[str, ...]:
-        """The names of a subject's concepts.
+        """The names of a subject's concepts; of a task, those that are learned after it.
 
         Raises:
             BenchError: there is no such subject.
@@ -274,8 +321,15 @@ class Grid(Section):
             return (subject,)
         if subject in self.composed():
             return self.composed()[subject].concepts()
+        if subject in self.all_tasks():
+            return self.all_tasks()[subject]
         known = ", ".join(self.subjects())
         raise BenchError(f"subject {subject!r} is unknown: the grid has {known}")
+
+
+def task_name(sequence: str, number: int) -> str:
+    """The name of a task of a sequence, counted from 1; a subject's name, and a folder's."""
+    return f"{sequence}/task-{number}"
 
 
 def profile_folder(profile: str) -> Path:
@@ -339,8 +393,9 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
 
     Raises:
         BenchError: as `load_params`; a concept's name that cannot be one; a composition of a
-            concept that is not in the grid or with itself; a name that two subjects have; a method
-            that is there twice. Whether methods exist is not looked at.
+            concept that is not in the grid or with itself; a sequence of fewer than two concepts,
+            or of one that is not in the grid; a name that two subjects have; a method that is there
+            twice. Whether methods exist is not looked at.
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = parse(path, Grid, read_yaml(path))
@@ -357,11 +412,34 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
                     )
             if repeated := _repeated(composition.concepts()):
                 raise BenchError(f"{where}: {repeated!r} is there twice: name different concepts")
-    if repeated := _repeated((*grid.concepts, *grid.compositions, *grid.triples)):
+    for name, sequence in grid.sequences.items():
+        _check_sequence(name, sequence, grid, f"{path}: sequences.{name}")
+    if repeated := _repeated((*grid.subjects(), *grid.sequences)):
         raise BenchError(f"{path}: two subjects have the name {repeated!r}: rename one")
     if repeated := _repeated(grid.methods):
         raise BenchError(f"{path}: methods: {repeated!r} is there twice: remove one")
     return grid
+
+
+def _check_sequence(name: str, sequence: GridSequence, grid: Grid, where: str) -> None:
+    """Finds out whether a sequence is one of concepts and methods of the grid.
+
+    Raises:
+        BenchError: it is not; begins with `where` it stands.
+    """
+    if not re.fullmatch(SEQUENCE_NAME, name):
+        raise BenchError(
+            f"{where}: needs a small letter first, then small letters, digits or _ (such as toys)"
+        )
+    for concept in sequence.concepts:
+        if concept not in grid.concepts:
+            raise BenchError(
+                f"{where}.concepts: concept {concept!r} is unknown: add it under `concepts` or "
+                f"name one of {', '.join(grid.concepts)}"
+            )
+    for kind, named in (("concepts", sequence.concepts), ("methods", sequence.methods)):
+        if repeated := _repeated(named):
+            raise BenchError(f"{where}.{kind}: {repeated!r} is there twice: remove one")
 
 
 def check_name(name: str, where: str = "name") -> None:

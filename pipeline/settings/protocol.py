@@ -83,6 +83,10 @@ class Protocol(Section):
     about: str = Field(description="what it is, and where it is from")
     sample: ProtocolSampling
     score: ProtocolScoring
+    # Not a part of `sample`, on which all images that there are depend.
+    sequence: PromptSampling | None = Field(
+        default=None, description="of each concept learned so far, after each task of a sequence"
+    )
     prompts: dict[str, str] = Field(default_factory=dict)
 
     def check_prompts(self, subject: str, prompts: Sequence[str]) -> None:

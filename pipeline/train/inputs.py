@@ -16,7 +16,7 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, Subject
 from pipeline.methods import Needs, TrainingSet
 from pipeline.models.adapter import Adapter, load_adapter
-from pipeline.settings.profile import Params
+from pipeline.settings.profile import Params, task_name
 
 
 def load_training_sets(subject: Subject, runs: Path, needs: Needs) -> tuple[TrainingSet, ...]:
@@ -38,6 +38,27 @@ def load_parts(params: Params, needs: Needs, seed: int | None) -> tuple[Adapter,
     """
     paths = [params.cell(method, concept, seed) for method, concept in needs.adapters]
     return tuple(load_adapter(path / "adapter.safetensors") for path in paths)
+
+
+def load_previous(params: Params, method: str, task: Subject) -> Adapter:
+    """The method's own adapter of the task before.
+
+    Raises:
+        BenchError: it is missing, damaged or of another task.
+        FailureError: it could not be made.
+    """
+    sequence = task.name.partition("/")[0]
+    before = task_name(sequence, len(task.concepts) - 1)
+    path = params.cell(method, before) / "adapter.safetensors"
+    adapter = load_adapter(path)
+    made = adapter.provenance
+    told = (made.method, made.subject, len(made.references))
+    if told != (method, before, len(task.concepts) - 1):
+        raise BenchError(
+            f"{path}: is of {made.method} on {made.subject}, not of {method} on {before}: delete "
+            f"it and run `{repro_command_for(path)}`"
+        )
+    return adapter
 
 
 def load_training_set(concept: Concept, runs: Path, needs: Needs) -> TrainingSet:

@@ -100,6 +100,25 @@ def draw_schedule(
     return schedule
 
 
+class Noised(NamedTuple):
+    """Latents on which a prediction is asked for, and what it should be."""
+
+    noisy: Tensor  # scaled, float32 [n, c, h, w]
+    timesteps: Tensor  # int64 [n]
+    target: Tensor  # float32 [n, c, h, w]
+
+
+def noised(base: Base, latents: Latents, generator: torch.Generator) -> Noised:
+    """Draws of the latents, noise and timesteps, all from one generator."""
+    shape = (len(latents.mean), *base.latent_shape)
+    posterior, noise = (torch.randn(shape, generator=generator).to(base.device) for _ in range(2))
+    training_steps = base.scheduler.config.num_train_timesteps
+    timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(base.device)
+    clean = (latents.mean + latents.deviation * posterior) * base.scale
+    noisy = base.scheduler.add_noise(clean, noise, timesteps)
+    return Noised(noisy, timesteps, base.target(clean, noise, timesteps))
+
+
 class Encoder:
     """Encodes each picture of a schedule once, when it is first needed.
 
@@ -163,6 +182,7 @@ def train_through(
     hyper: MethodParams,
     checkpoints: Sequence[int],
     provenance: Provenance,
+    noise: str | None = None,
 ) -> list[Adapter]:
     """Fine-tunes the base on the concepts' images and returns what has changed by then and then.
 
@@ -174,8 +194,8 @@ def train_through(
         references: what stands for the concept of each of `sets` in its captions.
         tokens: the modifier token of each of `sets` and the row [d] that it starts from.
         checkpoints: numbers of steps, ascending; the last is that of the whole training.
-        provenance: goes into the adapters, with the steps. Its seed and its subject are what
-            draws depend on.
+        provenance: goes into the adapters, with the steps. Draws depend on its seed,
+        noise: and on whose they are; the provenance's subject if absent.
 
     Returns:
         The adapter after each of `checkpoints`.
@@ -183,7 +203,7 @@ def train_through(
     Raises:
         FailureError: the loss or what was trained is not finite.
     """
-    unet = base.unet
+    unet, noise = base.unet, noise or provenance.subject
     steps = checkpoints[-1]
     schedule = draw_schedule(
         method, sets, references, params, base.resolution, steps, provenance.seed
@@ -197,11 +217,14 @@ def train_through(
             embedding = base.add_modifier_tokens(tokens)
             factors: dict[str, LowRank] = {}
             if method.low_rank:
-                seed = seed_of(provenance.seed, provenance.subject, "low rank")
+                seed = seed_of(provenance.seed, noise, "low rank")
+                basis = seed_of(provenance.seed, "basis") if method.orthonormal else None
                 factors = stack.enter_context(
-                    low_rank_changes(unet, names, hyper.rank or 0, seed, base.device)
+                    low_rank_changes(unet, names, hyper.rank or 0, seed, base.device, basis)
                 )
-                trained = {name: [f.up, f.down] for name, f in factors.items()}
+                trained = {
+                    n: [p for p in (f.up, f.down) if p.requires_grad] for n, f in factors.items()
+                }
             else:
                 trained = {name: [weights[name].requires_grad_(True)] for name in names}
             if method.train_token:
@@ -234,7 +257,7 @@ def train_through(
             made = {
                 done: changed(done)
                 for done in _steps(
-                    base, method, sets, schedule, groups, penalty, params, provenance
+                    base, method, sets, schedule, groups, penalty, params, provenance, noise
                 )
                 if done in checkpoints
             }
@@ -284,6 +307,7 @@ def _steps(
     penalty: Callable[[Batch], Tensor | None],
     params: TrainParams,
     provenance: Provenance,
+    noise: str,
 ) -> Iterator[int]:
     """The loop itself: AdamW on the prediction error of the schedule's images.
 
@@ -296,7 +320,6 @@ def _steps(
     yield 0
     if not schedule:
         return
-    device = base.device
     encode = Encoder(base, sets, schedule)
     # Captions that no training can change are encoded once.
     captions = list(
@@ -314,28 +337,20 @@ def _steps(
             fixed.update(zip(part, base.condition(part).split()))
 
     optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
-    training_steps = base.scheduler.config.num_train_timesteps
     progress = tqdm(schedule, f"training {provenance.method}", unit="step", mininterval=1)
     for step, rows in enumerate(progress):
-        generator = torch.Generator().manual_seed(
-            seed_of(provenance.seed, provenance.subject, "step", step)
-        )
-        shape = (len(rows), *base.latent_shape)
-        posterior, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-        timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(device)
-        mean, deviation, mask = encode(rows)
-        clean = (mean + deviation * posterior) * base.scale
-        noisy = base.scheduler.add_noise(clean, noise, timesteps)
+        generator = torch.Generator().manual_seed(seed_of(provenance.seed, noise, "step", step))
+        latents = encode(rows)
+        noisy, timesteps, target = noised(base, latents, generator)
         learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in fixed))
         with base.autocast():
             known = fixed | dict(zip(learned, base.condition(learned).split() if learned else []))
         condition = Condition.joined([known[row.caption] for row in rows])
         predicted = base.predict(noisy, timesteps, condition)
-        target = base.target(clean, noise, timesteps)
-        losses = loss_of_rows(predicted - target, mask, method.masked_loss)
+        losses = loss_of_rows(predicted - target, latents.mask, method.masked_loss)
         # The mean over each concept's images, summed over concepts.
         loss = losses.sum() * len(sets) / len(rows)
-        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, mask))
+        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, latents.mask))
         loss = loss if more is None else loss + more
         loss.backward()
         optimizer.step()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pipeline.common.errors import BenchError
+from pipeline.common.seeds import seed_of
 from pipeline.models.adapter import LowRank
 
 
@@ -26,15 +27,29 @@ class _Change(nn.Module):
 
 @contextmanager
 def low_rank_changes(
-    unet: nn.Module, names: Sequence[str], rank: int, seed: int, device: torch.device
+    unet: nn.Module,
+    names: Sequence[str],
+    rank: int,
+    seed: int,
+    device: torch.device,
+    basis: int | None = None,
 ) -> Iterator[dict[str, LowRank]]:
     """Gives the weights of those names trainable factors while it lasts; they start as no change.
 
     `down` starts normal with deviation 1 / rank and `up` at zero, as in peft with Gaussian
     initialisation and alpha = rank.
 
+    Args:
+        unet: whose weights change.
+        names: of the weights.
+        rank: of their changes.
+        seed: of what is drawn.
+        device: of the factors.
+        basis: if given, the seed of an orthonormal basis for each matrix. Then `down` is some of
+            its rows, which `seed` chooses, and does not train (Orthogonal Adaptation).
+
     Yields:
-        The factors by name: up [out, rank] and down [rank, in], both requiring gradients.
+        The factors by name: up [out, rank] and down [rank, in], which require gradients.
 
     Raises:
         BenchError: the rank is none, or larger than a matrix has.
@@ -49,10 +64,14 @@ def low_rank_changes(
                 f"params.yaml: methods: rank {rank} does not fit {name}, a matrix of "
                 f"{out} x {into}: choose a rank from 1 to {min(out, into)}"
             )
-        down = torch.randn((rank, into), generator=generator) / rank
+        if basis is None:
+            down = torch.randn((rank, into), generator=generator) / rank
+        else:
+            chosen = torch.randperm(into, generator=generator)[:rank]
+            down = orthonormal_basis(into, seed_of(basis, name))[chosen]
         factors[name] = LowRank(
             torch.zeros((out, rank), device=device, requires_grad=True),
-            down.to(device).requires_grad_(True),
+            down.to(device).requires_grad_(basis is None),
         )
     for name, part in factors.items():
         module = modules[name.removesuffix(".weight")]
@@ -63,3 +82,10 @@ def low_rank_changes(
         for name in factors:
             module = modules[name.removesuffix(".weight")]
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+
+
+def orthonormal_basis(size: int, seed: int) -> Tensor:
+    """A random orthonormal basis, float32 [size, size], a vector a row."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn((size, size), generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.T.float().contiguous()

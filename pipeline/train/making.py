@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,9 +15,12 @@ from pipeline.concepts.concept import Concept, Subject
 from pipeline.methods import Context, Rule, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Provenance, not_finite
 from pipeline.models.base import Base
+from pipeline.models.bundle import bundled
+from pipeline.models.crossattn import cross_attention_layers
 from pipeline.settings.profile import MethodParams, Params
+from pipeline.train.fisher import fisher
 from pipeline.train.loop import train_through
-from pipeline.train.merging import average, constrained
+from pipeline.train.merging import constrained, weighted
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Making(Context):
         parts: Sequence[Adapter] = (),
         captions: Sequence[str] = (),
         seed: int | None = None,
+        previous: Adapter | None = None,
     ) -> Making:
         """As the method's needs for the subject say; the references are class nouns at first.
 
@@ -44,13 +48,16 @@ class Making(Context):
         """
         seed = params.train.seeds[0] if seed is None else seed
         target = provenance_of(base, method, subject, seed)
-        return cls(base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions))
+        return cls(
+            base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions),
+            previous,
+        )  # fmt: skip
 
     def train(self, how: Trained, sets: Sequence[TrainingSet], first: int = 0) -> Adapter:
         """See `Context`."""
-        single = len(self.subject.concepts) == 1
-        steps = (self.hyper.steps if single else self.hyper.composition_steps) or 0
-        return self.train_through(how, sets, [steps], first)[-1]
+        concepts = sets if self.subject.task else self.subject.concepts
+        steps = self.hyper.steps if len(concepts) == 1 else self.hyper.composition_steps
+        return self.train_through(how, sets, [steps or 0], first)[-1]
 
     def train_through(
         self, how: Trained, sets: Sequence[TrainingSet], checkpoints: Sequence[int], first: int = 0
@@ -59,7 +66,8 @@ class Making(Context):
         concepts = [part.concept for part in sets]
         rows, ids = first_rows(self.base, how, concepts, first, self.params, self.provenance.seed)
         references = tuple(
-            how.reference.format(token=t, noun=c.class_noun) for t, c in zip(rows, concepts)
+            how.reference.format(token=" ".join(pieces(rows, place)), noun=concept.class_noun)
+            for place, concept in enumerate(concepts, first)
         )
         provenance = replace(
             self.provenance,
@@ -67,10 +75,15 @@ class Making(Context):
             initial_ids=ids,
             learning_rate=self.hyper.learning_rate or 0.0,
         )
+        own = "+".join(concept.name for concept in concepts)
         return train_through(
             self.base, how, sets, references, rows, self.params.train, self.hyper, checkpoints,
-            provenance,
+            provenance, own if self.subject.task else self.subject.name,
         )  # fmt: skip
+
+    def fisher(self, how: Trained, adapter: Adapter, rows: int) -> dict[str, Tensor]:
+        """See `Context`."""
+        return fisher(self.base, how, self.sets[-1], adapter, rows, self.provenance.seed)
 
     def merge(self, parts: Sequence[Adapter], rule: Rule) -> Adapter:
         """See `Context`; tokens are renamed by the places of their concepts."""
@@ -78,14 +91,22 @@ class Making(Context):
         ids: dict[str, int] = {}
         references = []
         for place, part in enumerate(parts):
-            (old, row), new = next(iter(part.tokens.items())), modifier_token(place)
-            tokens[new] = row
-            ids |= {new: part.provenance.initial_ids[old]} if part.provenance.initial_ids else {}
-            references.append(part.provenance.references[0].replace(old, new))
+            made = part.provenance
+            new = {old: modifier_token(place, piece) for piece, old in enumerate(part.tokens)}
+            tokens |= {new[old]: row for old, row in part.tokens.items()}
+            ids |= {new[old]: made.initial_ids[old] for old in new if old in made.initial_ids}
+            references.append(" ".join(new.get(w, w) for w in made.references[0].split()))
         provenance = replace(self.provenance, references=tuple(references), initial_ids=ids)
-        if rule == "average":
-            return average(parts, tokens, provenance)
-        return self._constrained(parts, tokens, provenance)
+        match rule:
+            case "average":
+                return weighted(parts, [1 / len(parts)] * len(parts), tokens, provenance)
+            case "sum":
+                scales = [self.number("merge_scale")] * len(parts)
+                return weighted(parts, scales, tokens, provenance)
+            case "bundle":
+                return bundled(parts, tokens, provenance)
+            case "constrained":
+                return self._constrained(parts, tokens, provenance)
 
     def _constrained(
         self, parts: Sequence[Adapter], tokens: dict[str, Tensor], provenance: Provenance
@@ -133,7 +154,9 @@ def first_rows(
 
     "rare" takes the embeddings of the profile's rare tokens in their order, "noun" that of the
     class noun's last word, "normal" random numbers with the mean and the deviation of the whole
-    table in each dimension (Table 5).
+    table in each dimension (Table 5). "pair" draws one so, and has a further token for each word
+    of the class noun, which starts as that word (ED-LoRA). Each layer of cross-attention has rows
+    of its own if the method says so; they start alike.
 
     Args:
         first: the place of the first of these concepts in its subject.
@@ -153,14 +176,21 @@ def first_rows(
             "are needed"
         )
     rows: dict[str, Tensor] = {}
+    words: dict[str, Tensor] = {}
     ids: dict[str, int] = {}
     for place, concept in enumerate(concepts, first):
         token = modifier_token(place)
-        if method.token == "normal":
+        if method.token == "pair":
+            for piece, word in enumerate(concept.class_noun.split(), 1):
+                part = modifier_token(place, piece)
+                ids[part] = base.tokenizer(word, add_special_tokens=False).input_ids[-1]
+                words[part] = base.embedding_row(ids[part])
+        if method.token in ("normal", "pair"):
             table = base.embedding_table()
             generator = torch.Generator().manual_seed(seed_of(seed, "token", concept.name))
             drawn = torch.randn(table.shape[1], generator=generator)
             rows[token] = table.mean(0).cpu() + table.std(0).cpu() * drawn
+            rows |= {part: words[part] for part in words if part not in rows}
             continue
         if method.token == "rare":
             ids[token] = rare[place]
@@ -169,9 +199,20 @@ def first_rows(
             word = concept.class_noun.split()[-1]
             ids[token] = base.tokenizer(word, add_special_tokens=False).input_ids[-1]
         rows[token] = base.embedding_row(ids[token])
+    if method.layered:
+        layers = len(cross_attention_layers(base.unet))
+        rows = {token: row.expand(layers, -1).clone() for token, row in rows.items()}
     return rows, ids
 
 
-def modifier_token(place: int) -> str:
-    """The modifier token of a subject's concept at that place, counted from zero: `<new1>`."""
-    return f"<new{place + 1}>"
+def modifier_token(place: int, piece: int = 0) -> str:
+    """The modifier token of a subject's concept at that place, counted from zero: `<new1>`.
+
+    Further pieces of a concept's name are `<new1_2>` and so on.
+    """
+    return f"<new{place + 1}_{piece + 1}>" if piece else f"<new{place + 1}>"
+
+
+def pieces(tokens: Iterable[str], place: int) -> list[str]:
+    """Those of the modifier tokens that are of the concept at that place."""
+    return [t for t in tokens if t == modifier_token(place) or t.startswith(f"<new{place + 1}_")]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import Subject
-from pipeline.models.adapter import Adapter, Delta, Provenance, dense
+from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, dense
 from pipeline.models.base import Base
 
 
@@ -96,13 +96,26 @@ def distinct_rows(features: Sequence[Tensor]) -> list[Tensor]:
     return kept
 
 
-def average(parts: Sequence[Adapter], tokens: dict[str, Tensor], provenance: Provenance) -> Adapter:
-    """The mean of the parts' changes, with the modifier tokens of all of them."""
+def weighted(
+    parts: Sequence[Adapter],
+    weights: Sequence[float],
+    tokens: dict[str, Tensor],
+    provenance: Provenance,
+) -> Adapter:
+    """The weighted sum of the parts' changes, with the modifier tokens of all of them.
+
+    Changes of low rank stay so: the factors side by side are exactly their sum.
+    """
     names = dict.fromkeys(name for part in parts for name in part.deltas)
     deltas: dict[str, Delta] = {}
     for name in names:
-        changes = [dense(part.deltas[name]) for part in parts if name in part.deltas]
-        deltas[name] = torch.stack(changes).sum(0) / len(parts)
+        there = [(w, part.deltas[name]) for w, part in zip(weights, parts) if name in part.deltas]
+        factors = [(w, delta) for w, delta in there if isinstance(delta, LowRank)]
+        if len(factors) == len(there):
+            up = torch.cat([w * delta.up for w, delta in factors], 1)
+            deltas[name] = LowRank(up, torch.cat([delta.down for _, delta in factors]))
+        else:
+            deltas[name] = torch.stack([w * dense(delta) for w, delta in there]).sum(0)
     return Adapter(tokens, deltas, provenance)
 
 

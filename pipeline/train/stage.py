@@ -18,7 +18,12 @@ from pipeline.methods import Needs, load_method
 from pipeline.models.adapter import Adapter, save_adapter
 from pipeline.models.base import Base, load_base
 from pipeline.settings.profile import MethodParams, load_grid, load_params
-from pipeline.train.inputs import load_parts, load_training_sets, regularization_captions
+from pipeline.train.inputs import (
+    load_parts,
+    load_previous,
+    load_training_sets,
+    regularization_captions,
+)
 from pipeline.train.making import Making
 
 
@@ -48,9 +53,11 @@ def train_cell(
     # What is missing is told before the base model is loaded.
     sets = load_training_sets(about, params.runs(), needs)
     parts = load_parts(params, needs, seed)
+    previous = load_previous(params, method, about) if needs.previous else None
     captions = regularization_captions(params) if needs.index else []
     base = load_base(params.base)
-    adapter = how.make(Making.of(base, method, about, params, hyper, sets, parts, captions, seed))
+    making = Making.of(base, method, about, params, hyper, sets, parts, captions, seed, previous)
+    adapter = how.make(making)
     path = params.cell(method, subject, seed) / "adapter.safetensors"
     save_adapter(adapter, path)
     seconds = time.perf_counter() - started

@@ -57,6 +57,16 @@ def cells(method: str, subjects: tuple[str, ...]) -> set[str]:
     }
 
 
+# The methods of the sequence of two concepts; all are made of adapters of Custom Diffusion.
+LEARNING = tuple(f"custom_diffusion_{name}" for name in ("sequential", "ewc", "lwf", "merge"))
+
+
+def learned(method: str) -> set[str]:
+    """The stages of a method on the sequence."""
+    steps = ("train_two_1", "train_two_2", "sample_two_1", "sample_two_2", "score_two")
+    return {f"cells/{method}/dvc.yaml:{step}" for step in steps}
+
+
 # What stages open and no result comes from.
 NEUTRAL = (
     r"pipeline/bench/\w+\.py",  # how a command gets to its stage
@@ -176,7 +186,8 @@ def test_one_parameter(clone: Clone) -> None:
     ran = clone.repro()
     both = ("cat", "chair", "cat+chair")
     merged = cells("custom_diffusion_merge", ("cat+chair",))
-    assert ran == cells("custom_diffusion", both) | merged | REPORT
+    tasks = set().union(*(learned(method) for method in LEARNING))
+    assert ran == cells("custom_diffusion", both) | merged | tasks | REPORT
     after = clone.hashes("cells/*/*/adapter.safetensors")
     changed = {path.split("/")[1] for path in after if after[path] != before[path]}
     assert changed == {"custom_diffusion", "custom_diffusion_merge"}

@@ -105,3 +105,9 @@ def subject(*sets: TrainingSet) -> Subject:
     concepts = tuple(part.concept for part in sets)
     name = "+".join(c.name for c in concepts)
     return Subject(name, concepts, Path(f"{name}.txt"))
+
+
+def task(sequence: str, *sets: TrainingSet) -> Subject:
+    """The task of a sequence after which these concepts are learned."""
+    concepts = tuple(part.concept for part in sets)
+    return Subject(f"{sequence}/task-{len(sets)}", concepts, Path("none.txt"), task=True)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.scores.pictures import PROMPTS, SAMPLES, TILE, read_pictures, write_pictures
+from eval.scores.pictures import (
+    PROMPTS,
+    SAMPLES,
+    TILE,
+    first_samples,
+    read_pictures,
+    write_pictures,
+)
 from pipeline.common.errors import BenchError
 from pipeline.concepts.shards import Sample
 
@@ -34,7 +41,7 @@ def samples(prompts: int, each: int, size: int = 64, seeds: bool = True) -> list
 @pytest.mark.parametrize("size", [64, TILE, 2 * TILE])
 def test_pictures_are_the_first_samples_of_spread_prompts(tmp_path: Path, size: int) -> None:
     path = tmp_path / "samples.jpg"
-    write_pictures(samples(30, 5, size), path)
+    write_pictures(first_samples(samples(30, 5, size)), path)
     images, seeds = read_pictures(path)
     prompts = sorted({prompt for prompt, _ in images})
     assert len(prompts) == PROMPTS and (prompts[0], prompts[-1]) == (0, 29)
@@ -47,7 +54,7 @@ def test_pictures_are_the_first_samples_of_spread_prompts(tmp_path: Path, size: 
 
 
 def test_images_made_elsewhere_have_no_seeds(tmp_path: Path) -> None:
-    write_pictures(samples(1, 2, seeds=False), tmp_path / "samples.jpg")
+    write_pictures(first_samples(samples(1, 2, seeds=False)), tmp_path / "samples.jpg")
     images, seeds = read_pictures(tmp_path / "samples.jpg")
     assert (len(images), seeds) == (2, {})
 
@@ -55,7 +62,7 @@ def test_images_made_elsewhere_have_no_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["missing", "cut", "another image"])
 def test_other_files_are_refused(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "samples.jpg"
-    write_pictures(samples(2, 2), path)
+    write_pictures(first_samples(samples(2, 2)), path)
     if fault == "missing":
         path.unlink()
     elif fault == "cut":

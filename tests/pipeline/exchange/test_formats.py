@@ -339,6 +339,7 @@ def test_what_a_layout_cannot_hold_is_refused(base, adapter, tmp_path):
     bias = one_token(adapter, **{"conv_in.bias": torch.ones(16)})
     nothing = Adapter({}, adapter.deltas, adapter.provenance)
     slash = Adapter({"a/b": adapter.tokens["<new1>"]}, {}, adapter.provenance)
+    layered = Adapter({"<new1>": torch.ones(4, 32)}, {}, adapter.provenance)
     for refused, layout, message in (
         (adapter, "zip", "layout 'zip' is unknown: choose one of custom-diffusion"),
         (bias, "custom-diffusion", "changes 1 weights, such as conv_in.bias"),
@@ -349,6 +350,7 @@ def test_what_a_layout_cannot_hold_is_refused(base, adapter, tmp_path):
         (adapter, "textual-inversion", "changes weights: layout textual-inversion"),
         (to_rank(nothing, 0), "textual-inversion", "has no token"),
         (slash, "textual-inversion", "token 'a/b' cannot be a file's name"),
+        (layered, "textual-inversion", "tokens that differ by layer, which no other layout has"),
     ):
         with pytest.raises(BenchError, match=message):
             export_adapter(refused, base, layout, tmp_path / "out")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bench.pipelines import pipelines
 from pipeline.common.errors import BenchError
 from pipeline.common.places import repro_command, repro_command_for
 from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.protocol import protocol_path
 
 PROFILES = ("toyland", "toyland-full", "smoke")
 
@@ -27,7 +29,7 @@ def test_shipped_profiles_are_valid(project: Path, profile: str) -> None:
     assert params.runs() == folder / "runs" / ("toyland" if profile == "toyland" else "")
     assert params.reports() == folder / "reports"
     assert params.corpus.url_table == f"{params.runs()}/world/urls.parquet"
-    assert set(grid.methods) == set(params.methods)
+    assert set(grid.all_methods()) == set(params.methods)
 
 
 def test_command_that_runs_a_profile() -> None:
@@ -179,3 +181,83 @@ def test_a_triple_names_three_concepts(project: Path) -> None:
     edit(path, "third: chair", "third: cat")
     with pytest.raises(BenchError, match=r"triples\.x: 'cat' is there twice"):
         load_grid()
+
+
+def with_sequences(content: str) -> None:
+    with open("grid.yaml", "a", encoding="utf-8") as file:
+        file.write(f"sequences:\n{content}")
+
+
+def test_tasks_of_a_sequence_are_subjects(project: Path) -> None:
+    with_sequences("  toys: {concepts: [dog, cat, chair], methods: [custom_diffusion_ewc]}\n")
+    grid = load_grid()
+    assert grid.tasks("toys") == {
+        "toys/task-1": ("dog",),
+        "toys/task-2": ("dog", "cat"),
+        "toys/task-3": ("dog", "cat", "chair"),
+    }
+    assert grid.concepts_of("toys/task-2") == ("dog", "cat")
+    assert "toys/task-2" not in grid.subjects()  # tables of subjects have no rows of it
+    assert grid.all_methods() == [*grid.methods, "custom_diffusion_ewc"]
+    with pytest.raises(BenchError, match="subject 'toys' is unknown"):
+        grid.concepts_of("toys")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("  toys: {concepts: [cat], methods: [m]}", "sequences.toys.concepts: .*at least 2"),
+        ("  toys: {concepts: [cat, dog], methods: []}", "sequences.toys.methods: .*at least 1"),
+        (
+            "  toys: {concepts: [cat, cow], methods: [m]}",
+            "sequences.toys.concepts: concept 'cow' is unknown: add it under `concepts` or",
+        ),
+        (
+            "  toys: {concepts: [cat, cat], methods: [m]}",
+            "sequences.toys.concepts: 'cat' is there twice",
+        ),
+        (
+            "  toys: {concepts: [cat, dog], methods: [m, m]}",
+            "sequences.toys.methods: 'm' is there twice",
+        ),
+        ("  cat: {concepts: [cat, dog], methods: [m]}", "two subjects have the name 'cat'"),
+        (
+            "  Toys-1: {concepts: [cat, dog], methods: [m]}",
+            "sequences.Toys-1: needs a small letter",
+        ),
+    ],
+)
+def test_sequences_that_cannot_be_are_refused(project: Path, content: str, said: str) -> None:
+    with_sequences(f"{content}\n")
+    with pytest.raises(BenchError, match=rf"grid\.yaml: {said}"):
+        load_grid()
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ("[dreambooth]", "sequences.toys.methods: dreambooth learns no sequences: remove it"),
+        ("[no_such]", "method 'no_such' is unknown"),
+        ("[ed_lora_ewa]", "ed_lora_ewa is made of adapters of ed_lora: add ed_lora"),
+        ("[c_lora]", "needs a rare token for each task: .* has 3, give 4"),
+    ],
+)
+def test_methods_that_cannot_learn_a_sequence_are_refused(
+    project: Path, methods: str, said: str
+) -> None:
+    with_sequences(f"  toys: {{concepts: [cat, dog, chair, wooden_pot], methods: {methods}}}\n")
+    protocol = protocol_path(load_params().protocol.name)
+    if "sequence:" not in protocol.read_text():
+        edit(protocol, "score:\n", "sequence: {images_per_prompt: 1, steps: 2}\nscore:\n")
+    with pytest.raises(BenchError, match=said):
+        pipelines("toyland")
+
+
+def test_a_protocol_without_sequences_says_what_to_add(project: Path) -> None:
+    protocol = protocol_path(load_params().protocol.name)
+    lines = protocol.read_text().split("sequence:\n")
+    rest = lines[-1].partition("score:")
+    protocol.write_text(protocol.read_text() if len(lines) == 1 else f"{lines[0]}score:{rest[2]}")
+    with_sequences("  toys: {concepts: [cat, dog], methods: [custom_diffusion_merge]}\n")
+    with pytest.raises(BenchError, match=r"has no section `sequence`.*images_per_prompt: 1"):
+        pipelines("toyland")

@@ -15,7 +15,12 @@ from pipeline.common.seeds import seed_of
 from pipeline.methods import How, Trained, TrainingSet, load_method, method_names
 from pipeline.models.adapter import Adapter, LowRank, dense
 from pipeline.models.base import Base, to_tensor
-from pipeline.models.crossattn import attention_names, detached_start_token, key_value_names
+from pipeline.models.crossattn import (
+    attention_names,
+    cross_attention_names,
+    detached_start_token,
+    key_value_names,
+)
 from pipeline.settings.profile import MethodParams, Params, load_params
 from pipeline.train import loop as training
 from pipeline.train.augment import render_view, view_mask
@@ -115,6 +120,8 @@ def all_names(unet) -> list[str]:
         ("dreambooth", False, all_names),
         ("lora", False, attention_names),
         ("lora_kv", True, key_value_names),
+        ("ed_lora", True, cross_attention_names),
+        ("orthogonal_adaptation", True, key_value_names),
     ],
 )
 def test_only_what_the_method_names_changes(base, params, name, token_trains, weights):

@@ -1,0 +1,166 @@
+"""The report's part about sequences: tables, maps in colours, a chart and pictures of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from eval.continual import SequenceResults
+from eval.metrics import Values
+from eval.metrics.catalogue import METRICS
+from eval.metrics.continual import averages, known
+from eval.report.grids import Tile, labelled
+from eval.report.maps import HeatMap, shades
+from eval.scores.pictures import PICTURES, read_pictures
+from eval.style import GREY, STYLE, method_style, words
+from eval.tables.sequences import confusions, matrix, measures, references
+from eval.tables.table import Table, metric_column
+from pipeline.common.failures import failure_of
+from pipeline.settings.profile import Grid, Params
+
+
+class Part(NamedTuple):
+    """What the page shows of a sequence; charts and pictures are files."""
+
+    name: str
+    concepts: list[str]
+    measures: Table
+    maps: list[HeatMap]
+    tables: list[str]  # names of its tables' files
+    chart: str
+    grid: str
+
+
+def alone(grid: Grid) -> dict[str, str]:
+    """By method, that whose adapters of single concepts it could have used instead of its own.
+
+    What its first task's adapter is, or is made of; the method itself if it makes such adapters.
+    """
+    from pipeline.methods import load_method
+
+    found = {}
+    for about in grid.sequences.values():
+        for name in about.methods:
+            method = load_method(name, grid)
+            needs = method.sequence.needs(about.concepts[:1]).adapters if method.sequence else ()
+            if needs or method.single:
+                found[name] = needs[0][0] if needs else name
+    return found
+
+
+def sequence_tables(sequences: Sequence[SequenceResults], grid: Grid) -> dict[str, Table]:
+    """All tables, by the names of their files."""
+    of = alone(grid)
+    tables = {}
+    for sequence in sequences:
+        name = f"sequence_{sequence.name}"
+        tables[name] = measures(sequence, of)
+        for metric in sequence.metrics:
+            tables[f"{name}_{metric}"] = matrix(sequence, metric, of)
+            tables[f"{name}_{metric}_confusion"] = confusions(sequence, metric)
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def sequence_parts(
+    sequences: Sequence[SequenceResults], tables: Mapping[str, Table], grid: Grid
+) -> list[Part]:
+    """What the page shows of each sequence.
+
+    Args:
+        sequences: what was scored.
+        tables: of `sequence_tables`, perhaps among others.
+        grid: of the profile.
+    """
+    of = alone(grid)
+    return [
+        Part(
+            sequence.name,
+            sequence.concepts,
+            tables[f"sequence_{sequence.name}"],
+            [heat_map(sequence, metric, of) for metric in sequence.metrics],
+            [n for n in tables if n == f"sequence_{sequence.name}" or n.startswith(
+                f"sequence_{sequence.name}_"
+            )],
+            f"sequence_{sequence.name}.svg",
+            f"{sequence.name}.jpg",
+        )
+        for sequence in sequences
+    ]  # fmt: skip
+
+
+def heat_map(sequence: SequenceResults, metric: str, of: Mapping[str, str]) -> HeatMap:
+    """A metric after each task in one scale of colours for all methods; above the diagonal none."""
+    rows: list[tuple[str, list[float | None]]] = []
+    for method in sequence.methods:
+        r = sequence.matrix(method, metric)
+        for task, concept in enumerate(sequence.concepts):
+            after = f"{words(method)}, after {task + 1}: {words(concept)}"
+            rows.append((after, [_mean(values) for values in r[task]]))
+    for name, whose in references(sequence, metric, of).items():
+        if (found := sequence.of_singles(whose, metric)) is not None:
+            rows.append((name, [_mean(values) for values in found]))
+    flat = shades(
+        [value for _, values in rows for value in values], METRICS[metric].higher_is_better
+    )
+    n = len(sequence.concepts)
+    return HeatMap(
+        metric_column(metric),
+        sequence.concepts,
+        [(name, flat[i * n : (i + 1) * n]) for i, (name, _) in enumerate(rows)],
+    )
+
+
+def _mean(values: Values) -> float | None:
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else None
+
+
+def course_chart(sequence: SequenceResults) -> Figure:
+    """The average over the concepts learned so far after each task, with one standard error."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.5 * len(sequence.metrics), 3.8), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, len(sequence.metrics)))
+        tasks = np.arange(1, len(sequence.concepts) + 1)
+        for ax, metric in zip(axes, sequence.metrics):
+            for method in sequence.methods:
+                r = sequence.matrix(method, metric)
+                means, errors = averages(r), np.zeros(len(tasks))
+                for task in range(len(tasks)):
+                    found = sequence.estimate(known(r, task))
+                    if found and not math.isnan(found.here.std_error):
+                        errors[task] = found.here.std_error
+                colour, marker = method_style(sequence.results.grid, method)
+                ax.plot(tasks, means, marker=marker, color=colour, label=words(method))
+                ax.fill_between(tasks, means - errors, means + errors, color=colour, alpha=0.15)
+            ax.set(title=METRICS[metric].title, xlabel="after task", xticks=tasks)
+            ax.grid(axis="x", visible=False)
+            ax.spines["bottom"].set_color(GREY)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def pictures(sequence: SequenceResults, params: Params) -> Image.Image:
+    """Each concept's first prompt after each task, method by method: what is kept can be seen."""
+    rows: list[tuple[str, list[Tile]]] = []
+    concepts = sequence.concepts
+    for method in sequence.methods:
+        path = params.record(method, sequence.name) / PICTURES
+        shown = read_pictures(path).images if path.is_file() and not failure_of(path) else {}
+        for number in range(1, len(concepts) + 1):
+            tiles: list[Tile] = [
+                sequence.failed.get((method, number)) or shown.get((number, place))
+                for place in range(1, number + 1)
+            ]
+            after = f"{words(method)} after {words(concepts[number - 1])}"
+            rows.append((after, [*tiles, *[None] * (len(concepts) - number)]))
+    prompts = [templates[0].replace("{0}", words(c)) for templates, c in zip(
+        sequence.templates, concepts
+    )]  # fmt: skip
+    return labelled(prompts, rows)

@@ -1,0 +1,91 @@
+"""Answers of methods that keep the adapters of all concepts, and mix them when they sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.methods.answers import Trained
+from pipeline.methods.method import Context, How, Needs, Session
+
+if TYPE_CHECKING:
+    from pipeline.models.adapter import Adapter
+    from pipeline.models.base import Base
+
+# As CIDM's released code weighs adapters, and as its paper's equation 3 does.
+Mix = Literal["released", "paper", "mean of predictions"]
+
+
+@dataclass(frozen=True)
+class Bundled(How):
+    """Another method's adapters of single concepts, side by side."""
+
+    of: str
+    mixed: Mix
+
+    def needs(self, concepts: Sequence[str]) -> Needs:
+        """The adapter of each concept."""
+        return Needs(adapters=tuple((self.of, concept) for concept in concepts))
+
+    def make(self, context: Context) -> Adapter:
+        """The bundle."""
+        return context.merge(context.parts, "bundle")
+
+    def open(self, base: Base, adapter: Adapter) -> AbstractContextManager[Session]:
+        """A session that mixes the parts."""
+        from pipeline.models.bundle import Router, composed, routed  # imports diffusers
+
+        if self.mixed == "mean of predictions":
+            return composed(base, adapter)
+        if self.mixed == "released":
+            return routed(base, adapter, Router())
+        return routed(base, adapter, Router("dot", "mean_max", 2.0, 2.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Consolidated(Bundled):
+    """A task of a sequence: a further part, trained from the base with a look at those before.
+
+    The first task's part is `of`'s adapter.
+    """
+
+    how: Trained
+    consolidation: Literal["released", "orthogonal"]
+
+    def needs(self, concepts: Sequence[str]) -> Needs:
+        """Of the first task, that adapter; then the concept's images and the bundle before."""
+        if len(concepts) == 1:
+            return super().needs(concepts)
+        found = self.how.needs(concepts[-1:])
+        return replace(found, previous=True, hyper=(*found.hyper, "consolidation"))
+
+    def make(self, context: Context) -> Adapter:
+        """The bundle with the new part."""
+        from pipeline.methods.penalties import Consolidation
+        from pipeline.models.adapter import Adapter, LowRank
+        from pipeline.models.bundle import unbundled
+
+        before = context.previous
+        if before is None:
+            return super().make(context)
+        ups = [
+            {name: delta.up for name, delta in part.items() if isinstance(delta, LowRank)}
+            for part in unbundled(before)
+        ]
+        strength = context.number("consolidation")
+        penalty = Consolidation(ups, self.consolidation == "orthogonal", strength)
+        place = len(ups)
+        more = context.train(replace(self.how, penalty=penalty), context.sets, place)
+        was, made = before.provenance, more.provenance
+        return Adapter(
+            before.tokens | more.tokens,
+            before.deltas | {f"{place + 1}.{name}": d for name, d in more.deltas.items()},
+            replace(
+                made,
+                references=was.references + made.references,
+                initial_ids=was.initial_ids | made.initial_ids,
+                steps=was.steps + made.steps,
+            ),
+        )

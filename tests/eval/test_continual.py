@@ -1,0 +1,229 @@
+"""Sequences from samples to scores, measures, tables and the page, on drawn samples."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from eval.continual import SequenceResults, load_sequences
+from eval.metrics.continual import averages, mean_of, transfer
+from eval.papers.claims import print_claims
+from eval.report.sequences import alone, heat_map, pictures, sequence_tables
+from eval.report.stage import write_report
+from eval.results import load_results
+from eval.scores.file import SEQUENCE_COLUMNS, read_scores
+from eval.scores.stage import score_cell, score_oracle, score_sequence
+from eval.tables.rendering import as_csv
+from eval.tables.sequences import confusions, matrix, measures
+from pipeline.common.errors import BenchError
+from pipeline.common.failures import Failure, FailureError
+from pipeline.common.files import read_tar, write_failure, write_tar
+from pipeline.concepts.concept import load_subject
+from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.protocol import protocol_path
+from tests.eval.synthetic import _sample, make_profile, make_samples
+
+METHODS = ["custom_diffusion_sequential", "custom_diffusion_merge"]
+CONCEPTS = ["cat", "chair"]
+PROMPTS = 4
+RUNS = Path("runs/toyland/cells")
+RECORDS = Path("reports/cells")
+
+
+def change(path: Path, **values: object) -> None:
+    yaml = YAML()
+    content = yaml.load(path)
+    content.update(values)
+    yaml.dump(content, path)
+
+
+def write_tasks(forgets: str) -> None:
+    """Samples of all tasks; one method makes chairs of cats once it has learned chairs."""
+    params, grid = load_params(), load_grid()
+    for method in METHODS:
+        for task, concepts in grid.tasks("two").items():
+            samples = []
+            for place, concept in enumerate(concepts, 1):
+                prompts = load_subject(concept).scored_prompts()[:PROMPTS]
+                drawn = "chair" if method == forgets and len(concepts) == 2 else concept
+                for p, text in enumerate(prompts):
+                    made = _sample("custom_diffusion", load_subject(drawn), "prompt", p, 0, text)
+                    made["__key__"] = f"{place:03d}-{made['__key__']}"
+                    made["json"] |= {"concept": concept, **params.identity(method, task)}
+                    samples.append(made)
+            write_tar(RUNS / method / task / "samples.tar", samples)
+
+
+@pytest.fixture(scope="module")
+def sequenced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a profile with a sequence of two concepts, scored; only to be read."""
+    root = tmp_path_factory.mktemp("sequences")
+    make_profile(root, CONCEPTS, [], ["pretrained", "custom_diffusion"])
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        about = {"two": {"concepts": CONCEPTS, "methods": METHODS}}
+        change(root / "grid.yaml", sequences=about)
+        protocol = load_params().protocol.name
+        change(root / protocol_path(protocol), sequence={"images_per_prompt": 1, "steps": 12})
+        make_samples(reals=12, prompts=PROMPTS)
+        write_tasks(forgets=METHODS[0])
+        for concept in CONCEPTS:
+            score_oracle(concept, "toyland")
+            for method in ("pretrained", "custom_diffusion"):
+                score_cell(method, concept, "toyland")
+        for method in METHODS:
+            score_sequence(method, "two", "toyland")
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def profile(sequenced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(sequenced, tmp_path / "profile")
+    monkeypatch.chdir(tmp_path / "profile")
+    return tmp_path / "profile"
+
+
+def loaded() -> SequenceResults:
+    (found,) = load_sequences(load_results())
+    return found
+
+
+def test_scores_say_task_concept_and_all_targets_after_the_last(profile: Path) -> None:
+    scores = read_scores(
+        RECORDS / METHODS[0] / "two/scores.csv", METHODS[0], "two", SEQUENCE_COLUMNS
+    )
+    alike = scores[scores["metric"] == "image_alignment"]
+    found = {
+        (int(task), str(concept)): sorted(part["target"].unique())
+        for (task, concept), part in alike.groupby(["task", "subject"])
+    }
+    assert found == {(1, "cat"): [1], (2, "cat"): [1, 2], (2, "chair"): [1, 2]}
+    text = scores[scores["metric"] == "text_alignment"]
+    assert len(text) == 3 * PROMPTS
+    assert set(scores["metric"]) == {"text_alignment", "image_alignment"}
+
+
+def test_the_matrix_is_what_the_scores_say(profile: Path) -> None:
+    sequence = loaded()
+    rows = pd.read_csv(RECORDS / METHODS[0] / "two/scores.csv")
+    rows = rows[rows["metric"] == "image_alignment"]
+    r = sequence.matrix(METHODS[0], "image_alignment")
+    assert r.shape == (2, 2, PROMPTS)
+    assert np.isnan(r[0, 1]).all()
+    for task, concept, number in ((1, "cat", 1), (2, "cat", 1), (2, "chair", 2)):
+        own = rows[(rows["task"] == task) & (rows["subject"] == concept)]
+        values = own[own["target"] == number].sort_values("prompt_index")["value"]
+        np.testing.assert_allclose(r[task - 1, CONCEPTS.index(concept)], values)
+
+
+def test_who_forgets_is_found_and_who_does_not_has_exactly_none(profile: Path) -> None:
+    sequence = loaded()
+    forgets, keeps = (sequence.matrix(method, "image_alignment") for method in METHODS)
+    assert (transfer(keeps)[0] == 0).all()
+    lost = sequence.estimate(transfer(forgets))
+    assert lost is not None and lost.here.mean < 0
+    # One concept before the last: nothing is known about others.
+    assert np.isnan(lost.anywhere.std_error)
+    values = transfer(forgets)[0]
+    assert lost.here.mean == pytest.approx(values.mean())
+    assert lost.here.std_error == pytest.approx(values.std(ddof=1) / np.sqrt(PROMPTS))
+    confused = sequence.confusion(METHODS[0], "image_alignment")
+    clear = sequence.confusion(METHODS[1], "image_alignment")
+    assert confused is not None and clear is not None
+    assert confused.accuracy[0] < clear.accuracy[0]
+    # Its cats are chairs: as like the targets of chairs as its chairs are.
+    assert confused.alignment[0, 1] == pytest.approx(confused.alignment[1, 1], abs=0.05)
+
+
+def test_separate_and_pretrained_are_the_first_images_of_single_concepts(profile: Path) -> None:
+    sequence = loaded()
+    found = sequence.of_singles("custom_diffusion", "text_alignment")
+    rows = pd.read_csv(RECORDS / "custom_diffusion/chair/scores.csv")
+    rows = rows[(rows["metric"] == "text_alignment") & (rows["sample"] == 0)]
+    assert found is not None
+    np.testing.assert_allclose(found[1], rows.sort_values("prompt_index")["value"])
+    assert sequence.of_singles("textual_inversion", "text_alignment") is None
+    protocol = load_params().protocol.name
+    change(protocol_path(protocol), sequence={"images_per_prompt": 1, "steps": 9})
+    assert loaded().of_singles("custom_diffusion", "text_alignment") is None
+
+
+def test_tables_hold_the_measures(profile: Path) -> None:
+    sequence, grid = loaded(), load_grid()
+    of = alone(grid)
+    assert of == dict.fromkeys(METHODS, "custom_diffusion")
+    table = measures(sequence, of)
+    line = table.rows[[row[:2] for row in table.rows].index((METHODS[0], "image-alignment"))]
+    cell = dict(zip([column.key for column in table.columns], line))
+    r = sequence.matrix(METHODS[0], "image_alignment")
+    assert cell["average"].mean == pytest.approx(averages(r)[-1])
+    assert cell["course"] == pytest.approx(averages(r).mean())
+    assert cell["transfer"].estimate.mean == pytest.approx(mean_of(transfer(r)))
+    assert not cell["transfer"].better
+    whole = matrix(sequence, "image_alignment", of)
+    assert [row[:2] for row in whole.rows[:2]] == [
+        (METHODS[0], "1: cat"), (METHODS[0], "2: chair"),
+    ]  # fmt: skip
+    assert whole.rows[0][3] is None
+    assert [row[0] for row in whole.rows[-2:]] == ["separate (custom diffusion)", "pretrained"]
+    assert "own" in as_csv(confusions(sequence, "image_alignment")).splitlines()[0]
+    assert set(sequence_tables([sequence], grid)) == {
+        "sequence_two", "sequence_two_text_alignment", "sequence_two_image_alignment",
+        "sequence_two_image_alignment_confusion",
+    }  # fmt: skip
+
+
+def test_a_task_that_failed_is_a_gap_and_no_mean_over_fewer(profile: Path) -> None:
+    path = RUNS / METHODS[0] / "two/task-2/samples.tar"
+    write_failure(path, Failure("diverged", "the training diverged"))
+    score_sequence(METHODS[0], "two", "toyland")
+    sequence, of = loaded(), alone(load_grid())
+    table = measures(sequence, of)
+    cells = dict(zip([column.key for column in table.columns], table.rows[0]))
+    assert [key for key in list(cells)[2:] if cells[key] is not None] == []
+    assert any("after task 2: diverged" in note for note in table.notes)
+    row = matrix(sequence, "text_alignment", of).rows[1]
+    assert isinstance(row[2], Failure)
+    assert pictures(sequence, load_params()).size[1] > 4 * 128
+    write_failure(path.parent.with_name("task-1") / "samples.tar", Failure("diverged", "too"))
+    with pytest.raises(FailureError, match="the training diverged|too"):
+        score_sequence(METHODS[0], "two", "toyland")
+
+
+def test_samples_of_another_sequence_are_refused(profile: Path) -> None:
+    change(Path("grid.yaml"), sequences={"two": {"concepts": CONCEPTS[::-1], "methods": METHODS}})
+    with pytest.raises(BenchError, match="hold no images of chair: the sequence was another"):
+        score_sequence(METHODS[0], "two", "toyland")
+
+
+def test_one_scale_of_colours_for_all_methods(profile: Path) -> None:
+    sequence = loaded()
+    found = heat_map(sequence, "image_alignment", alone(load_grid()))
+    shades = {(name, i): shade for name, row in found.rows for i, shade in enumerate(row)}
+    known = [shade.value for shade in shades.values() if shade.value is not None]
+    best = max(shades.values(), key=lambda shade: shade.value or -1)
+    assert best.level == 6 and best.value == max(known)
+    assert shades["custom diffusion merge, after 1: cat", 1].value is None
+    assert {shade.level for shade in shades.values() if shade.value == min(known)} == {0}
+
+
+def test_the_page_has_the_section_with_everything_in_it(profile: Path) -> None:
+    print_claims("toyland", write=True)
+    write_report("toyland")
+    page = Path("reports/index.html").read_text(encoding="utf-8")
+    assert '<h2 id="sequences">' in page and 'href="#sequences"' in page
+    for name in ("figures/sequence_two.svg", "grids/two.jpg", "tables/sequence_two.csv"):
+        assert name in page
+        assert (Path("reports") / name).stat().st_size > 100
+    first = read_tar(RUNS / METHODS[0] / "two/task-1/samples.tar")
+    assert len(first) == PROMPTS
+    assert "separate (custom diffusion)" in page
