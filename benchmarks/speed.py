@@ -37,7 +37,7 @@ Results = dict[str, dict[str, float]]
 
 
 def load(side: str) -> Base:
-    """Toyland's base model, on the other side with its weights laid out as usual."""
+    """Toyland's base model, on the other side laid out and computing as usual."""
     import torch
 
     from pipeline.models.base import load_base
@@ -45,6 +45,7 @@ def load(side: str) -> Base:
 
     base = load_base(load_params().base, torch.device("cpu"))
     if side == "official":
+        base.dtype = torch.float32
         for model in (base.unet, base.vae, base.text_encoder):
             model.to(memory_format=torch.contiguous_format)
     return base

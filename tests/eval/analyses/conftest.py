@@ -18,6 +18,7 @@ from pipeline.models.base import Base, load_base
 from pipeline.models.crossattn import key_value_names
 from pipeline.settings.profile import load_params
 from pipeline.settings.protocol import protocol_path
+from tests.pipeline.conftest import float32  # noqa: F401  (for all tests here)
 from tests.pipeline.tiny import RARE_TOKENS, RESOLUTION, write_base
 
 Configure = Callable[..., None]
