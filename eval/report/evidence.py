@@ -34,7 +34,7 @@ NOUNS = {
     "styles": ("style, alone or composed", "styles, alone or composed"),
     "compositions": ("composition", "compositions"),
 }
-TRIALS = "reports/analyses/tuning/trials.csv"  # of a profile that tries learning rates
+TRIALS = "reports/analyses/tuning"  # of a profile that tries learning rates
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def trials(params: Params) -> dict[str, Path]:
-    """The trials of learning rates that there are of the same base model, by their profile."""
+    """The folders of trials of learning rates with the same base model, by their profile."""
     return {
         name: path
         for name in profile_names()
-        if (path := profile_folder(name) / TRIALS).is_file()
+        if (path := profile_folder(name) / TRIALS).is_dir()
         and load_params(name).base.path == params.base.path
     }
 
@@ -144,7 +144,7 @@ def rates(params: Params, grid: Grid) -> str:
         marked = {
             (row["method"], row["learning_rate"], row["steps"]): mark
             for mark in ("quick", "chosen")
-            for row in _read(path, name)
+            for row in _read(path / "trials.csv", name)
             if row["kind"] == "single" and row[mark] == "True"
         }
         found = {
@@ -156,7 +156,9 @@ def rates(params: Params, grid: Grid) -> str:
         )
         if not tuned and not short:
             continue
-        held_out = listed([words(concept) for concept in load_grid(name).concepts])
+        # Of what was tried, which may be less than the profile has by now.
+        tried = [row for row in _read(path / "prompts.csv", name) if row["kind"] == "single"]
+        held_out = listed([words(c) for c in dict.fromkeys(row["subject"] for row in tried)])
         said = f"learning rates chosen by one rule on other concepts ({held_out})"
         if short:
             said += f", for {listed(short)} among short trainings only"

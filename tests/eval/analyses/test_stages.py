@@ -11,8 +11,9 @@ import pytest
 
 from eval.analyses.stages import NAMES, analyses_of, kind_of, run
 from pipeline.common.errors import BenchError
-from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.profile import TRAIN_KEYS, load_grid, load_params
 from tests.eval.analyses.conftest import Adapt, Configure
+from tests.eval.synthetic import write_cost
 
 ROOT = Path(__file__).parents[3]
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -78,6 +79,7 @@ def test_inputs_are_the_files_that_are_opened(
     for method in ("pretrained", "custom_diffusion"):
         for subject in ("cat", "chair", "cat+chair"):
             adapt(method, subject, size=float(method != "pretrained"))
+            write_cost(Path("reports/cells", method, subject, "cost.json"), 1)
     configure(**{name: SECTIONS[name]})
     ((found, analysis),) = analyses_of(load_params()).items()
     assert found == name
@@ -93,7 +95,9 @@ def test_inputs_are_the_files_that_are_opened(
 def test_what_dvc_watches(configure: Configure) -> None:
     configure(steps={"method": "dreambooth", "concepts": ["cat"], "steps": [1]})
     analysis = analyses_of(load_params())["steps"]
-    assert analysis.keys() == ["analyses.steps", "base", "protocol", "train", "methods.dreambooth"]
+    assert analysis.keys() == [
+        "analyses.steps", "base", "protocol", *TRAIN_KEYS, "train.seeds.0", "methods.dreambooth",
+    ]  # fmt: skip
     found = analysis.deps(load_params(), load_grid())
     assert len(set(found)) == len(found)
     assert set(found) == {
