@@ -397,7 +397,7 @@ ROWS: list[Row] = [
         "params.yaml: profile",
     ),
     (
-        replaced("params.yaml", "protocol: toyland-v2", "protocol: no"),
+        replaced("params.yaml", "protocol: toyland-v3", "protocol: no"),
         "table",
         "params.yaml: protocol: 'no' is unknown",
     ),

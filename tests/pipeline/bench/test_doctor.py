@@ -327,11 +327,11 @@ def test_disk_and_network(project, monkeypatch, settings):
 
 
 def test_the_protocol_is_named_and_fixes_prompts(project, settings):
-    assert check("protocol").note.startswith("toyland-v2: 3 images a prompt in ")
+    assert check("protocol").note.startswith("toyland-v3: 3 images a prompt in ")
     settings(protocol={"prompts": {"cat": "0" * 16, "cat+chair": "0" * 16}})
     for what in ("concept cat", "prompts of cat+chair"):
         assert check(what).state == "wrong"
-        assert "not the prompts that protocol 'toyland-v2' fixes" in check(what).note
+        assert "not the prompts that protocol 'toyland-v3' fixes" in check(what).note
 
 
 def test_prompts_that_the_text_encoder_cuts_are_counted(project, settings):

@@ -98,7 +98,7 @@ def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
         ("learning_rate: 3.0e-4", "learning_rate: -3.0e-4", "methods.dreambooth.learning_rate"),
         ("  eta: 0.0\n", "", "generate.eta"),
         ("  eta: 0.0\n", "  eta: 0.0\n  etta: 1.0\n", "generate.etta"),
-        ("protocol: toyland-v2", "protocol: [1]", "protocol"),
+        ("protocol: toyland-v3", "protocol: [1]", "protocol"),
         ("seeds: [42]", "seeds: 42", "train.seeds"),
         ("seeds: [42]", "seeds: []", "train.seeds"),
         ("seeds: [42]", "seeds: [42, -1]", "train.seeds.1"),

@@ -38,7 +38,7 @@ def test_the_shipped_prompts_are_those_that_protocols_fix(project: Path) -> None
 
 
 def test_other_prompts_are_refused_for_a_subject_that_is_fixed(project: Path) -> None:
-    protocol = load_protocol("toyland-v2")
+    protocol = load_protocol("toyland-v3")
     with pytest.raises(BenchError, match=r"^datasets/prompts/cat\.txt: not the prompts .*copy"):
         protocol.check_prompts("cat", ["a {} on the moon"])
     protocol.check_prompts("my_cat", ["a {} on the moon"])
@@ -51,7 +51,7 @@ def test_order_and_division_of_prompts_matter() -> None:
 
 def test_unknown_protocol(project: Path) -> None:
     path = project / "params.yaml"
-    path.write_text(path.read_text().replace("protocol: toyland-v2", "protocol: toyland-v9"))
+    path.write_text(path.read_text().replace("protocol: toyland-v3", "protocol: toyland-v9"))
     with pytest.raises(BenchError, match="'toyland-v9' is unknown: choose one of custom.*toyland"):
         load_params()
 
@@ -62,14 +62,14 @@ def test_unknown_protocol(project: Path) -> None:
         ("eta: 0.0", "eta: 2.0", "sample.eta"),
         ("text_scale: 2.5", "text_scale: 0", "score.text_scale"),
         ("kid_features: clip", "kid_features: dino", "score.kid_features"),
-        ("    - kid\n", "    - kidd\n", "score.metrics.2"),
+        ("    - kid\n", "    - kidd\n", "score.metrics.4"),
     ],
 )
 def test_bad_value(project: Path, old: str, new: str, field: str) -> None:
-    path = protocol_path("toyland-v2")
+    path = protocol_path("toyland-v3")
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BenchError, match=rf"toyland-v2\.yaml: {field}: ") as error:
+    with pytest.raises(BenchError, match=rf"toyland-v3\.yaml: {field}: ") as error:
         load_params()
     assert "\n" not in str(error.value)
