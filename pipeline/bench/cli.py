@@ -131,8 +131,10 @@ def toyland_concept(
     """Draw a new individual and add it to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.adding.individual import draw_concept
+    from pipeline.bench.pipelines import write_pipelines
 
     draw_concept(name, class_noun, seed, images, profile)
+    write_pipelines([profile])
 
 
 @app.command("corpus")
@@ -540,10 +542,12 @@ def concept_add(
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
     from pipeline.adding.add import add_concept
+    from pipeline.bench.pipelines import write_pipelines
     from pipeline.concepts.concept import PHOTO_CAPTION
 
     caption = PHOTO_CAPTION if caption is None else caption
     add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
+    write_pipelines([profile])  # concepts stand in for each other's look-alikes
 
 
 @concept.command("import")

@@ -190,7 +190,7 @@ def test_one_parameter(clone: Clone) -> None:
     tasks = set().union(*(learned(method) for method in LEARNING))
     assert ran == cells("custom_diffusion", both) | merged | tasks | REPORT
     after = clone.hashes("cells/*/*/adapter.safetensors")
-    changed = {path.split("/")[1] for path in after if after[path] != before[path]}
+    changed = {path.split("/")[2] for path in after if after[path] != before[path]}
     assert changed == {"custom_diffusion", "custom_diffusion_merge"}
 
     # Going back takes the old results out of DVC's cache and trains nothing.
