@@ -591,9 +591,12 @@ def concept_import(
     _check(profile or DEFAULT_PROFILE)
     from pipeline.adding.dataset import Given
     from pipeline.adding.importing import import_concepts
+    from pipeline.bench.pipelines import write_pipelines
 
     given = Given(class_noun, classes, prompts, licence, origin)
     status = import_concepts(source, images, only or (), profile, dry_run, layout, prefix, given)
+    if profile and not dry_run:
+        write_pipelines([profile])
     raise typer.Exit(status)
 
 
