@@ -179,5 +179,5 @@ def _failures(
         (method, number): failure
         for method in methods
         for number, task in enumerate(results.grid.tasks(sequence), 1)
-        if (failure := failure_of(params.cell(method, task) / "samples.tar"))
+        if (failure := failure_of(params.record(method, task) / "cost.json"))
     }

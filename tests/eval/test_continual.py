@@ -184,7 +184,8 @@ def test_tables_hold_the_measures(profile: Path) -> None:
 
 def test_a_task_that_failed_is_a_gap_and_no_mean_over_fewer(profile: Path) -> None:
     path = RUNS / METHODS[0] / "two/task-2/samples.tar"
-    write_failure(path, Failure("diverged", "the training diverged"))
+    for file in (path, RECORDS / METHODS[0] / "two/task-2/cost.json"):  # as stages record it
+        write_failure(file, Failure("diverged", "the training diverged"))
     score_sequence(METHODS[0], "two", "toyland")
     sequence, of = loaded(), alone(load_grid())
     table = measures(sequence, of)
