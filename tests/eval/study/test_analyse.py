@@ -238,7 +238,8 @@ def score(values: dict[tuple[str, str, int, int], float]) -> None:
     for (method, subject), own in frame.fillna(
         {"protocol": "toyland-v2", "extractor": "x"}
     ).groupby(["method", "subject"]):
-        path = f"reports/cells/{method}/{subject}/scores.csv"
+        path = Path(f"reports/cells/{method}/{subject}/scores.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
         own.assign(rows=len(own)).to_csv(path, index=False)
 
 

@@ -78,7 +78,9 @@ def write_scores(method: str, subject: str, good: set[str]) -> None:
         for metric in ("text_alignment", "image_alignment")
     ]  # fmt: skip
     frame = pd.DataFrame(rows).assign(rows=len(rows)).reindex(columns=list(COLUMNS))
-    frame.to_csv(RECORDS / method / subject / "scores.csv", index=False)
+    path = RECORDS / method / subject / "scores.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
 
 
 def spread(values: Iterable[object], known: Iterable[object]) -> int:
