@@ -43,7 +43,11 @@ def wrong_in_table(text: str) -> list[str]:
     found = rows(TABLES / "comparison.csv")
     assert list(shown) == [row["method"] for row in found]
     for row in found:
-        columns = [key for key in row if re.fullmatch(r"\w+_(alignment|kid|fid|subjects)", key)]
+        columns = [
+            key
+            for key in row
+            if re.fullmatch(r"\w+_(alignment|identity_map|kid|fid|subjects)", key)
+        ]
         assert len(columns) == len(shown[row["method"]])
         for key, cell in zip(columns, shown[row["method"]]):
             if match := re.match(rf"({NUMBER})(?: ± ({NUMBER}))?", cell.replace("/", "; ")):
@@ -63,7 +67,9 @@ def wrong_in_sentences(text: str) -> list[str]:
     assert len(bullets) == 5
     said, wrong = " ".join(bullets[:4]), []
     for row in rows(TABLES / "comparison.csv"):
-        means = [row[key] for key in row if re.fullmatch(r"\w+_(alignment|kid|fid)", key)]
+        means = [
+            row[key] for key in row if re.fullmatch(r"\w+_(alignment|identity_map|kid|fid)", key)
+        ]
         name = rf"\b{words(row['method'])}"
         behind = (
             rf"{name} \(({NUMBER})\)|{name} ({NUMBER}) to ({NUMBER})"
