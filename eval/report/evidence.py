@@ -141,28 +141,20 @@ def rates(params: Params, grid: Grid) -> str:
         if (about := params.methods.get(method)) and about.learning_rate is not None
     }
     for name, path in trials(params).items():
-        marked = {
-            (row["method"], row["learning_rate"], row["steps"]): mark
-            for mark in ("quick", "chosen")
+        chosen = {
+            (row["method"], row["learning_rate"], row["steps"])
             for row in _read(path / "trials.csv", name)
-            if row["kind"] == "single" and row[mark] == "True"
+            if row["kind"] == "single" and row["chosen"] == "True"
         }
-        found = {
-            m: marked.get((m, f"{rate:.10g}", str(steps))) for m, (rate, steps) in mine.items()
-        }
-        tuned, short, others = (
-            [words(m) for m, mark in found.items() if mark == which]
-            for which in ("chosen", "quick", None)
-        )
-        if not tuned and not short:
+        others = [m for m, (r, n) in mine.items() if (m, f"{r:.10g}", str(n)) not in chosen]
+        if len(others) == len(mine):
             continue
         # Of what was tried, which may be less than the profile has by now.
         tried = [row for row in _read(path / "prompts.csv", name) if row["kind"] == "single"]
         held_out = listed([words(c) for c in dict.fromkeys(row["subject"] for row in tried)])
         said = f"learning rates chosen by one rule on other concepts ({held_out})"
-        if short:
-            said += f", for {listed(short)} among short trainings only"
-        return f"{said}, but for {listed(others)} not tuned" if others else said
+        untuned = listed([words(m) for m in others]) if others else ""
+        return f"{said}, but for {untuned} not tuned" if untuned else said
     return "learning rates that were not tuned here" if mine else "no learning rates to tune"
 
 

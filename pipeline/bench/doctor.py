@@ -452,7 +452,12 @@ def _pipelines(profile: str) -> Iterator[Check]:
         from pipeline.bench.pipelines import pipelines  # imports the methods, and so torch
     except ImportError:
         return  # told with the packages
-    what, files = "stages", pipelines(profile)
+    what = "stages"
+    try:
+        files = pipelines(profile)
+    except BenchError as error:  # of a concept, say
+        yield Check(what, "wrong", f"cannot be told before this is mended: {error}")
+        return
     stale = [
         path
         for path, text in files.items()

@@ -1,4 +1,4 @@
-"""Learning rates, steps and ridges by trial, one grid and one rule for all methods."""
+"""Learning rates, steps and ways of merging by trial, one grid and one rule for all methods."""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ class Parameters(Analysis):
     steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     composition_steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     ridges: dict[str, list[Annotated[float, Field(ge=0)]]] = Field(
-        default_factory=dict, description="by merging method; of what its own parts' rule gives"
+        default_factory=dict,
+        description="by merging method; each with and without `template_words`",
     )
     images_per_prompt: int = Field(default=1, ge=1)
     tolerance: Share = Field(
         default=0.03, description="of the best product; of what comes within it the cheapest wins"
-    )
-    quick_steps: int | None = Field(
-        default=None, ge=1, description="at most so many on single concepts, for quick profiles"
     )
 
     def reads(self, grid: Grid) -> list[str]:

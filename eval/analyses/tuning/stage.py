@@ -1,18 +1,19 @@
-"""Learning rates, steps and ridges by trial, one grid and one rule for all methods.
+"""Learning rates, steps and ways of merging by trial, one grid and one rule for all methods.
 
 The profile's concepts and compositions are held out: no report compares methods on them. The rule
 was written down before the first trial: of all settings of a method, the one with the highest
 product of text-alignment and *gain*, which is image-alignment less that of the pretrained model;
 among settings within `tolerance` of that product the one with the fewest steps, then the lowest
 rate. Steps and rate are those for single concepts; the steps for compositions are chosen at that
-rate, and a merge's ridge (the largest within `tolerance`) with the adapters of the chosen setting.
-For profiles that have to be done soon the rule is applied once more, to single concepts' settings
-of at most `quick_steps`: the column `quick` beside `chosen`.
+rate. A merge is tried with each ridge, with and without the words of the template, on the adapters
+of the chosen setting; within `tolerance` the way without those words is taken, then the largest
+ridge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from pipeline.train.inputs import load_training_sets, regularization_captions
 from pipeline.train.making import Making, provenance_of
 
 PRETRAINED = "pretrained"
-SETTING = ["learning_rate", "steps", "ridge"]
+SETTING = ["learning_rate", "steps", "template_words", "ridge"]
 SINGLE, COMPOSITIONS = "single", "compositions"
 
 
@@ -49,8 +50,8 @@ def choose(trials: pd.DataFrame, tolerance: float) -> int:
     """The row of the setting that the rule takes.
 
     Args:
-        trials: settings of one method and kind: `product`, `steps`, `learning_rate` and `ridge`
-            (the last three may be missing).
+        trials: settings of one method and kind: `product` and the columns of SETTING, which may
+            be missing.
         tolerance: a share of the best product.
 
     Returns:
@@ -59,7 +60,9 @@ def choose(trials: pd.DataFrame, tolerance: float) -> int:
     best = trials["product"].max()
     near = trials[trials["product"] >= best - tolerance * abs(best)]
     order = near.sort_values(
-        ["steps", "learning_rate", "ridge"], ascending=[True, True, False], kind="stable"
+        ["steps", "learning_rate", "template_words", "ridge"],
+        ascending=[True, True, True, False],
+        kind="stable",
     )
     return int(order.index[0])
 
@@ -138,17 +141,18 @@ class _Trials:
     def merges(
         self, method: str, parts: Mapping[str, Adapter], hyper: MethodParams
     ) -> Iterator[pd.DataFrame]:
-        """Scores of a merge with each ridge; `parts` are adapters by concept."""
+        """Scores of a merge in each way; `parts` are adapters by concept."""
         captions = regularization_captions(self.params)
         for subject in self.subjects[COMPOSITIONS]:
             how = load_method(method, self.grid).how(subject, method)
             chosen = [parts[concept.name] for concept in subject.concepts]
-            for ridge in self.about.ridges[method]:
-                now = hyper.model_copy(update={"ridge": ridge})
+            for template_words, ridge in product((False, True), self.about.ridges[method]):
+                way = {"template_words": template_words, "ridge": ridge}
+                now = hyper.model_copy(update=way)
                 adapter = how.make(
                     Making.of(self.base, method, subject, self.params, now, (), chosen, captions)
                 )
-                yield self.scored(adapter, subject, COMPOSITIONS, method, ridge=ridge)
+                yield self.scored(adapter, subject, COMPOSITIONS, method, **way)
 
 
 def _check(params: Params, grid: Grid, about: Parameters, subjects: Sequence[Subject]) -> None:
@@ -218,21 +222,19 @@ def analyse_tuning(profile: str = DEFAULT_PROFILE) -> Path:
 
 
 def marked(table: pd.DataFrame, about: Parameters) -> pd.DataFrame:
-    """The table of `products` with the columns `chosen` and `quick`: what the rule takes.
+    """The table of `products` with the column `chosen`: what the rule takes.
 
     Of a method that trains compositions only settings at the rate for single concepts can be.
     """
-    table = table.assign(chosen=False, quick=False)
+    table = table.assign(chosen=False)
     for _, rows in table[table["method"] != PRETRAINED].groupby("method", sort=False):
-        for mark, most in (("chosen", None), ("quick", about.quick_steps)):
-            single = rows[(rows["kind"] == SINGLE) & ~(rows["steps"] > (most or float("inf")))]
-            composed = rows[rows["kind"] == COMPOSITIONS]
-            if len(single):
-                taken = choose(single, about.tolerance)
-                table.loc[taken, mark] = True
-                composed = composed[composed["learning_rate"] == table.loc[taken, "learning_rate"]]
-            if len(composed):
-                table.loc[choose(composed, about.tolerance), mark] = True
+        single, composed = (rows[rows["kind"] == kind] for kind in (SINGLE, COMPOSITIONS))
+        if len(single):
+            taken = choose(single, about.tolerance)
+            table.loc[taken, "chosen"] = True
+            composed = composed[composed["learning_rate"] == table.loc[taken, "learning_rate"]]
+        if len(composed):
+            table.loc[choose(composed, about.tolerance), "chosen"] = True
     return table
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 
 from eval.analyses.common import folder_of
 from eval.analyses.tuning import Parameters as TuningParams
-from eval.analyses.tuning.stage import analyse_tuning, choose, marked, products
+from eval.analyses.tuning.stage import SETTING, analyse_tuning, choose, marked, products
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.models.base import Base
@@ -21,8 +23,9 @@ ROOT = Path(__file__).parents[3]
 NAN = float("nan")
 
 
-def trials(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["product", "steps", "learning_rate", "ridge"])
+def trials(*rows: tuple[float, float, float, float], words: Sequence[Any] = ()) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["product", "steps", "learning_rate", "ridge"])
+    return table.assign(template_words=words or NAN)
 
 
 def test_rule_takes_the_cheapest_of_the_nearly_best() -> None:
@@ -35,6 +38,8 @@ def test_rule_takes_the_cheapest_of_the_nearly_best() -> None:
 
 def test_rule_takes_the_largest_ridge_and_bears_negative_products() -> None:
     assert choose(trials((0.3, NAN, NAN, 1e-3), (0.299, NAN, NAN, 0.1)), 0.03) == 1
+    both = trials((0.3, NAN, NAN, 0.1), (0.299, NAN, NAN, 1e-2), words=[True, False])
+    assert (choose(both, 0.03), choose(both, 0.0)) == (1, 0)
     assert choose(trials((-0.2, 500, 1e-3, NAN), (-0.1, 500, 2e-3, NAN)), 0.03) == 1
 
 
@@ -42,7 +47,7 @@ def prompts() -> pd.DataFrame:
     rng = np.random.default_rng(4)
     settings = [("pretrained", NAN, NAN), ("a", 1e-3, 10.0), ("a", 1e-3, 20.0), ("a", 2e-3, 10.0)]
     rows = [
-        (subject, i, metric, rng.normal(), method, kind, rate, steps, NAN)
+        (subject, i, metric, rng.normal(), method, kind, rate, steps, NAN, NAN)
         for (method, rate, steps), (subject, kind) in itertools.product(
             settings, (("x", "single"), ("y", "single"), ("x+y", "compositions"))
         )
@@ -51,7 +56,7 @@ def prompts() -> pd.DataFrame:
         for metric in ("text_alignment", "image_alignment")
     ]
     names = ["subject", "prompt_index", "metric", "value", "method", "kind"]
-    return pd.DataFrame(rows, columns=[*names, "learning_rate", "steps", "ridge"])
+    return pd.DataFrame(rows, columns=[*names, *SETTING])
 
 
 def test_products_are_of_means_over_subjects() -> None:
@@ -81,12 +86,11 @@ def test_compositions_are_chosen_at_the_rate_of_single_concepts() -> None:
     table.loc[table["learning_rate"] == 1e-3, "product"] = [0.5, 1.0, 0.5, 0.2]
     single = (table["kind"] == "single") & (table["learning_rate"] == 1e-3)
     table.loc[single, "product"] = [0.4, 0.5]  # after 10 and 20 steps
-    found = marked(table, TuningParams(**SECTION, quick_steps=10))
-    for mark, steps in (("chosen", 20), ("quick", 10)):
-        taken = found[found[mark]]
-        assert list(taken["kind"]) == ["single", "compositions"]
-        assert set(taken["learning_rate"]) == {1e-3}
-        assert taken["steps"].iloc[0] == steps
+    found = marked(table, TuningParams(**SECTION))
+    taken = found[found["chosen"]]
+    assert list(taken["kind"]) == ["single", "compositions"]
+    assert set(taken["learning_rate"]) == {1e-3}
+    assert taken["steps"].iloc[0] == 20
 
 
 def write_shard(concept: str) -> None:
@@ -137,20 +141,19 @@ def test_a_merge_needs_adapters_that_are_tried(configure: Configure, base: Base)
         analyse_tuning()
 
 
-@pytest.mark.parametrize(
-    ("profile", "mark"),
-    [("toyland", "quick"), ("toyland-full", "chosen")],
-)
+@pytest.mark.parametrize("profile", ["toyland", "toyland-full"])
 def test_profiles_train_as_the_committed_trials_say(
-    profile: str, mark: str, monkeypatch: pytest.MonkeyPatch
+    profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     table = pd.read_csv(folder_of(load_params("toyland-tuning"), "tuning") / "trials.csv")
     methods = load_params(profile).methods
-    for row in table[table[mark]].to_dict("records"):
-        has = methods[row["method"]]
+    for row in table[table["chosen"]].to_dict("records"):
+        has = methods.get(row["method"])
+        if has is None:
+            continue
         if pd.notna(row["ridge"]):
-            assert has.ridge == row["ridge"]
+            assert (has.ridge, has.template_words) == (row["ridge"], bool(row["template_words"]))
         else:
             steps = has.steps if row["kind"] == "single" else has.composition_steps
             assert (has.learning_rate, steps) == (row["learning_rate"], row["steps"]), row
