@@ -166,7 +166,7 @@ class Merged(How):
         return Needs(
             adapters=tuple((self.of, concept) for concept in concepts),
             index=self.rule == "constrained",
-            hyper=("merge_scale",) if self.rule == "sum" else (),
+            hyper={"sum": ("merge_scale",), "constrained": ("ridge",)}.get(self.rule, ()),
         )
 
     def make(self, context: Context) -> Adapter:

@@ -220,7 +220,9 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
             base.add_modifier_tokens(adapter.tokens)
         with torch.no_grad():
             for name, delta in adapter.deltas.items():
-                weights[name].add_(dense(delta).to(weights[name]))
+                # In float32, as a change may be smaller than what a stored weight resolves.
+                changed = weights[name].float() + dense(delta).to(weights[name].device)
+                weights[name].copy_(changed)
         yield base
     finally:
         base.text_encoder.set_input_embeddings(table)

@@ -87,6 +87,15 @@ class TrainParams(Section):
     """What all methods have in common (paper, appendix E)."""
 
     batch_size: int = Field(ge=2, multiple_of=2, description="images per step, all kinds together")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="of these, images that the UNet trains on at once; all if absent. Takes memory "
+        "and changes results by rounding alone",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="computes activations twice, which takes time and saves memory"
+    )
     weight_decay: float = Field(ge=0)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         min_length=1, description="one training of each cell for each; the first is the main one"
@@ -96,8 +105,13 @@ class TrainParams(Section):
     )
 
 
-# All of `train` that every training depends on, as DVC knows it: of the seeds each has one.
-TRAIN_KEYS = tuple(f"train.{name}" for name in TrainParams.model_fields if name != "seeds")
+# All of `train` that every training depends on, as DVC knows it: of the seeds each has one, and what
+# may be left out is about this machine's memory.
+TRAIN_KEYS = tuple(
+    f"train.{name}"
+    for name, field in TrainParams.model_fields.items()
+    if field.is_required() and name != "seeds"
+)
 FIRST_SEED = "train.seeds.0"
 
 
@@ -181,6 +195,11 @@ class Params(Section):
         """
         folder = self.runs() / "cells" / method / subject
         return folder / f"seed-{seed}" if self._further(seed) else folder
+
+    def unfinished(self, method: str, subject: str, seed: int | None = None) -> Path:
+        """The folder of what a cell's stages keep until they are done; see `cell`."""
+        own = self.cell(method, subject, seed).relative_to(self.runs())
+        return self.runs() / "unfinished" / own.relative_to("cells")
 
     def record(self, method: str, subject: str, seed: int | None = None) -> Path:
         """The folder of what stays of a cell in the report: its cost, scores and first pictures.
