@@ -22,7 +22,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.common.errors import BenchError
@@ -83,6 +84,7 @@ class Base:
     revision: str | None = None  # of a hub id
     dtype: torch.dtype = torch.float32  # what convolutions and matrix products compute with
     stored: torch.dtype = torch.float32  # what weights are kept in
+    gradient_checkpointing: bool = False  # gradients take less memory and more time
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -217,7 +219,7 @@ class Base:
         Returns:
             An estimate of `target`.
         """
-        with self.autocast(), self.seeing(condition) as text:
+        with self.autocast(), self._saving_memory(condition), self.seeing(condition) as text:
             arguments = (noisy.to(self.stored), timesteps, text.to(self.stored))
             if weights is None:
                 predicted: Tensor = self.unet(*arguments).sample
@@ -239,15 +241,30 @@ class Base:
             yield condition.by_layer[0]
 
     @contextmanager
-    def recomputed(self, condition: Condition) -> Iterator[None]:
-        """In it, a backward pass does again what `predict` did for the condition.
+    def _saving_memory(self, condition: Condition) -> Iterator[None]:
+        """In it, gradients take less memory, if that is wanted.
 
-        For gradient checkpointing, which calls layers once more after `predict` has returned.
+        A backward pass calls blocks once more, when `predict` has long returned: what they see is
+        as it was then.
         """
-        self.unet.enable_gradient_checkpointing()
-        try:
-            with self.seeing(condition), attention_for(self.dtype, self.stored, self.device):
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            yield
+            return
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with attention_for(self.dtype, self.stored, self.device), self.seeing(condition):
                 yield
+
+        def checkpointed(block: nn.Module, *inputs: Any) -> Any:
+            contexts = (nullcontext(), again())  # of the first call and of the second
+            return checkpoint(
+                block.__call__, *inputs, use_reentrant=False, context_fn=lambda: contexts
+            )
+
+        self.unet.enable_gradient_checkpointing(checkpointed)
+        try:
+            yield
         finally:
             self.unet.disable_gradient_checkpointing()
 

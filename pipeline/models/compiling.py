@@ -13,6 +13,7 @@ from pipeline.models.base import Base
 # How often a UNet has to run. An estimate, not measured: compiling the one block that repeats takes
 # some ten seconds, and saves some ten milliseconds of a pass of v1-4 at 512 pixels.
 COMPILED_FROM = 1000
+OPTIONS: dict[str, Any] = {}  # of torch.compile
 
 
 def pays(device: torch.device, runs: int) -> bool:
@@ -21,7 +22,7 @@ def pays(device: torch.device, runs: int) -> bool:
 
 
 @contextmanager
-def compiled(base: Base, runs: int, **options: Any) -> Iterator[None]:
+def compiled(base: Base, runs: int) -> Iterator[None]:
     """In it, the blocks of which the UNet has many are compiled, if that pays.
 
     They are compiled one by one (regional compilation), so that hooks around them go on as they do,
@@ -30,12 +31,11 @@ def compiled(base: Base, runs: int, **options: Any) -> Iterator[None]:
     Args:
         base: has the UNet.
         runs: how often it is going to run.
-        options: of torch.compile.
     """
     if not pays(base.device, runs):
         yield
         return
-    base.unet.compile_repeated_blocks(**options)
+    base.unet.compile_repeated_blocks(**OPTIONS)
     try:
         yield
     finally:

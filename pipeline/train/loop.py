@@ -33,7 +33,7 @@ from pipeline.train.state import State
 # 512 pixels the largest layer of sixteen takes a gigabyte.
 PICTURES_AT_ONCE = 16
 THREADS = 2  # that render pictures: a view of 512 pixels takes some ten milliseconds
-LOOK_EVERY = 50  # steps, for a loss that is not finite
+LOOKS = {"cuda": 50, "cpu": 1}  # after so many steps, for a loss that is not finite
 
 
 def draw_schedule(
@@ -178,6 +178,7 @@ def train_through(
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
     table = base.text_encoder.get_input_embeddings()
     try:
+        base.gradient_checkpointing = params.gradient_checkpointing
         with ExitStack() as stack:
             embedding = base.add_modifier_tokens(tokens)
             factors: dict[str, LowRank] = {}
@@ -235,6 +236,7 @@ def train_through(
                 done: changed(done) for done in training.steps(state) if done in checkpoints
             }
     finally:
+        base.gradient_checkpointing = False
         base.text_encoder.set_input_embeddings(table)
         unet.requires_grad_(False)
         with torch.no_grad():
@@ -327,7 +329,7 @@ class _Training:
         self.masters.round()
         yield start
         fixed = self._fixed()
-        watch, look = _Watch(device, steps), LOOK_EVERY if gpu else 1
+        watch, look = _Watch(device, steps), LOOKS[device.type]
 
         def prepared(step: int) -> _Prepared:
             seed = seed_of(self.provenance.seed, self.noise, "step", step)
@@ -384,18 +386,15 @@ class _Training:
             part = slice(first, first + size)
             noisy, timesteps, target = (whole[part] for whole in everything)
             condition = self._condition(rows[part], fixed)
-            with ExitStack() as stack:
-                if self.params.gradient_checkpointing:
-                    stack.enter_context(self.base.recomputed(condition))
-                predicted = self.base.predict(noisy, timesteps, condition)
-                losses = loss_of_rows(predicted - target, mask[part], self.method.masked_loss)
-                # The mean over each concept's images, summed over concepts.
-                loss = losses.sum() * len(self.sets) / len(rows)
-                more = self.penalty(
-                    Batch(step, noisy, timesteps, condition, predicted, target, mask[part])
-                )
-                loss = loss if more is None else loss + more
-                loss.backward()
+            predicted = self.base.predict(noisy, timesteps, condition)
+            losses = loss_of_rows(predicted - target, mask[part], self.method.masked_loss)
+            # The mean over each concept's images, summed over concepts.
+            loss = losses.sum() * len(self.sets) / len(rows)
+            more = self.penalty(
+                Batch(step, noisy, timesteps, condition, predicted, target, mask[part])
+            )
+            loss = loss if more is None else loss + more
+            loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
