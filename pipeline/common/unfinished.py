@@ -55,4 +55,6 @@ def digest(*parts: object) -> str:
 def code_digest() -> str:
     """Of this project's code that makes things."""
     files = (p for p in sorted(CODE.rglob("*.py")) if not p.is_relative_to(COMMAND))
-    return digest(*(part for p in files for part in (p.relative_to(CODE).as_posix(), p.read_bytes())))
+    return digest(
+        *(part for p in files for part in (p.relative_to(CODE).as_posix(), p.read_bytes()))
+    )

@@ -85,6 +85,7 @@ class Base:
     dtype: torch.dtype = torch.float32  # what convolutions and matrix products compute with
     stored: torch.dtype = torch.float32  # what weights are kept in
     gradient_checkpointing: bool = False  # gradients take less memory and more time
+    compiled: bool = False  # see `pipeline.models.compiling`
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -36,8 +36,10 @@ def compiled(base: Base, runs: int) -> Iterator[None]:
         yield
         return
     base.unet.compile_repeated_blocks(**OPTIONS)
+    base.compiled = True
     try:
         yield
     finally:
+        base.compiled = False
         for module in base.unet.modules():
             module._compiled_call_impl = None

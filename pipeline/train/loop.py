@@ -199,7 +199,8 @@ def train_through(
                 trained[TOKENS] = [embedding.rows.requires_grad_(True)]
             if method.detach_start_token:
                 stack.enter_context(detached_start_token(unet))
-            stack.enter_context(compiled(base, steps))
+            # Texts of each layer come with hooks of each step, which a compiler would look at anew.
+            stack.enter_context(compiled(base, 0 if method.layered else steps))
             groups = _groups(trained, method.rate, hyper.learning_rate or 0.0)
 
             def change(name: str) -> Delta:
@@ -232,9 +233,7 @@ def train_through(
                 base, method, sets, schedule, params, provenance, noise, checkpoints, optimizer,
                 masters, penalty,
             )  # fmt: skip
-            made = {
-                done: changed(done) for done in training.steps(state) if done in checkpoints
-            }
+            made = {done: changed(done) for done in training.steps(state) if done in checkpoints}
     finally:
         base.gradient_checkpointing = False
         base.text_encoder.set_input_embeddings(table)

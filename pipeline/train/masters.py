@@ -20,7 +20,8 @@ class Masters:
         """Makes the weights, leaves by name, require gradients."""
         self.weights = weights
         self.masters = {
-            name: w if w.dtype is torch.float32 else w.detach().float() for name, w in weights.items()
+            name: w if w.dtype is torch.float32 else w.detach().float()
+            for name, w in weights.items()
         }
         self.hooks = []
         for name, weight in weights.items():

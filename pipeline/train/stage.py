@@ -72,7 +72,17 @@ def train_cell(
     with unfinished.removed():
         adapter = how.make(
             Making.of(
-                base, method, about, params, hyper, sets, parts, captions, seed, previous, unfinished
+                base,
+                method,
+                about,
+                params,
+                hyper,
+                sets,
+                parts,
+                captions,
+                seed,
+                previous,
+                unfinished,
             )
         )
         save_adapter(adapter, path)

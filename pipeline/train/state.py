@@ -37,7 +37,9 @@ class State:
         """The file."""
         return self.unfinished.folder / f"{self.name}.safetensors"
 
-    def keep(self, done: int, steps: int, optimizer: torch.optim.Optimizer, encode: Encoder) -> None:
+    def keep(
+        self, done: int, steps: int, optimizer: torch.optim.Optimizer, encode: Encoder
+    ) -> None:
         """Writes the state after a step, if it is time to; after the last one, if any was written.
 
         A method may train several times, and the first training is not made again then.
@@ -48,7 +50,9 @@ class State:
         tensors = {f"latents.{name}": part for name, part in encode.state().items()}
         for i, parameter in enumerate(_parameters(optimizer)):
             tensors[f"trained.{i}"] = parameter.detach()
-            tensors |= {f"adam.{i}.{name}": part for name, part in optimizer.state[parameter].items()}
+            tensors |= {
+                f"adam.{i}.{name}": part for name, part in optimizer.state[parameter].items()
+            }
         # `clone` as well: several names may be of one storage.
         tensors = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
         with atomic(self.path) as temporary:
