@@ -56,7 +56,7 @@ def attention_for(
 @contextmanager
 def full_float32() -> Iterator[None]:
     """In it, a GPU multiplies float32 as such, and not as TensorFloat-32 of ten bits."""
-    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     was = [flag.allow_tf32 for flag in flags]
     try:
         for flag in flags:

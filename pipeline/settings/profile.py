@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -105,8 +105,8 @@ class TrainParams(Section):
     )
 
 
-# All of `train` that every training depends on, as DVC knows it: of the seeds each has one, and what
-# may be left out is about this machine's memory.
+# All of `train` that every training depends on, as DVC knows it: of the seeds each has one, and
+# what may be left out is about this machine's memory.
 TRAIN_KEYS = tuple(
     f"train.{name}"
     for name, field in TrainParams.model_fields.items()
@@ -130,6 +130,11 @@ class MethodParams(Section):
     )
     template_words: bool = Field(
         default=True, description='whether "photo of a" constrains a merge, as in the paper\'s code'
+    )
+    store: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="how an adapter's file holds changes: bfloat16 takes half of the disk, and "
+        "rounds each number by 0.4 % at most",
     )
     own: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="what this method alone has, by name"

@@ -38,7 +38,7 @@ class Masters:
         """After the masters have moved: the weights follow."""
         pairs = [(w, self.masters[n]) for n, w in self.weights.items() if self.masters[n] is not w]
         if pairs:
-            torch._foreach_copy_(*map(list, zip(*pairs)))
+            torch._foreach_copy_([w for w, _ in pairs], [master for _, master in pairs])
 
     def let_go(self) -> None:
         """Ends the training of the weights."""

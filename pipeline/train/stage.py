@@ -85,7 +85,7 @@ def train_cell(
                 unfinished,
             )
         )
-        save_adapter(adapter, path)
+        save_adapter(adapter, path, hyper.store)
     seconds = time.perf_counter() - started
     record = params.record(method, subject, seed) / "cost.json"
     write_json(record, cost(adapter, path, seconds, base))
