@@ -46,8 +46,8 @@ NOISE, VELOCITY = "epsilon", "v_prediction"  # as schedulers' configurations cal
 class Condition:
     """What texts tell the UNet."""
 
-    # Features [n, context, d]: last hidden states after the final norm, of the dtype that weights of
-    # the base are stored in. If tokens differ by layer of cross-attention, [n, layers, context, d].
+    # Features [n, context, d]: last hidden states after the final norm, of the dtype that
+    # weights are stored in. If tokens differ by layer of cross-attention, [n, layers, context, d].
     text: Tensor
 
     @cached_property
