@@ -11,12 +11,16 @@ ROOT = Path(__file__).parents[1]
 DEFINITIONS = ("params.yaml", "grid.yaml", "dvc.yaml", "cells", "profiles", "datasets")
 
 
+# Galleries are most of the files, and the few tests that look at one draw it themselves.
+GALLERIES = shutil.ignore_patterns("held_out", "lookalikes")
+
+
 def copy_definitions(folder: Path) -> None:
-    """Copies the project's definitions to an empty folder."""
+    """Copies the project's definitions, but for the galleries, to an empty folder."""
     for name in DEFINITIONS:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name)
+            shutil.copytree(source, folder / name, ignore=GALLERIES)
         else:
             shutil.copy(source, folder / name)
 
