@@ -135,6 +135,19 @@ def test_seeds_are_the_same_for_every_method_and_differ_between_images():
     assert len({r.seed for r in captions}) == 4
 
 
+def test_stored_in_bfloat16_images_are_the_same_within_its_rounding():
+    """All of them: through the text encoder, the UNet and the VAE. The weights are the same."""
+    base = new_base()
+    base.store(torch.bfloat16)
+    made = {}
+    for stored in (torch.bfloat16, torch.float32):
+        base.store(stored)
+        made[stored] = pixels(sample(base, ["a cat", "a dog"], [1, 2], PARAMS))
+    exact, rounded = made[torch.float32], made[torch.bfloat16]
+    error = np.sqrt(((exact - rounded) ** 2).mean())
+    assert 0 < error < 0.1 * exact.std()
+
+
 class Killed(BaseException):
     """As a signal, nothing catches it."""
 
