@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from pipeline.common.failures import FailureError
 
+KEPT_EVERY = 180.0  # seconds: what is lost of a long stage, at most. A shorter one keeps nothing
 CODE = Path(__file__).parents[1]  # all of pipeline/, but for the command
 COMMAND = CODE / "bench"
 
@@ -31,15 +33,23 @@ class Unfinished:
         """Of the code and of all that the result depends on; made only if it is asked for."""
         return digest(code_digest(), self.about())
 
+    def due(self, since: float) -> bool:
+        """Whether it is time to keep what was done since a moment of `time.monotonic`."""
+        return time.monotonic() - since >= KEPT_EVERY
+
     @contextmanager
     def removed(self) -> Iterator[None]:
         """Removes the folder in the end: when all is done, or fails in a way that is a result."""
         try:
             yield
         except FailureError:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
             raise
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
+
+    def _remove(self) -> None:
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def digest(*parts: object) -> str:

@@ -35,7 +35,7 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
         requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
     base = load_base(params.base)
     unfinished = Unfinished(
-        params.runs() / "unfinished" / "generated" / concept,
+        params.unfinished("generate", concept),
         lambda: (requests, params.generate, base.hash, *made_by(base)),
     )
     path = params.runs() / "generated" / f"{concept}.tar"

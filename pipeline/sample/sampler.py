@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image
@@ -111,9 +111,9 @@ def sample_pngs(
     session: Session | None,
     unfinished: Unfinished,
 ) -> list[bytes]:
-    """The images of all requests as PNG, written batch by batch to go on from.
+    """The images of all requests as PNG; a long run keeps its batches, to go on from.
 
-    They are encoded and written while the model works on the next batch.
+    They are encoded and kept while the model works on the next batch.
 
     Args:
         base: see `sample`.
@@ -124,17 +124,21 @@ def sample_pngs(
     """
     encoded: list[bytes] = []
     batches = _batches(groups, params.batch_size)
-    folder = unfinished.folder / unfinished.key[:16]
-    kept = {i: found for i, b in enumerate(batches) if (found := _kept(_file(folder, i), b))}
-    if kept:
-        print(f"sample: goes on with {len(kept)} of {len(batches)} batches done: {folder}")
+    begun, waiting = time.monotonic(), dict[int, list[dict[str, Any]]]()
+    kept: dict[int, list[bytes]] = {}
+    if unfinished.folder.is_dir():
+        kept = {i: found for i, b in enumerate(batches) if (found := _kept(unfinished, i, b))}
+        print(f"sample: {len(kept)} of {len(batches)} batches are done: {unfinished.folder}")
 
     def encode(number: int, images: Sequence[Image.Image]) -> list[bytes]:
         if number in kept:
             return kept[number]
         pngs = [png_bytes(image) for image in images]
-        samples = [{"__key__": r.key, "png": png} for r, png in zip(batches[number], pngs)]
-        write_tar(_file(folder, number), samples)
+        waiting[number] = [{"__key__": r.key, "png": png} for r, png in zip(batches[number], pngs)]
+        if kept or unfinished.due(begun):
+            for done, samples in waiting.items():
+                write_tar(_file(unfinished, done), samples)
+            waiting.clear()
         return pngs
 
     with ThreadPoolExecutor(1) as pool, _long_run(base, batches, params, session) as progress:
@@ -173,12 +177,13 @@ def _long_run(
         yield progress
 
 
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"batch-{number:04d}.tar"
+def _file(unfinished: Unfinished, number: int) -> Path:
+    return unfinished.folder / unfinished.key[:16] / f"batch-{number:04d}.tar"
 
 
-def _kept(path: Path, batch: Sequence[Request]) -> list[bytes] | None:
+def _kept(unfinished: Unfinished, number: int, batch: Sequence[Request]) -> list[bytes] | None:
     """The PNGs of a batch that was made already; None if it was not, or not wholly."""
+    path = _file(unfinished, number)
     if not path.is_file():
         return None
     try:
@@ -231,7 +236,7 @@ def sample_cell(
         files = (path.read_bytes() for path in method_files(method, grid))
         return (sha256(made), sampler, requests, base.hash, *made_by(base), *files)
 
-    unfinished = Unfinished(params.unfinished(method, subject, seed) / "sample", key)
+    unfinished = Unfinished(params.unfinished("sample", method, *folder.parts[-2:]), key)
     with unfinished.removed():
         with how.open(base, adapter) as session, about(f"{method} on {subject}"):
             pngs = sample_pngs(base, groups, sampler, session, unfinished)

@@ -201,10 +201,14 @@ class Params(Section):
         folder = self.runs() / "cells" / method / subject
         return folder / f"seed-{seed}" if self._further(seed) else folder
 
-    def unfinished(self, method: str, subject: str, seed: int | None = None) -> Path:
-        """The folder of what a cell's stages keep until they are done; see `cell`."""
-        own = self.cell(method, subject, seed).relative_to(self.runs())
-        return self.runs() / "unfinished" / own.relative_to("cells")
+    def unfinished(self, stage: str, *parts: str) -> Path:
+        """The folder of what a stage keeps until it is done.
+
+        Args:
+            stage: its name.
+            parts: of whose it is; folders of cells are in it as one name, so that each is alone.
+        """
+        return self.runs() / "unfinished" / ".".join((stage, *parts)).replace("/", ".")
 
     def record(self, method: str, subject: str, seed: int | None = None) -> Path:
         """The folder of what stays of a cell in the report: its cost, scores and first pictures.

@@ -67,8 +67,9 @@ def train_cell(
             *(path.read_bytes() for path in method_files(method, grid)),
         )  # fmt: skip
 
-    unfinished = Unfinished(params.unfinished(method, subject, seed) / "train", key)
-    path = params.cell(method, subject, seed) / "adapter.safetensors"
+    folder = params.cell(method, subject, seed)
+    path = folder / "adapter.safetensors"
+    unfinished = Unfinished(params.unfinished("train", method, *folder.parts[-2:]), key)
     with unfinished.removed():
         adapter = how.make(
             Making.of(

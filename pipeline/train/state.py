@@ -16,15 +16,13 @@ from pipeline.common.files import atomic
 from pipeline.common.unfinished import Unfinished
 from pipeline.train.encoder import Encoder
 
-KEPT_EVERY = 180.0  # seconds: what a killed training loses, at most
-
 
 @dataclass
 class State:
     """A file with all that the rest of a training depends on: what trains, and AdamW's moments.
 
-    Random draws are of their own step, so none has a state. Nothing is written before a training
-    has taken KEPT_EVERY seconds.
+    Random draws are of their own step, so none has a state. Nothing is written of a short
+    training.
     """
 
     unfinished: Unfinished
@@ -44,8 +42,7 @@ class State:
 
         A method may train several times, and the first training is not made again then.
         """
-        now = time.monotonic()
-        if now - self.last < KEPT_EVERY and not (self.kept and done == steps):
+        if not (self.unfinished.due(self.last) or (self.kept and done == steps)):
             return
         tensors = {f"latents.{name}": part for name, part in encode.state().items()}
         for i, parameter in enumerate(_parameters(optimizer)):

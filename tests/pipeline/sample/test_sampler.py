@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from pipeline.common import unfinished
 from pipeline.common.failures import FailureError
 from pipeline.common.files import png_bytes
 from pipeline.common.unfinished import Unfinished
@@ -160,6 +161,7 @@ def test_killed_sampling_goes_on_and_gives_the_same_bytes(base, tmp_path, monkey
     params = SamplerParams(steps=2, guidance_scale=6, eta=1, batch_size=3)
     plain = [png_bytes(i) for group in groups for i in sample_all(base, group, params)]
     sizes: list[int] = []
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 0.0)
 
     def run(about: str, kill: int | None = None) -> list[bytes]:
         def spy(base, prompts, *more):
@@ -186,6 +188,11 @@ def test_killed_sampling_goes_on_and_gives_the_same_bytes(base, tmp_path, monkey
         path.write_bytes(path.read_bytes()[:700])
     assert run("c") == plain
     assert sizes == [3]
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 60.0)
+    monkeypatch.setattr(sampler, "_file", None)  # what is short has no use for a key
+    tmp_path = tmp_path / "none"
+    assert run("d") == plain
+    assert not tmp_path.exists()
 
 
 def test_an_error_of_writing_is_raised_before_the_batch_after_the_next(base, tmp_path, monkeypatch):
@@ -196,6 +203,7 @@ def test_an_error_of_writing_is_raised_before_the_batch_after_the_next(base, tmp
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 0.0)
     monkeypatch.setattr(sampler, "write_tar", full)
     plain = sampler.sample
     monkeypatch.setattr(sampler, "sample", lambda *a: made.append(1) or plain(*a))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.common import unfinished
 from pipeline.common.failures import FailureError
 from pipeline.common.files import sha256
 from pipeline.common.unfinished import Unfinished, code_digest, digest
@@ -15,7 +16,6 @@ from pipeline.methods import load_method
 from pipeline.models.adapter import Adapter, save_adapter
 from pipeline.models.base import Base
 from pipeline.settings.profile import MethodParams, load_params
-from pipeline.train import state
 from pipeline.train.making import Making
 from tests.pipeline.sample.test_sampler import random_adapter
 from tests.pipeline.tiny import new_base, subject, training_set
@@ -32,7 +32,7 @@ def base() -> Base:
 
 @pytest.fixture(autouse=True)
 def keep_always(monkeypatch):
-    monkeypatch.setattr(state, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 0.0)
 
 
 class Killed(BaseException):
@@ -54,11 +54,11 @@ def train(
         return plain(self, closure)
 
     params = load_params()
-    unfinished = Unfinished(folder / "unfinished", lambda: about)
+    half = Unfinished(folder / "unfinished", lambda: about)
     how = load_method(name).of(len(sets))
     assert how is not None
     making = Making.of(
-        base, name, subject(*sets), params, HYPER, sets, unfinished=unfinished, parts=parts(base)
+        base, name, subject(*sets), params, HYPER, sets, unfinished=half, parts=parts(base)
     )
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
@@ -117,24 +117,24 @@ def test_another_key_and_a_damaged_file_start_anew(base, tmp_path, monkeypatch):
 
 
 def test_short_trainings_write_nothing(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(state, "KEPT_EVERY", 60.0)
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 60.0)
     train(base, tmp_path, "textual_inversion", ONE, monkeypatch=monkeypatch)
     assert not (tmp_path / "unfinished").exists()
 
 
 def test_what_is_half_done_goes_when_all_is_done_or_failed_but_not_when_killed(tmp_path):
-    unfinished = Unfinished(tmp_path / "u", lambda: "a")
+    half = Unfinished(tmp_path / "u", lambda: "a")
     for error, stays in ((Killed(), True), (FailureError("diverged", "it did"), False)):
-        unfinished.folder.mkdir()
-        with pytest.raises(type(error)), unfinished.removed():
+        half.folder.mkdir()
+        with pytest.raises(type(error)), half.removed():
             raise error
-        assert unfinished.folder.exists() == stays
+        assert half.folder.exists() == stays
         if stays:
-            unfinished.folder.rmdir()
-    unfinished.folder.mkdir()
-    with unfinished.removed():
+            half.folder.rmdir()
+    half.folder.mkdir()
+    with half.removed():
         pass
-    assert not unfinished.folder.exists()
+    assert not half.folder.exists()
 
 
 def test_keys_differ_by_content_and_by_where_parts_end():
