@@ -115,7 +115,7 @@ class Base:
         Without autocast nothing is cast from layer to layer, and half of the memory is read.
         """
         for model in (self.unet, self.vae, self.text_encoder):
-            model.to(dtype)
+            nn.Module.to(model, dtype)  # diffusers' own warns of what these models do not have
         self.dtype = self.stored = dtype
 
     @contextmanager

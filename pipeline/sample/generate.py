@@ -34,11 +34,11 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
         record: dict[str, str | int] = {"part": "generated", "prompt": prompt, "seed": seed}
         requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
     base = load_base(params.base)
+    path = params.runs() / "generated" / f"{concept}.tar"
     unfinished = Unfinished(
-        params.unfinished("generate", concept),
+        params.unfinished("generate", path.with_suffix("")),
         lambda: (requests, params.generate, base.hash, *made_by(base)),
     )
-    path = params.runs() / "generated" / f"{concept}.tar"
     with unfinished.removed():
         with about(f"generated images of {concept}"):
             pngs = sample_pngs(base, [requests], params.generate, base, unfinished)

@@ -236,7 +236,7 @@ def sample_cell(
         files = (path.read_bytes() for path in method_files(method, grid))
         return (sha256(made), sampler, requests, base.hash, *made_by(base), *files)
 
-    unfinished = Unfinished(params.unfinished("sample", method, *folder.parts[-2:]), key)
+    unfinished = Unfinished(params.unfinished("sample", folder), key)
     with unfinished.removed():
         with how.open(base, adapter) as session, about(f"{method} on {subject}"):
             pngs = sample_pngs(base, groups, sampler, session, unfinished)

@@ -201,14 +201,16 @@ class Params(Section):
         folder = self.runs() / "cells" / method / subject
         return folder / f"seed-{seed}" if self._further(seed) else folder
 
-    def unfinished(self, stage: str, *parts: str) -> Path:
+    def unfinished(self, stage: str, path: Path) -> Path:
         """The folder of what a stage keeps until it is done.
 
         Args:
             stage: its name.
-            parts: of whose it is; folders of cells are in it as one name, so that each is alone.
+            path: in `runs`, of what it makes. It is one name here, so that no stage's folder lies in
+                that of another.
         """
-        return self.runs() / "unfinished" / ".".join((stage, *parts)).replace("/", ".")
+        name = ".".join((stage, *path.relative_to(self.runs()).parts))
+        return self.runs() / "unfinished" / name
 
     def record(self, method: str, subject: str, seed: int | None = None) -> Path:
         """The folder of what stays of a cell in the report: its cost, scores and first pictures.

@@ -67,9 +67,8 @@ def train_cell(
             *(path.read_bytes() for path in method_files(method, grid)),
         )  # fmt: skip
 
-    folder = params.cell(method, subject, seed)
-    path = folder / "adapter.safetensors"
-    unfinished = Unfinished(params.unfinished("train", method, *folder.parts[-2:]), key)
+    path = params.cell(method, subject, seed) / "adapter.safetensors"
+    unfinished = Unfinished(params.unfinished("train", path.parent), key)
     with unfinished.removed():
         adapter = how.make(
             Making.of(

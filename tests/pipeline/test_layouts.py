@@ -214,6 +214,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Iterato
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr("pipeline.common.unfinished.KEPT_EVERY", 0.0)  # all stages keep their state
         write_checkpoint(root / "models" / "own" / "base", layout)
         write_profile(root)
         write_inputs()
@@ -391,6 +392,11 @@ def test_generated_images_are_made(cells: object) -> None:
         samples = read_tar(load_params().runs() / "generated" / f"{name}.tar")
         assert len(samples) == 3
         check_image(samples[0]["png"])
+
+
+def test_nothing_half_done_is_left(cells: object) -> None:
+    """Though every stage has kept its state: see `project`."""
+    assert not list((load_params().runs() / "unfinished").iterdir())
 
 
 @pytest.mark.parametrize("method", METHODS)

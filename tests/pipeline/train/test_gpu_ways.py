@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -21,12 +22,13 @@ from pipeline.models.crossattn import (
     detached_start_token,
     key_value_names,
 )
-from pipeline.settings.profile import MethodParams, Params, load_params
+from pipeline.sample.sampler import sample
+from pipeline.settings.profile import MethodParams, Params, SamplerParams, load_params
 from pipeline.train import loop as training
 from pipeline.train.ahead import AHEAD, made_ahead
 from pipeline.train.making import Making
 from pipeline.train.masters import Masters
-from tests.pipeline.tiny import new_base, subject, training_set
+from tests.pipeline.tiny import new_base, subject, task, training_set
 
 ONE = training_set("cat", "cat")
 HYPER = MethodParams(learning_rate=1e-3, rank=2, ridge=1e-6, steps=3)
@@ -80,6 +82,27 @@ def test_stored_in_bfloat16_a_training_is_the_same_within_its_rounding(params, n
         for n, delta in two.deltas.items():
             expected = (before[n].float() + dense(delta)).bfloat16()
             assert torch.equal(stored.unet.get_parameter(n), expected)
+
+
+@pytest.mark.parametrize("name", ["custom_diffusion_ewc", "custom_diffusion_lwf", "cidm"])
+def test_sequences_are_trained_and_sampled_stored_in_bfloat16(params, name):
+    """Squares of gradients, a teacher's predictions, and parts that are mixed by prompt."""
+    base = new_base()
+    base.store(torch.bfloat16)
+    own = {"strength": 1.0, "fisher_rows": 2, "consolidation": 1.0}
+    hyper = HYPER.model_copy(update={"steps": 1, "composition_steps": 1, "own": own})
+    how, two = load_method(name).sequence, training_set("dog", "dog", 1)
+    assert how is not None
+    first = [run(base, params, of, hyper) for of, _ in how.needs(["cat"]).adapters]
+    before = how.make(Making.of(base, name, task("s", ONE), params, hyper, [ONE], first))
+    both = task("s", ONE, two)
+    made = how.make(Making.of(base, name, both, params, hyper, [two], previous=before))
+    sampler = SamplerParams(steps=2, guidance_scale=6, eta=1, batch_size=1)
+    with how.open(base, made) as session:
+        (image,) = sample(base, ["a <new1> cat and a <new2> dog"], [1], sampler, session)
+    assert np.asarray(image).std() > 5
+    assert base.unet.dtype is base.stored is torch.bfloat16
+    assert not any(parameter.requires_grad for parameter in base.unet.parameters())
 
 
 def test_masters_take_steps_that_stored_weights_would_round_away():
