@@ -671,9 +671,9 @@ def _check(
     params, grid = load_params(profile), load_grid(profile)
     check_methods(grid, profile)
     analyses_of(params)
-    _check_name("concept", concept, list(grid.concepts))
+    _check_name("concept", concept, list(grid.all_concepts()))
     _check_name("method", method, known_methods(params, grid))
-    _check_name("subject", subject, [*grid.subjects(), *beside(grid)])
+    _check_name("subject", subject, [*grid.subjects(), *grid.sequence_concepts, *beside(grid)])
     names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"

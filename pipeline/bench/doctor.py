@@ -493,7 +493,7 @@ def _locks(profile: str) -> Iterator[Check]:
 
 
 def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
-    for name, about in grid.concepts.items():
+    for name, about in grid.all_concepts().items():
         yield _concept(name, about.class_noun, params, profile)
     for name, composition in grid.composed().items():
         path = DATASETS / "prompts" / f"{name}.txt"
@@ -567,7 +567,7 @@ def _text_lengths(params: Params, grid: Grid) -> Iterator[Check]:
         with suppress(BenchError):  # told already
             for prompt in read_prompts(path, len(concepts)):
                 lengths[f"{path}: {prompt!r}"] = window.prompt(prompt, nouns)
-    for name, about in grid.concepts.items():
+    for name, about in grid.all_concepts().items():
         path, nouns = DATASETS / "prompts" / f"{name}.txt", [about.class_noun]
         with suppress(BenchError):
             caption = load_concept(name).caption
@@ -598,12 +598,12 @@ def _captions(params: Params, grid: Grid) -> Iterator[Check]:
         yield Check("captions", "unknown", note)
         return
     wanted = {}
-    for name, about in grid.concepts.items():
+    for name, about in grid.all_concepts().items():
         queries: tuple[str, ...] = ()
         with suppress(BenchError):  # told already
             queries = load_concept(name).queries
         wanted[name] = queries_of(about.class_noun, queries, params.retrieve)
-    nouns = [about.class_noun for about in grid.concepts.values()]
+    nouns = [about.class_noun for about in grid.all_concepts().values()]
     try:
         found = coverage.coverage(wanted, nouns, params)
     except BenchError as error:

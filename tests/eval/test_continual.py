@@ -157,6 +157,22 @@ def test_separate_and_pretrained_are_the_first_images_of_single_concepts(profile
     assert loaded().of_singles("custom_diffusion", "text_alignment") is None
 
 
+def test_concepts_of_sequences_alone_are_in_no_table_of_subjects(profile: Path) -> None:
+    before, yaml = loaded(), YAML()
+    grid = yaml.load(Path("grid.yaml"))
+    grid["sequence_concepts"] = {"chair": grid["concepts"].pop("chair")}
+    yaml.dump(grid, Path("grid.yaml"))
+    results = load_results()
+    assert set(results.scores["subject"]) == {"cat"}
+    assert results.subjects("single") == ["cat"]
+    (after,) = load_sequences(results)
+    for metric in ("text_alignment", "image_alignment"):
+        one, other = (s.of_singles("custom_diffusion", metric) for s in (before, after))
+        assert one is not None
+        np.testing.assert_array_equal(one, other)
+    assert after.templates == before.templates
+
+
 def test_tables_hold_the_measures(profile: Path) -> None:
     sequence, grid = loaded(), load_grid()
     of = alone(grid)
