@@ -39,7 +39,8 @@ class SequenceResults:
     name: str
     results: Results  # the grid and the protocol
     singles: pd.DataFrame  # scores of single concepts, as `load_scores` gives
-    scores: pd.DataFrame  # as `eval.scores.reading.load_sequence` gives
+    scores: pd.DataFrame  # as `eval.scores.reading.load_sequence` gives, of tasks
+    plain: pd.DataFrame  # the same of the last models, asked for class nouns
     images: int  # for each prompt of a concept, after each task
     fresh: Freshness = field(default_factory=Freshness)
     # Why a task could not be made, by method and its number.
@@ -96,7 +97,14 @@ class SequenceResults:
         protocol = self.results.protocol
         if protocol.sequence is None or protocol.sequence.steps != protocol.sample.single.steps:
             return None  # of another sampler: not to be compared
-        rows = self._rows(self.singles, method, metric)
+        return self._by_concept(self.singles, method, metric)
+
+    def of_nouns(self, method: str, metric: str) -> Values | None:
+        """The same of the last model, asked for class nouns; None if there are no such images."""
+        return self._by_concept(self.plain, method, metric)
+
+    def _by_concept(self, scores: pd.DataFrame, method: str, metric: str) -> Values | None:
+        rows = self._rows(scores, method, metric)
         rows = rows[rows["sample"] < self.images]
         r = np.full((len(self.concepts), max(map(len, self.templates))), np.nan)
         for place, concept in enumerate(self.concepts):
@@ -159,16 +167,18 @@ def load_sequences(results: Results) -> list[SequenceResults]:
     singles = pd.concat([results.scores, further]) if len(further) else results.scores
     check_comparable(singles)
     for name in results.grid.sequences:
-        scores = load_sequence(results.profile, name)
-        if scores.empty:
+        everything = load_sequence(results.profile, name)
+        if everything.empty:
             continue
-        cells = scores.assign(subject=name)
+        cells, of_tasks = everything.assign(subject=name), everything["task"].notna()
+        scores = everything[of_tasks]
         found.append(
             SequenceResults(
                 name,
                 results,
                 singles,
                 scores,
+                everything[~of_tasks],
                 params.task_sampling().images_per_prompt,
                 freshness(results.profile, cells),
                 _failures(params, results, name, sorted(set(scores["method"]))),

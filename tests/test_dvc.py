@@ -229,7 +229,8 @@ def stages_of(profile: str) -> set[str]:
 def learning(method: str, sequence: str, tasks: Iterable[int]) -> set[str]:
     """The stages of a method that are about these tasks of a sequence, and their scores."""
     names = {f"{step}_{sequence}_{task}" for step in ("train", "sample") for task in tasks}
-    return {f"cells/{method}/dvc.yaml:{name}" for name in names | {f"score_{sequence}"}}
+    names |= {f"sample_{sequence}", f"score_{sequence}"}
+    return {f"cells/{method}/dvc.yaml:{name}" for name in names}
 
 
 def cells(method: str) -> set[str]:

@@ -236,8 +236,10 @@ def sample(
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Generate the images of one cell."""
-    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
+    """Generate the images of one cell, or those of a sequence's last model for class nouns."""
+    params, seed = _check_cell(
+        profile, method, subject, seed, lambda grid: [*grid.sequences, *grid.all_tasks()]
+    )
     cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "samples.tar"):
         if is_external(method):

@@ -104,11 +104,12 @@ def sample_cell(
 ) -> Path:
     """Stage `sample`: all images of a cell, as one shard.
 
-    Their noise is the same whatever the seed of the training was.
+    Their noise is the same whatever the seed of the training was. A sequence itself is its last
+    model, asked for class nouns in place of what it learned: what is left of the base.
 
     Args:
         method: of the profile's grid,
-        subject: and what it learned.
+        subject: and what it learned, or a sequence.
         profile: the name of a profile.
         seed: of the training; the main one if absent.
 
@@ -117,15 +118,16 @@ def sample_cell(
         FailureError: the adapter could not be made, or an image is not finite.
     """
     started = time.perf_counter()
-    params = load_params(profile)
-    thing = load_subject(subject, profile)
-    how = load_method(method, load_grid(profile)).how(thing, method)
+    params, grid = load_params(profile), load_grid(profile)
+    of = [*grid.tasks(subject)][-1] if subject in grid.sequences else subject
+    thing = load_subject(of, profile)
+    how = load_method(method, grid).how(thing, method)
     for name, prompts in _prompts(thing).items():
         params.protocol.check_prompts(name, prompts)
-    folder = params.cell(method, subject, seed)
     sampler = params.task_sampler() if thing.task else params.sampler(len(thing.concepts))
-    adapter = load_adapter(folder / "adapter.safetensors")
-    references = adapter.provenance.references
+    adapter = load_adapter(params.cell(method, of, seed) / "adapter.safetensors")
+    nouns = [concept.class_noun for concept in thing.concepts]
+    references = adapter.provenance.references if of == subject else nouns
     # Concepts of a task are in batches of their own: rounding depends on what else is in one.
     groups = (
         task_requests(params, thing, references)
@@ -136,7 +138,8 @@ def sample_cell(
     base = load_base(params.base)
     with how.open(base, adapter) as session, about(f"{method} on {subject}"):
         images = [i for group in groups for i in sample_all(base, group, sampler, session)]
-    path, whose = folder / "samples.tar", params.identity(method, subject, seed)
+    path = params.cell(method, subject, seed) / "samples.tar"
+    whose = params.identity(method, subject, seed)
     write_tar(
         path,
         [
