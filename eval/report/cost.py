@@ -65,6 +65,7 @@ def sequence_costs(sequence: SequenceResults, params: Params) -> Table:
     for method in sequence.methods:
         how = load_method(method, grid).sequence
         assert how is not None  # it was scored
+        chain = how.needs(sequence.concepts).previous
         seconds, kept = list[float](), list[float]()
         for task, concepts in grid.tasks(sequence.name).items():
             made, needs = of(method, task), how.needs(concepts)
@@ -73,9 +74,9 @@ def sequence_costs(sequence: SequenceResults, params: Params) -> Table:
                 break
             new = parts.get(concepts[-1])
             seconds.append(made.seconds + (new.seconds if new else 0.0))
-            # What a task is made of anew is kept as it is; a chain keeps its last file.
+            # A chain reads its last file again; what is made anew reads the adapters it is made of.
             whole = sum(part.bytes for part in parts.values() if part)
-            kept.append(whole if len(concepts) > 1 and parts else made.bytes)
+            kept.append(made.bytes if chain else whole)
         else:
             last = list(grid.tasks(sequence.name))[-1]
             used = of(method, last)
@@ -84,8 +85,8 @@ def sequence_costs(sequence: SequenceResults, params: Params) -> Table:
                 (
                     method,
                     float(np.mean(seconds)),
-                    kept[-1] / 1e6,
-                    (kept[-1] - kept[-2]) / 1e6,
+                    kept[-1] / 1e6 if kept[-1] else None,  # of a method that reads images again
+                    (kept[-1] - kept[-2]) / 1e6 if kept[-1] else None,
                     used.parameters * BYTES_EACH / 1e6,
                 )
             )

@@ -16,6 +16,8 @@ from eval.continual import SequenceResults
 from eval.metrics import Values
 from eval.metrics.catalogue import METRICS
 from eval.metrics.continual import averages, known
+from eval.papers.compare import sequence_orders
+from eval.papers.sequences import sequence_claims
 from eval.report.cost import sequence_costs
 from eval.report.grids import Tile, labelled
 from eval.report.maps import HeatMap, shades
@@ -33,11 +35,19 @@ class Part(NamedTuple):
     name: str
     concepts: list[str]
     measures: Table
-    cost: Table | None
+    further: list[tuple[str, str, Table]]  # a title, the name of its file, and the table
     maps: list[HeatMap]
     tables: list[str]  # names of its tables' files
     chart: str
     grid: str
+
+
+# Tables beside the measures, by the ends of their names.
+FURTHER = {
+    "cost": "What it takes",
+    "claims": "What is said of it, and what these scores say",
+    "order": "In what order others have the methods",
+}
 
 
 def alone(grid: Grid) -> dict[str, str]:
@@ -67,6 +77,8 @@ def sequence_tables(
         name = f"sequence_{sequence.name}"
         tables[name] = measures(sequence, of)
         tables[f"{name}_cost"] = sequence_costs(sequence, params)
+        tables[f"{name}_order"] = sequence_orders(sequence)
+        tables[f"{name}_claims"] = sequence_claims(sequence)
         for metric in sequence.metrics:
             tables[f"{name}_{metric}"] = matrix(sequence, metric, of)
             tables[f"{name}_{metric}_confusion"] = confusions(sequence, metric)
@@ -89,7 +101,11 @@ def sequence_parts(
             sequence.name,
             sequence.concepts,
             tables[f"sequence_{sequence.name}"],
-            tables.get(f"sequence_{sequence.name}_cost"),
+            [
+                (title, name, tables[name])
+                for end, title in FURTHER.items()
+                if (name := f"sequence_{sequence.name}_{end}") in tables
+            ],
             [heat_map(sequence, metric, of) for metric in sequence.metrics],
             [n for n in tables if n == f"sequence_{sequence.name}" or n.startswith(
                 f"sequence_{sequence.name}_"
