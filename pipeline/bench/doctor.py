@@ -424,12 +424,12 @@ def _dino(params: Params, settings: Path) -> Iterator[Check]:
 
 def _methods(params: Params, grid: Grid, settings: Path) -> Check:
     """Whether every method has parameters; the grid has been read, so that all are known."""
-    made_here = [method for method in grid.methods if not is_external(method)]
+    made_here = [method for method in grid.all_methods() if not is_external(method)]
     lacking = [method for method in made_here if method not in params.methods]
     if lacking:
         note = f"{settings}: methods.{lacking[0]}: missing: give the method's parameters"
         return Check("methods", "wrong", note)
-    return Check("methods", "ready", ", ".join(grid.methods))
+    return Check("methods", "ready", ", ".join(grid.all_methods()))
 
 
 def _images_made_elsewhere(grid: Grid) -> Iterator[Check]:
