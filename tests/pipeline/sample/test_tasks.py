@@ -89,7 +89,9 @@ def test_a_sequence_itself_is_its_last_model_asked_for_class_nouns(
     references = ("<new1> cat", "<new2> dog", "<new3> chair")
     rows = {f"<new{n}>": torch.ones(3) for n in (1, 2, 3)}
     made = Provenance(METHOD, "toys/task-3", "base", "hash", references)
-    save_adapter(Adapter(rows, {}, made), params.cell(METHOD, "toys/task-3") / "adapter.safetensors")
+    save_adapter(
+        Adapter(rows, {}, made), params.cell(METHOD, "toys/task-3") / "adapter.safetensors"
+    )
     path = sampler.sample_cell(METHOD, "toys")
     assert path == params.cell(METHOD, "toys") / "samples.tar"
     concepts = [load_subject(name) for name in ("cat", "dog", "chair")]
