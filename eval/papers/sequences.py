@@ -74,7 +74,7 @@ SEQUENCE_CLAIMS: tuple[Claim, ...] = (
         _claim(
             f"means dilute: {words(method)}",
             "A mean over more and more adapters shows less and less of each.",
-            "CIDM, section 1",
+            "CIDM, Table 1 (LoRA-M, LoRA-C)",
             method,
             Relation.LESS,
             JUST_LEARNED,
@@ -92,7 +92,7 @@ SEQUENCE_CLAIMS: tuple[Claim, ...] = (
     _claim(
         "one after the other forgets",
         "Weights that simply go on training lose what they learned before.",
-        "CIDM, section 1; Custom Diffusion, section 4.2",
+        "Custom Diffusion, section 4.2; CIDM, Table 1",
         "custom_diffusion_sequential",
         Relation.LESS,
         JUST_LEARNED,

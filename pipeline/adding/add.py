@@ -118,8 +118,8 @@ def add_concept(
     params, grid = load_params(profile), load_grid(profile)
     grid_path = profile_folder(profile) / "grid.yaml"
     check_name(name)
-    listed = grid.concepts.get(name)  # a profile may name concepts whose images users bring
-    subjects = {subject.casefold() for subject in grid.subjects()}
+    listed = grid.all_concepts().get(name)  # a profile may name concepts whose images users bring
+    subjects = {subject.casefold() for subject in (*grid.subjects(), *grid.sequence_concepts)}
     if name.casefold() in subjects and (listed is None or concept_folder(name).exists()):
         raise BenchError(f"{grid_path}: {name!r} is there already: choose another name")
     for path in (concept_folder(name), prompt_path(name)):
@@ -294,7 +294,8 @@ def add_to_grid(
         )
         before -= len(new)
     for name, noun in concepts.items():
-        grid["concepts"].setdefault(name, {"class_noun": noun})
+        if name not in grid.get("sequence_concepts", {}):
+            grid["concepts"].setdefault(name, {"class_noun": noun})
     for name, (first, second) in (compositions or {}).items():
         grid["compositions"].setdefault(name, {"first": first, "second": second})
     grid["methods"].extend(name for name in methods if name not in grid["methods"])

@@ -219,11 +219,13 @@ def _prompt_clash(subject: str, prompts: tuple[str, ...], concepts: int) -> list
 
 def _grid_clashes(entries: Iterable[Entry], profile: str) -> list[str]:
     path, grid = profile_folder(profile) / "grid.yaml", load_grid(profile)
-    subjects = {subject.casefold(): subject for subject in grid.subjects()}
+    known = (*grid.subjects(), *grid.sequence_concepts)
+    subjects = {subject.casefold(): subject for subject in known}
     clashes = []
     for entry in entries:
         there = subjects.get(entry.name.casefold())
-        noun = grid.concepts[there].class_noun if there in grid.concepts else None
+        concepts = grid.all_concepts()
+        noun = concepts[there].class_noun if there in concepts else None
         if there is not None and (there, noun) != (entry.name, entry.class_noun):
             clashes.append(
                 f"{path}: has {there!r} as a {noun!r}, the data set as a {entry.class_noun!r}"
