@@ -196,6 +196,19 @@ def stages_of(profile: str) -> set[str]:
     for concept in grid.concepts:
         names |= {f"{stage}@{concept}" for stage in fed}
         names |= {f"gallery@{concept}"} if params.protocol.score.galleries else set()
+    fed = ["retrieve", "shard", *(["gallery"] if params.protocol.score.galleries else [])]
+    names |= {f"{s}_sequence_concept@{c}" for s in fed for c in grid.sequence_concepts}
+    # Of concepts that sequences alone have, there is what those are made of and compared with.
+    made_of = {"pretrained"}
+    for about in grid.sequences.values():
+        for how in (load_method(name).sequence for name in about.methods):
+            made_of |= {other for other, _ in how.needs(about.concepts).adapters}
+    names |= {
+        f"cells/{method}/dvc.yaml:{step}_sequence_concept@{concept}"
+        for method in made_of
+        for step in ("train", "sample", "score")
+        for concept in grid.sequence_concepts
+    }
     groups = (
         ("", grid.concepts, "single"),
         ("_composition", grid.compositions, "composition"),
@@ -218,7 +231,8 @@ def stages_of(profile: str) -> set[str]:
 def learning(method: str, sequence: str, tasks: Iterable[int]) -> set[str]:
     """The stages of a method that are about these tasks of a sequence, and their scores."""
     names = {f"{step}_{sequence}_{task}" for step in ("train", "sample") for task in tasks}
-    return {f"cells/{method}/dvc.yaml:{name}" for name in names | {f"score_{sequence}"}}
+    names |= {f"sample_{sequence}", f"score_{sequence}"}
+    return {f"cells/{method}/dvc.yaml:{name}" for name in names}
 
 
 def cells(method: str) -> set[str]:

@@ -236,8 +236,10 @@ def sample(
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Generate the images of one cell."""
-    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
+    """Generate the images of one cell, or those of a sequence's last model for class nouns."""
+    params, seed = _check_cell(
+        profile, method, subject, seed, lambda grid: [*grid.sequences, *grid.all_tasks()]
+    )
     cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "samples.tar"):
         if is_external(method):
@@ -671,9 +673,9 @@ def _check(
     params, grid = load_params(profile), load_grid(profile)
     check_methods(grid, profile)
     analyses_of(params)
-    _check_name("concept", concept, list(grid.concepts))
+    _check_name("concept", concept, list(grid.all_concepts()))
     _check_name("method", method, known_methods(params, grid))
-    _check_name("subject", subject, [*grid.subjects(), *beside(grid)])
+    _check_name("subject", subject, [*grid.subjects(), *grid.sequence_concepts, *beside(grid)])
     names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"

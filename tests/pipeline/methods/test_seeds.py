@@ -47,6 +47,7 @@ def seeds(project: Path) -> None:
     content["concepts"] = {name: {"class_noun": name} for name in ("cat", "chair")}
     content["compositions"] = {PAIR: {"first": "cat", "second": "chair"}}
     content["methods"].append("custom_diffusion_average")
+    content["sequences"], content["sequence_concepts"] = {}, {}
     yaml.dump(content, grid)
 
 
