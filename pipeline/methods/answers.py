@@ -165,7 +165,7 @@ class Merged(How):
         """The adapter of each concept."""
         return Needs(
             adapters=tuple((self.of, concept) for concept in concepts),
-            index=self.rule == "constrained",
+            captions=self.rule == "constrained",
             hyper=("merge_scale",) if self.rule == "sum" else (),
         )
 

@@ -34,15 +34,12 @@ class WorldParams(Section):
 
 
 class CorpusParams(Section):
-    """A table of image URLs and captions, and what img2dataset makes of it."""
+    """A table of image URLs and captions, and how img2dataset makes images of it."""
 
     url_table: str
     url_column: str = "url"
     caption_column: str = "caption"
     resolution: int = Field(ge=8, description="pixels; larger images are resized to it")
-    min_success: float = Field(
-        default=0.9, ge=0, le=1, description="least share of the table's images that must be had"
-    )
 
 
 class RetrieveParams(Section):
@@ -161,6 +158,10 @@ class Params(Section):
         """The folder of everything that this profile makes."""
         default = self.profile == DEFAULT_PROFILE
         return Path("runs", DEFAULT_PROFILE) if default else folder_of(self.profile) / "runs"
+
+    def unfinished(self) -> Path:
+        """The folder of what stages that were killed go on with; DVC knows nothing of it."""
+        return self.runs() / "unfinished"
 
     def reports(self) -> Path:
         """The folder of the profile's report."""

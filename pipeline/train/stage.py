@@ -54,7 +54,7 @@ def train_cell(
     sets = load_training_sets(about, params.runs(), needs)
     parts = load_parts(params, needs, seed)
     previous = load_previous(params, method, about) if needs.previous else None
-    captions = regularization_captions(params) if needs.index else []
+    captions = regularization_captions(params) if needs.captions else []
     base = load_base(params.base)
     making = Making.of(base, method, about, params, hyper, sets, parts, captions, seed, previous)
     adapter = how.make(making)
