@@ -124,12 +124,16 @@ def load_index(params: Params) -> Iterator[Captions]:
     """The partitions that stage `index` made, one at a time, less those without captions.
 
     Raises:
-        BenchError: it is missing or damaged.
+        BenchError: it is missing; or, once one gets there, damaged.
     """
     folder = params.runs() / "index"
     again = f"run `{repro_command_for(folder)}`"
     if not has_index(params):
         raise BenchError(f"{folder}: the index is missing: {again} to make it")
+    return _partitions(folder, again)
+
+
+def _partitions(folder: Path, again: str) -> Iterator[Captions]:
     try:
         for path in _metadata_files(folder):
             metadata = pq.read_table(str(path))

@@ -54,10 +54,11 @@ def retrieve(concept: str, profile: str) -> None:
     params = load_params(profile)
     thing = load_concept(concept)
     queries = queries_of(thing.class_noun, thing.queries, params.retrieve)
+    partitions = load_index(params)
     about = repr(queries[0]) + (f" or {len(queries) - 1} more" if len(queries) > 1 else "")
     vectors = load_clip(params.retrieve.clip).encode_texts(queries)
     search = Search(vectors, params.retrieve)
-    for captions in load_index(params):
+    for captions in partitions:
         search.add(captions)
     parts = search.candidates()
     for part, needed in least(params.retrieve).items():

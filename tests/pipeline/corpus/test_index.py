@@ -42,12 +42,16 @@ def test_vectors_are_those_of_the_captions(
     assert set(files()) == {f"{n}.{kind}" for n in names for kind in ("index", "parquet")}
     indices = [faiss.read_index(str(INDEX / f"{name}.index")) for name in names]
     for index in indices:
-        assert isinstance(index, faiss.IndexFlat) and index.metric_type == faiss.METRIC_INNER_PRODUCT
+        assert (
+            isinstance(index, faiss.IndexFlat) and index.metric_type == faiss.METRIC_INNER_PRODUCT
+        )
     vectors = np.concatenate([index.reconstruct_n(0, index.ntotal) for index in indices])
     np.testing.assert_allclose(vectors, np.tile(embed(clip_folder, CAPTIONS), (50, 1)), atol=2e-6)
     rows = [row for n in names for row in pq.read_table(str(INDEX / f"{n}.parquet")).to_pylist()]
     assert [(row["caption"], row["split"]) for row in rows] == ROWS
-    assert [(row["row"], row["url"]) for row in rows] == [(i, f"images/{i}.png") for i in range(250)]
+    assert [(row["row"], row["url"]) for row in rows] == [
+        (i, f"images/{i}.png") for i in range(250)
+    ]
     printed = capfd.readouterr()
     assert printed.out.startswith("index: 250 captions") and printed.out.count("\n") == 1
     assert "warn" not in printed.err.lower()
@@ -100,7 +104,9 @@ def test_what_is_left_of_another_table_is_not_used(
         build_index("toyland")
     write_corpus([("a dog", "train")] * 101)
     build_index("toyland")
-    captions = [c for part in load_index(load_params()) for c in part.metadata["caption"].to_pylist()]
+    captions = [
+        c for part in load_index(load_params()) for c in part.metadata["caption"].to_pylist()
+    ]
     assert captions == ["a dog"] * 101
     assert not list(Path("runs/toyland/unfinished/index").iterdir())
 

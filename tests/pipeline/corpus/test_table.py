@@ -52,7 +52,9 @@ def test_partitions_are_the_rows_in_their_order(
             "url": urls[i],
             "caption": captions[i],
             # A quarter is held out, by its URL alone.
-            "split": "held_out" if hashlib.sha256(urls[i].encode()).digest()[3] % 4 == 0 else "train",
+            "split": "held_out"
+            if hashlib.sha256(urls[i].encode()).digest()[3] % 4 == 0
+            else "train",
         }
         for i in range(10 * start, 34)
         if i not in lacking
