@@ -65,13 +65,27 @@ AdapterFile = Annotated[Path, typer.Argument(help="An adapter.safetensors of thi
 Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
 
 
-@toyland.command("world")
-def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
-    """Draw the captioned scenes that stand for the web."""
+@toyland.command("table")
+def toyland_table(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Write the table of captioned scenes that stand for the web; draws none of them."""
     _check(profile)
-    from pipeline.toyland.world.corpus import draw_world
+    from pipeline.toyland.world.corpus import write_table
 
-    draw_world(profile)
+    write_table(profile)
+
+
+@toyland.command("draw")
+def toyland_draw(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Draw the pictures that a concept may get, so that they can be fetched."""
+    params = _check(profile, concept=concept)
+    from pipeline.toyland.world.pictures import draw_pictures
+
+    with _recorded(record_failure, params.runs() / "regularization" / f"{concept}.tar"):
+        draw_pictures(concept, profile)
 
 
 @toyland.command("pretrain")
@@ -137,18 +151,9 @@ def toyland_concept(
     write_pipelines([profile])
 
 
-@app.command("corpus")
-def corpus(profile: Profile = DEFAULT_PROFILE) -> None:
-    """Fetch the images of the profile's URL table."""
-    _check(profile)
-    from pipeline.corpus.fetch import build_corpus
-
-    build_corpus(profile)
-
-
 @app.command("index")
 def index(profile: Profile = DEFAULT_PROFILE) -> None:
-    """Embed the captions of the corpus and index them."""
+    """Embed the captions of the profile's URL table and index them."""
     _check(profile)
     from pipeline.corpus.index import build_index
 
@@ -161,12 +166,36 @@ def retrieve(
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Find the regularization images of a concept's class noun."""
+    """Find the rows of the URL table whose captions are near a concept's class noun."""
     params = _check(profile, concept=concept)
-    from pipeline.corpus.retrieve import retrieve as retrieve_images
+    from pipeline.corpus.candidates import candidates_path
+    from pipeline.corpus.retrieve import retrieve as find_candidates
+
+    with _recorded(record_failure, candidates_path(params, concept)):
+        find_candidates(concept, profile)
+
+
+@app.command("fetch")
+def fetch(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Fetch a concept's regularization and held-out images; goes on where it stopped."""
+    params = _check(profile, concept=concept)
+    from pipeline.corpus.fetch import fetch as fetch_images
 
     with _recorded(record_failure, params.runs() / "regularization" / f"{concept}.tar"):
-        retrieve_images(concept, profile)
+        fetch_images(concept, profile)
+
+
+@app.command("captions")
+def captions(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Choose the captions that merges keep unchanged, at random from the URL table."""
+    _check(profile)
+    from pipeline.corpus.captions import choose_captions
+
+    choose_captions(profile)
 
 
 @app.command("shard")

@@ -253,7 +253,7 @@ def _gpu(resolution: int) -> Check:
 def _url_table(params: Params, settings: Path) -> Check:
     what, path = "URL table", Path(params.corpus.url_table)
     if params.world is not None:
-        return Check(what, "ready", f"{path}, drawn by stage `corpus`")
+        return Check(what, "ready", f"{path}, written by stage `table`")
     wanted = (params.corpus.url_column, params.corpus.caption_column)
     if not path.is_file():
         return Check(

@@ -34,15 +34,12 @@ class WorldParams(Section):
 
 
 class CorpusParams(Section):
-    """A table of image URLs and captions, and what img2dataset makes of it."""
+    """A table of image URLs and captions, and how img2dataset makes images of it."""
 
     url_table: str
     url_column: str = "url"
     caption_column: str = "caption"
     resolution: int = Field(ge=8, description="pixels; larger images are resized to it")
-    min_success: float = Field(
-        default=0.9, ge=0, le=1, description="least share of the table's images that must be had"
-    )
 
 
 class RetrieveParams(Section):
@@ -202,12 +199,12 @@ class Params(Section):
         return folder / f"seed-{seed}" if self._further(seed) else folder
 
     def unfinished(self, stage: str, path: Path) -> Path:
-        """The folder of what a stage keeps until it is done.
+        """The folder of what a stage keeps until it is done; DVC knows nothing of it.
 
         Args:
             stage: its name.
-            path: in `runs`, of what it makes. It is one name here, so that no stage's folder lies in
-                that of another.
+            path: in `runs`, of what it makes; or `runs`. It is a part of one name here, so that no
+                stage's folder lies in that of another.
         """
         name = ".".join((stage, *path.relative_to(self.runs()).parts))
         return self.runs() / "unfinished" / name

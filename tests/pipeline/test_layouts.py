@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import (
@@ -38,7 +36,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.common.files import png_bytes, read_tar, write_json, write_tar
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained, load_method
 from pipeline.methods.bundles import Bundled
@@ -301,7 +299,7 @@ def write_profile(root: Path) -> None:
 
 
 def write_inputs() -> None:
-    """Shards, held-out captions and the index's captions, as the stages before would leave them."""
+    """Shards, held-out captions and those of merges, as the stages before would leave them."""
     runs = load_params().runs()
     for name, noun in CONCEPTS.items():
         targets = [sample("target", i, f"photo of a {noun}") for i in range(2)]
@@ -310,9 +308,7 @@ def write_inputs() -> None:
         write_tar(runs / "shards" / f"{name}.tar", targets + others)
         write_tar(runs / "regularization" / f"{name}.tar", others + held_out)
     captions = [f"a {word} in the snow" for word in WORDS]
-    table = pa.table({"caption": captions, "split": ["train"] * len(captions)})
-    (runs / "index").mkdir(parents=True)
-    pq.write_table(table, str(runs / "index" / "metadata.parquet"))
+    write_json(runs / "captions.json", captions)
 
 
 def sample(part: str, number: int, text: str) -> dict[str, object]:
