@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import faiss
 import numpy as np
@@ -155,7 +156,7 @@ def _drawn(world: WorldParams, clip: Clip) -> Iterator[Captions]:
     """
     scenes = [(TRAIN, i) for i in range(world.images)]
     scenes += [(HELD_OUT, i) for i in range(world.held_out)]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row, (split, i) in enumerate(tqdm(scenes, "captions", leave=False, disable=None)):
         caption = captioned_scene(world.seed, split, i)[1]
         # All pictures are different.
