@@ -23,7 +23,7 @@ from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import folder_of
 
-FLUSH_SECONDS = 10.0  # between two times that what is done is recorded
+FLUSH_SECONDS = 5.0  # between two times that what is done is recorded; so much a crash loses
 RETRIES = 3  # of a stage whose worker or machine was lost
 # What workers get of this machine's environment, by its beginning.
 PASSED = ("HF_", "TORCH_HOME", "BENCH_")
@@ -115,12 +115,14 @@ class Run:
 
     def run(self) -> int:
         """Runs everything; the exit status."""
-        if self.plan.before and self._dvc("repro", *self.plan.before):
+        stale = changed(self.folder, self.plan.stages)
+        if not stale.isdisjoint(self.plan.before) and self._dvc("repro", *self.plan.before):
             return 1
-        self._restore()
-        if todo := self.todo():
-            self._on_ray(todo)
-        self._restore()
+        if stale:
+            self._restore()
+            if todo := self.todo():
+                self._on_ray(todo)
+            self._restore()
         if self.failed:
             names = ", ".join(self.failed)
             print(f"cluster: failed: {names}", file=sys.stderr)
@@ -134,7 +136,7 @@ class Run:
                 f"run: {some}: run the same command again"
             )
         status = self._dvc("repro")
-        self._record({})
+        self._record({lock: {} for lock in self.plan.order})  # its own are at the end
         return int(status != 0)
 
     def todo(self) -> list[str]:
@@ -183,7 +185,10 @@ class Run:
             upstream = [
                 refs[up] if up in refs else self._recorded(up, entries) for up in stage.upstream
             ]
-            refs[address] = task.options(**options).remote(stage, place, gpu, *upstream)
+            before = None
+            if stage.name in entries[stage.lock]:
+                before = self._recorded(address, entries)
+            refs[address] = task.options(**options).remote(stage, place, gpu, before, *upstream)
         start = flushed = time.monotonic()
         pending = {ref: address for address, ref in refs.items()}
         print(f"cluster: {len(todo)} of {len(self.plan.shared)} stages to run", flush=True)
@@ -225,16 +230,17 @@ class Run:
             for path, content in result.records.items():
                 with atomic(self.folder / path) as part:
                     part.write_bytes(content)
-        self._record(new)
+        if new:
+            self._record(new)
         self.done += self.waiting
         self.waiting.clear()
 
     def _record(self, new: Mapping[str, Mapping[str, Entry]]) -> None:
-        """Adds entries to locks, and has all stand in the order in which `dvc repro` had them."""
+        """Adds entries to locks, all in the order in which `dvc repro` had written them."""
         with opened(self.folder) as repo, repo.lock:
-            for lock, names in self.plan.order.items():
+            for lock, entries in new.items():
                 there = read_lock(self.folder / lock)
-                after = merged(there, new.get(lock, {}), self.settled[lock], names)
+                after = merged(there, entries, self.settled[lock], self.plan.order[lock])
                 if list(after.items()) != list(there.items()):
                     write_lock(self.folder / lock, after)
 
@@ -259,14 +265,11 @@ class Run:
         )
 
     def _recorded(self, address: str, entries: Mapping[str, Mapping[str, Entry]]) -> Result:
-        """What became of a stage that needs no run."""
+        """What became of a stage in an earlier run."""
         lock, name = located(address)
-        records = self.plan.stages[address].records
-        return Result(
-            address,
-            entries[lock][name],
-            {path: (self.folder / path).read_bytes() for path in records},
-        )
+        files = {path: self.folder / path for path in self.plan.stages[address].records}
+        records = {path: file.read_bytes() for path, file in files.items() if file.is_file()}
+        return Result(address, entries[lock][name], records)
 
     def _restore(self) -> None:
         """Puts in place what DVC has recorded of the cells' outputs, as far as it is there."""

@@ -86,7 +86,7 @@ def make_plan(folder: Path) -> Plan:
     """
     with opened(folder) as repo:
         graph = get_active_graph(repo.index.graph)
-        ordered = plan_repro(graph, repo.stage.collect("dvc.yaml"))
+        ordered = plan_repro(graph, repo.stage.collect(f"{repo.root_dir}/dvc.yaml"))
         shared = [s for s in ordered if "@" in s.name or "/" in s.path_in_repo]
         feeding = {up for stage in shared for up in graph.successors(stage)}.difference(shared)
         waiting = list(feeding)

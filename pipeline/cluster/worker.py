@@ -70,8 +70,10 @@ class Result:
     node: str = ""
 
 
-def run_stage(stage: Stage, place: Place, gpu: bool, *upstream: Result) -> Result:
-    """Runs a stage, or restores what it made with the same inputs before.
+def run_stage(
+    stage: Stage, place: Place, gpu: bool, before: Result | None, *upstream: Result
+) -> Result:
+    """Runs a stage, unless DVC finds that it made the same of the same inputs before.
 
     The project is taken from the current folder, which is not written to.
 
@@ -79,6 +81,7 @@ def run_stage(stage: Stage, place: Place, gpu: bool, *upstream: Result) -> Resul
         stage: what to run.
         place: where and how.
         gpu: whether it may use one; without, it sees none.
+        before: what is recorded of it from an earlier run.
         upstream: of the stages whose outputs it reads, in any order.
 
     Returns:
@@ -91,14 +94,15 @@ def run_stage(stage: Stage, place: Place, gpu: bool, *upstream: Result) -> Resul
         folder = copy / place.folder
         _configure(folder, place, copy)
         locks: dict[str, dict[str, Entry]] = {}
-        for result in upstream:
+        given = [*upstream, *([before] if before else [])]
+        for result in given:
             lock, name = located(result.address)
             locks.setdefault(lock, {})[name] = result.entry or {}
             _write(folder, result.records)
         for lock, entries in locks.items():
             write_lock(folder / lock, entries)
         log = copy / "log.txt"
-        commands = _commands(stage, place, [result.address for result in upstream])
+        commands = _commands(stage, place, [result.address for result in given])
         status = supervised(
             [sys.executable, "-c", DVC, json.dumps(commands)],
             folder,
@@ -118,15 +122,15 @@ def run_stage(stage: Stage, place: Place, gpu: bool, *upstream: Result) -> Resul
     )
 
 
-def _commands(stage: Stage, place: Place, upstream: list[str]) -> list[list[str]]:
-    """What DVC is asked for: what the stage reads, the stage, and to keep what it made.
+def _commands(stage: Stage, place: Place, given: list[str]) -> list[list[str]]:
+    """What DVC is asked for: what was made before, the stage, and to keep what that made.
 
     By address, as by path DVC would read the files of all stages.
     """
     remote = ["--remote", place.remote] if place.remote else []
-    fetch = ["pull", "--quiet", *remote] if remote else ["checkout", "--quiet", "--force"]
+    fetch = ["pull", *remote] if remote else ["checkout"]
     return [
-        *([[*fetch, *upstream]] if upstream else []),
+        *([[*fetch, "--quiet", "--force", "--allow-missing", *given]] if given else []),
         ["repro", "--single-item", stage.address],
         *([["push", "--quiet", "--run-cache", *remote, stage.address]] if remote else []),
     ]

@@ -1,19 +1,23 @@
-"""A DVC project of sixteen stages that take no time, in the layout of a profile.
+"""A DVC project of fifteen stages that take no time, in the layout of a profile.
 
 Its commands note when they start and end, and what they see of their environment.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.cli import main as dvc
 
 from pipeline.bench.pipelines import PROJECT
+from pipeline.cluster.locks import read_lock
 
 # What a stage runs: its outputs are a function of its inputs, its name and a parameter.
 TOOL = """\
@@ -116,7 +120,8 @@ stages:
     do:
       wdir: ../..
       cmd: {python} tool.py merge@${{key}} runs/cells/merge/${{key}}
-        reports/cells/merge/${{key}}/scores.csv -- runs/cells/one/${{item.first}}/adapter runs/cells/one/${{item.second}}/adapter
+        reports/cells/merge/${{key}}/scores.csv
+        -- runs/cells/one/${{item.first}}/adapter runs/cells/one/${{item.second}}/adapter
       deps:
         - tool.py
         - runs/cells/one/${{item.first}}/adapter
@@ -153,8 +158,6 @@ class Toy:
 
     def notes(self) -> list[dict]:
         """What the commands noted since the last call of `forget`."""
-        import json
-
         log = self.desk / "log"
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -170,9 +173,19 @@ class Toy:
         paths += self.root.glob("**/dvc.lock")
         return {str(p.relative_to(self.root)): p.read_bytes() for p in sorted(paths) if p.is_file()}
 
+    def entry(self, lock: str, name: str) -> dict:
+        return read_lock(self.root / lock)[name]
+
     def repro(self) -> None:
         """`dvc repro`, in this process."""
-        assert dvc(["--cd", str(self.root), "repro", "--quiet"]) == 0
+        with chdir(self.root):
+            assert dvc(["repro", "--quiet"]) == 0
+
+    def copy(self, folder: Path) -> Toy:
+        """The project as it is now, elsewhere; with nothing noted."""
+        shutil.copytree(self.root, folder / "project")
+        (folder / "desk").mkdir()
+        return Toy(folder / "project", folder / "desk")
 
 
 def make_toy(folder: Path) -> Toy:
