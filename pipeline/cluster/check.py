@@ -22,7 +22,7 @@ from pipeline.common.places import folder_of
 
 PACKAGES = ("ray", "dvc", "torch", "diffusers", "transformers", "open_clip_torch")
 LITTLE = 20 * 2**30  # bytes of free space that are too few for a large profile
-SECONDS = 60.0  # in which a machine has to answer
+SECONDS = 120.0  # in which a machine has to answer
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,12 @@ def check_cluster(
         status = 0
         task: Any = ray.remote(look)
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        refs = []  # asked all at once
         for node in nodes:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ref = task.options(num_cpus=0, scheduling_strategy=pinned).remote(place, token)
+            there = task.options(num_cpus=0, scheduling_strategy=pinned)
+            refs.append(there.remote(place, token))
+        for node, ref in zip(nodes, refs, strict=True):
             has = node["Resources"]
             what = f"{has['CPU']:.0f} cores, {has.get('GPU', 0):.0f} GPUs"
             try:

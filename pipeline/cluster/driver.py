@@ -306,8 +306,9 @@ def connect(address: str | None, working_dir: str | None = None) -> None:
     environment: dict[str, Any] = {"env_vars": passed}
     if working_dir:
         environment["working_dir"] = working_dir
+    some = getattr(os, "sched_getaffinity", None)  # Linux: the cores that this process may use
     local: dict[str, Any] = {
-        "num_cpus": len(os.sched_getaffinity(0)),
+        "num_cpus": len(some(0)) if some else os.cpu_count(),
         "include_dashboard": False,
         "object_store_memory": 128 * 2**20,
     }

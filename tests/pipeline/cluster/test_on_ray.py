@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 NODE = {"num_cpus": 1, "num_gpus": 2, "object_store_memory": 80 * 2**20}
 # So that a lost machine is noticed in seconds.
 HEALTH = {"initial_delay_ms": 0, "period_ms": 1000, "timeout_ms": 1000, "failure_threshold": 3}
-PATIENCE = 90.0  # seconds that a busy machine may take for what takes a few
+PATIENCE = 180.0  # seconds that a busy machine may take for what takes a few
 AFTER_C = {"shard@c", "train@c", "score@c", "train_two_1", "train_two_2", "score_two", "report"}
 
 
@@ -102,14 +102,15 @@ def test_it_makes_what_dvc_repro_makes(
     cluster: Any, finished: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = entered(make_toy(tmp_path), monkeypatch)
-    assert run(cluster, toy, threads=2) == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert run(cluster, toy) == 0
     assert toy.files() == finished.files()  # outputs and locks, to the byte
     assert toy.started() == Counter(STAGES)
     here, there = set(), set()
     for note in toy.notes():
         name, gpus = note["name"].partition("@")[0], note["CUDA_VISIBLE_DEVICES"]
         (here if name in ("world", "report") else there).add(note["cwd"])
-        assert note["OMP_NUM_THREADS"] == "2", note
+        assert note["OMP_NUM_THREADS"] == "1", note
         if note["cwd"] != str(toy.root):
             assert note["PYTHONPATH"] == ".", note
             assert gpus in ([""] if name == "shard" else ["0", "1"]), note
