@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from pipeline.common.files import atomic
 from pipeline.common.places import folder_of
 
 FLUSH_SECONDS = 5.0  # between two times that what is done is recorded; so much a crash loses
+REACH_SECONDS = 10.0  # in which a cluster has to answer
 RETRIES = 3  # of a stage whose worker or machine was lost
 # What workers get of this machine's environment, by its beginning.
 PASSED = ("HF_", "TORCH_HOME", "BENCH_")
@@ -191,6 +193,7 @@ class Run:
             refs[address] = task.options(**options).remote(stage, place, gpu, before, *upstream)
         start = flushed = time.monotonic()
         pending = {ref: address for address, ref in refs.items()}
+        left = len(pending)
         print(f"cluster: {len(todo)} of {len(self.plan.shared)} stages to run", flush=True)
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=FLUSH_SECONDS)
@@ -199,7 +202,9 @@ class Run:
             if not pending or time.monotonic() - flushed >= FLUSH_SECONDS:
                 self._flush()
                 flushed = time.monotonic()
-                self._print(len(pending), flushed - start)
+                if len(pending) < left:
+                    left = len(pending)
+                    self._print(left, flushed - start)
 
     def _take(self, address: str, ref: Any) -> None:
         """Keeps what became of a stage until it is recorded."""
@@ -297,6 +302,8 @@ def connect(address: str | None, working_dir: str | None = None) -> None:
     Raises:
         BenchError: there is none at the address.
     """
+    if address not in (None, "auto"):
+        _reach(address)
     # Read when Ray is started or first used.
     os.environ |= {"RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ.setdefault("RAY_task_oom_retries", "1")  # forever, without
@@ -324,6 +331,24 @@ def connect(address: str | None, working_dir: str | None = None) -> None:
         raise BenchError(
             f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}): start "
             "one with `ray start --head`, and see docs/cluster.md"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Whether anything answers there: Ray itself would try for minutes.
+
+    Raises:
+        BenchError: nothing does, or it is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise BenchError(f"--address {address}: say auto, or HOST:PORT such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BenchError(
+            f"--address {address}: no Ray cluster answers ({error}): start one with "
+            "`ray start --head`, and see docs/cluster.md"
         ) from error
 
 

@@ -37,6 +37,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in HEALTH.items():
             patch.setenv(f"RAY_health_check_{name}", str(value))
+        patch.setenv("RAY_worker_niceness", "0")  # they are polite by default, and tests wait
         patch.setenv("PYTHONPATH", str(ROOT))
         head = {**NODE, "num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
         made = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
@@ -137,7 +138,7 @@ def test_a_machine_that_is_lost(
         assert lost == {"train@c"}
         (node,) = [n for n in cluster.list_all_nodes() if raylet(n) == machine]
         cluster.remove_node(node, allow_graceful=False)
-        assert within(10, lambda: not any(alive(pids[name]) for name in lost))
+        assert within(30, lambda: not any(alive(pids[name]) for name in lost))
         for name in ("train@c", "train_two_1"):
             toy.release(name)
         return lost
@@ -174,9 +175,6 @@ def test_a_driver_that_is_killed(cluster: Any, toy: Toy, edited: dict[str, bytes
         stdout=subprocess.DEVNULL,
     )
 
-    def recorded() -> bool:
-        return b"score@c" in (toy.root / "cells/one/dvc.lock").read_bytes().partition(b"edited")[0]
-
     try:
         ended = {"score@c", "train_two_1"}
         assert within(PATIENCE, lambda: ended <= {
@@ -187,7 +185,7 @@ def test_a_driver_that_is_killed(cluster: Any, toy: Toy, edited: dict[str, bytes
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    assert within(20, lambda: not alive(pid))
+    assert within(30, lambda: not alive(pid))
     toy.release("train_two_2")
     assert run(cluster, toy) == 0
     assert toy.files() == edited
@@ -249,9 +247,3 @@ def test_nothing_to_do_starts_no_ray(finished: Toy, monkeypatch: pytest.MonkeyPa
     finished.forget()
     assert repro_on_cluster(DEFAULT_PROFILE, Options(address="nowhere:1")) == 0
     assert finished.notes() == []
-    (finished.root / "data/c").write_text("edited")
-    try:
-        with pytest.raises(BenchError, match="no Ray cluster answers"):
-            repro_on_cluster(DEFAULT_PROFILE, Options(address="localhost:1"))
-    finally:
-        (finished.root / "data/c").write_text("c")

@@ -14,12 +14,14 @@ import pytest
 from dvc.utils.serialize import modify_yaml
 
 from pipeline.cluster.check import Machine, faults, look, versions
+from pipeline.cluster.driver import Options, connect, repro_on_cluster
 from pipeline.cluster.locks import merged, read_lock, write_lock
 from pipeline.cluster.package import package
 from pipeline.cluster.planning import changed, make_plan
 from pipeline.cluster.supervisor import supervised
 from pipeline.cluster.worker import Place, Result, run_stage
 from pipeline.common.errors import BenchError
+from pipeline.common.places import DEFAULT_PROFILE
 from tests.pipeline.cluster.toy import STAGES, Toy, make_toy
 
 ROOT = Path(__file__).parents[3]
@@ -243,7 +245,21 @@ def alive(pid: int) -> bool:
         return False
 
 
-# --- the check ----------------------------------------------------------------------------------
+# --- addresses, and the check ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address, message",
+    [("localhost:1", "no Ray cluster answers"), ("head", "say auto, or HOST:PORT"),
+     ("ray://head:10001", "run it on a machine of the cluster")],
+)  # fmt: skip
+def test_addresses_where_there_is_no_cluster(toy: Toy, address: str, message: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(BenchError, match=message):
+        if address.startswith("ray"):
+            repro_on_cluster(DEFAULT_PROFILE, Options(address))
+        connect(address)
+    assert time.monotonic() - start < 5  # Ray would try for minutes
 
 
 def test_check_names_what_a_machine_lacks(toy: Toy) -> None:
