@@ -19,8 +19,9 @@ repro: $(INSTALLED)
 	@echo "the report: reports/index.html"
 	@echo "its tables: reports/tables/   figures: reports/figures/   image grids: reports/grids/"
 
+# A process for each core, with a thread each; the longest files first.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

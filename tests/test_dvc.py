@@ -155,7 +155,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Profile smoke, run once."""
     root = tmp_path_factory.mktemp("pipeline") / "root"
     names = ("params.yaml", "grid.yaml", "profiles", "datasets", ".dvc/config", ".dvc/.gitignore")
-    made = shutil.ignore_patterns("dvc.lock", "runs", "reports", "tmp", "cache")
+    made = shutil.ignore_patterns(
+        "dvc.lock", "runs", "reports", "tmp", "cache", "held_out", "lookalikes"
+    )
     for name in (*names, ".dvcignore", ".gitignore"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():

@@ -8,6 +8,7 @@ its own, and is listed by itself: a change of one method trains no other one aga
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from pipeline.common.imports import names_imported
@@ -59,22 +60,25 @@ def imported(file: Path) -> list[Path]:
     return [path for name in names_imported(file) for path in _files(name)]
 
 
+@cache
 def in_project(file: Path) -> bool:
     """Whether it is a file of this project's packages."""
     return any(file.is_relative_to(ROOT / package) for package in PACKAGES)
 
 
-def _files(name: str) -> list[Path]:
+@cache  # the same few hundred names are asked for again for each stage
+def _files(name: str) -> tuple[Path, ...]:
     """The file of a module of this project, and those of the packages it lies in; else none."""
     parts = name.split(".")
     if parts[0] not in PACKAGES:
-        return []
+        return ()
     module = ROOT.joinpath(*parts)
     candidates = [module.with_suffix(".py"), module / "__init__.py"]
     candidates += [parent / "__init__.py" for parent in module.parents if parent != ROOT]
-    return [path for path in candidates if path.is_relative_to(ROOT) and path.is_file()]
+    return tuple(path for path in candidates if path.is_relative_to(ROOT) and path.is_file())
 
 
+@cache
 def _room(file: Path) -> str:
     path = file.relative_to(ROOT)
     if path.parent.as_posix() in COLLECTIONS or path.as_posix() in NEUTRAL:

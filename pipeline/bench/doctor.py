@@ -85,7 +85,7 @@ def doctor(profile: str = DEFAULT_PROFILE) -> int:
     Raises:
         BenchError: the profile itself cannot be read.
     """
-    checks = examine(profile)
+    checks = list(examine(profile))
     for row in aligned([("what", "state", "note"), *((c.what, c.state, c.note) for c in checks)]):
         print(row)
     bad = sum(check.state not in GOOD for check in checks)
@@ -97,7 +97,7 @@ def doctor(profile: str = DEFAULT_PROFILE) -> int:
     return 1 if bad else 0
 
 
-def examine(profile: str) -> list[Check]:
+def examine(profile: str) -> Iterator[Check]:
     """All that the profile needs, in the order in which it is used.
 
     Raises:
@@ -106,23 +106,22 @@ def examine(profile: str) -> list[Check]:
     params, grid = load_params(profile), load_grid(profile)
     settings = profile_folder(profile) / "params.yaml"
     clips = list(_clips(params, settings))
-    return [
-        *_environment(params),
-        _network(params),
-        _protocol(params.protocol),
-        _url_table(params, settings),
-        *clips,
-        *_base(params.base, settings),
-        *_inception(params, settings),
-        *_dino(params, settings),
-        _methods(params, grid, settings),
-        *_images_made_elsewhere(grid),
-        *_pipelines(profile),
-        *_locks(profile),
-        *_concepts(params, grid, profile),
-        *_text_lengths(params, grid),
-        *(_captions(params, grid) if clips[0].state == "ready" else ()),
-    ]
+    yield from _environment(params)
+    yield _network(params)
+    yield _protocol(params.protocol)
+    yield _url_table(params, settings)
+    yield from clips
+    yield from _base(params.base, settings)
+    yield from _inception(params, settings)
+    yield from _dino(params, settings)
+    yield _methods(params, grid, settings)
+    yield from _images_made_elsewhere(grid)
+    yield from _pipelines(profile)
+    yield from _locks(profile)
+    yield from _concepts(params, grid, profile)
+    yield from _text_lengths(params, grid)
+    if clips[0].state == "ready":
+        yield from _captions(params, grid)
 
 
 def _environment(params: Params) -> Iterator[Check]:

@@ -32,6 +32,7 @@ from pipeline.toyland.world.scenes import (
     random_scene,
     random_thing,
 )
+from tests.conftest import GALLERIES
 
 PROJECT = Path(__file__).parents[2]
 PROTOCOL = "toyland-v2"  # no identity, which needs galleries
@@ -49,7 +50,7 @@ def make_profile(root: Path, concepts: list[str], pairs: list[str], methods: lis
     grid["methods"] = methods
     yaml.dump(params, root / "params.yaml")
     yaml.dump(grid, root / "grid.yaml")
-    shutil.copytree(PROJECT / "datasets", root / "datasets")
+    shutil.copytree(PROJECT / "datasets", root / "datasets", ignore=GALLERIES)
     path = protocol_path(params["protocol"])
     protocol = yaml.load(root / path)
     protocol["score"]["clip"] = "models/scorer"

@@ -29,8 +29,7 @@ REPOSITORY = "CompVis/stable-diffusion-v1-4"
 
 
 def check(what: str, profile: str = "toyland") -> Check:
-    (found,) = [c for c in examine(profile) if c.what == what]
-    return found
+    return next(c for c in examine(profile) if c.what == what)
 
 
 def write_weights(path: Path) -> Path:

@@ -29,19 +29,11 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (64, 64)) -> np.ndarr
     return pixels
 
 
-@pytest.fixture
-def bare(project: Path) -> Path:
-    """A project whose cat has training images alone."""
-    for name in ("held_out", "lookalikes"):
-        shutil.rmtree(CAT / name, ignore_errors=True)
-    return project
-
-
 def sources(part: list[dict]) -> list[str]:
     return [sample["json"]["source"] for sample in part]
 
 
-def test_folders_say_whose_pictures_there_are(bare: Path) -> None:
+def test_folders_say_whose_pictures_there_are(project: Path) -> None:
     own = picture(CAT / "held_out" / "00.png", 0)
     wide = picture(CAT / "lookalikes" / "07" / "b.png", 1, (151, 90))
     picture(CAT / "lookalikes" / "tom" / "a.png", 2)
@@ -65,10 +57,10 @@ def test_folders_say_whose_pictures_there_are(bare: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_without_folders_targets_of_the_same_noun_are_there(bare: Path) -> None:
+def test_without_folders_targets_of_the_same_noun_are_there(project: Path) -> None:
     """As of concepts that were imported: dogs are look-alikes of dogs, and no chair is."""
     yaml = YAML()
-    grid = yaml.load(bare / "grid.yaml")
+    grid = yaml.load(project / "grid.yaml")
     grid["concepts"] = {"cat": {"class_noun": "cat"}, "chair": {"class_noun": "chair"}}
     for i in range(3):
         name = f"cat{i}"
@@ -78,7 +70,7 @@ def test_without_folders_targets_of_the_same_noun_are_there(bare: Path) -> None:
         picture(CAT.parent / name / "images" / "00.png", 10 + i)
         grid["concepts"][name] = {"class_noun": "cat"}
     grid["compositions"], grid["triples"] = {}, {}
-    yaml.dump(grid, bare / "grid.yaml")
+    yaml.dump(grid, project / "grid.yaml")
     alike = [name for name in load_grid().concepts if load_concept(name).class_noun == "cat"]
     assert {*alike} <= {*stand_ins(load_grid())}  # each of another one
     make_gallery("cat", "toyland")
@@ -99,7 +91,7 @@ def test_without_folders_targets_of_the_same_noun_are_there(bare: Path) -> None:
     assert "chair" not in stand_ins(load_grid())
 
 
-def test_what_cannot_be_used_is_named(bare: Path) -> None:
+def test_what_cannot_be_used_is_named(project: Path) -> None:
     (CAT / "held_out").mkdir()
     with pytest.raises(BenchError, match=r"cat/held_out: holds no pictures: put some there, or re"):
         make_gallery("cat", "toyland")
@@ -119,12 +111,12 @@ def test_what_cannot_be_used_is_named(bare: Path) -> None:
     assert not Path("runs/toyland/galleries/cat.tar").exists()
 
 
-def test_a_missing_gallery_is_told(bare: Path) -> None:
+def test_a_missing_gallery_is_told(project: Path) -> None:
     with pytest.raises(BenchError, match=r"galleries/cat\.tar: the shard is missing: run `dvc rep"):
         gallery_of(load_params(), "cat")
 
 
-def test_keys_keep_the_order_of_many_pictures(bare: Path) -> None:
+def test_keys_keep_the_order_of_many_pictures(project: Path) -> None:
     for i in range(12):
         picture(CAT / "held_out" / f"{i:02d}.png", i, (16, 16))
     make_gallery("cat", "toyland")
