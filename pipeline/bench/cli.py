@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -36,11 +37,13 @@ concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
 adapter = typer.Typer(help="Adapters, in and out.", no_args_is_help=True)
 study = typer.Typer(help="The human study.", no_args_is_help=True)
 samples = typer.Typer(help="Images that other systems make.", no_args_is_help=True)
+cluster = typer.Typer(help="A profile on many machines, with Ray.", no_args_is_help=True)
 app.add_typer(toyland, name="toyland")
 app.add_typer(adapter, name="adapter")
 app.add_typer(concept, name="concept")
 app.add_typer(study, name="study")
 app.add_typer(samples, name="samples")
+app.add_typer(cluster, name="cluster")
 
 Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
@@ -62,6 +65,18 @@ RecordFailure = Annotated[
     ),
 ]
 AdapterFile = Annotated[Path, typer.Argument(help="An adapter.safetensors of this project.")]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(help="`auto`, or HOST:PORT of a running Ray; absent: this machine alone."),
+]
+Remote = Annotated[
+    str | None,
+    typer.Option(help="DVC's remote that results go through; absent: one file system for all."),
+]
+Scratch = Annotated[
+    str | None,
+    typer.Option(help="Where workers work, on each machine's own disk; its temporary folder."),
+]
 Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
 
 
@@ -673,6 +688,48 @@ def samples_import(
     credit = Credit(source, licence, url)
     import_samples(method, subject, folder, table, profile, credit, replace)
     write_pipelines([profile])
+
+
+@cluster.command("repro")
+def cluster_repro(
+    profile: Profile = DEFAULT_PROFILE,
+    address: ClusterAddress = None,
+    threads: Annotated[
+        int,
+        typer.Option(min=1, help="That a stage computes with; on CPUs its last bits depend on it."),
+    ] = 1,
+    per_gpu: Annotated[int, typer.Option(min=1, help="Stages that share a GPU.")] = 1,
+    remote: Remote = None,
+    scratch: Scratch = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Print what would run.")] = False,
+) -> None:
+    """Run a profile as `dvc repro` does, its cells side by side on all cores, GPUs or machines."""
+    _check(profile)
+    _need_ray()
+    from pipeline.cluster.driver import Options, repro_on_cluster
+
+    options = Options(address, threads, per_gpu, remote, scratch, dry)
+    raise typer.Exit(repro_on_cluster(profile, options))
+
+
+@cluster.command("check")
+def cluster_check(
+    profile: Profile = DEFAULT_PROFILE,
+    address: ClusterAddress = None,
+    remote: Remote = None,
+    scratch: Scratch = None,
+) -> None:
+    """Look whether each machine of a cluster has what stages need."""
+    _check(profile)
+    _need_ray()
+    from pipeline.cluster.check import check_cluster
+
+    raise typer.Exit(check_cluster(profile, address, remote, scratch))
+
+
+def _need_ray() -> None:
+    if find_spec("ray") is None:
+        raise BenchError("Ray is not installed: run `pip install '.[cluster]'` in the project")
 
 
 def _check(
