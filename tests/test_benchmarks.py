@@ -144,6 +144,7 @@ def test_the_floor_lies_below_what_was_measured():
     part = training_set("cat", "cat")
     trained, sampled = full_size.measure(base, part, PARAMS, 3, sampler)
     for result in (trained, sampled):
+        assert result.official is not None
         assert 0 < result.floor < min(result.seconds, result.official)
         assert result.peak > 0
     parts = full_size.parts_of_a_step(base, part, PARAMS)

@@ -206,8 +206,8 @@ class Params(Section):
 
         Args:
             stage: its name.
-            path: in `runs`, of what it makes. It is one name here, so that no stage's folder lies in
-                that of another.
+            path: in `runs`, of what it makes. That is one name here, so that no folder lies in
+                that of another stage.
         """
         name = ".".join((stage, *path.relative_to(self.runs()).parts))
         return self.runs() / "unfinished" / name
