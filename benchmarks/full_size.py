@@ -183,7 +183,7 @@ def parts_of_a_step(base: Base, part: TrainingSet, params: TrainParams) -> dict[
     shown = sum(groups.values()) / len(schedule)  # pictures of a step that are new
     first = max(groups, key=lambda step: groups[step])
     images = torch.zeros(groups[first], 3, base.resolution, base.resolution, device=base.device)
-    captions = [row.caption for row in schedule[0]][: params.batch_size // 2]
+    captions = part.captions[: params.batch_size // 2]  # as many as targets' own
     generator = torch.Generator().manual_seed(0)
     weights = [base.unet.get_parameter(name) for name in method.weights(base.unet)]
     masters = [weight.detach().float() for weight in weights]

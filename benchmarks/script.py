@@ -124,6 +124,7 @@ def train(base: Base, part: TrainingSet, params: TrainParams, steps: int) -> lis
     longer = torch.cat([before, before[:1]])
     base.tokenizer.add_tokens([TOKEN])
     embedding = nn.Embedding.from_pretrained(longer, freeze=False)
+    others = torch.arange(len(longer), device=device) != base.tokenizer.convert_tokens_to_ids(TOKEN)
     losses = []
     with tempfile.TemporaryDirectory() as folder, _processors(base) as trained:
         base.text_encoder.set_input_embeddings(embedding)
@@ -141,7 +142,7 @@ def train(base: Base, part: TrainingSet, params: TrainParams, steps: int) -> lis
                 loss.backward()
                 gradient = embedding.weight.grad
                 assert gradient is not None
-                gradient[: len(before)].zero_()
+                gradient[others] = gradient[others].fill_(0)
                 nn.utils.clip_grad_norm_(itertools.chain(embedding.parameters(), trained), 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
