@@ -16,7 +16,12 @@ ROOT = Path(__file__).parents[1]
 DEFINITIONS = ("params.yaml", "grid.yaml", "dvc.yaml", "cells", "profiles", "datasets")
 
 
-LONGEST = ("tests/end_to_end", "tests/test_dvc.py", "tests/robustness", "tests/test_architecture.py")
+LONGEST = (
+    "tests/end_to_end",
+    "tests/test_dvc.py",
+    "tests/robustness",
+    "tests/test_architecture.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
