@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import resource
 import statistics
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.results import SIDES, record
+
 # Heavy libraries are imported where they are used: the processes whose memory is measured begin
 # with the memory of this one.
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.models.adapter import Adapter
     from pipeline.models.base import Base
 
-SIDES = ("ours", "official")
 GOALS = {"training run": 1.5, "sampling": 1.2}  # times as fast as the other side, at least
 MERGE_GOAL = 2.0  # seconds for two concepts
 CONCEPT, METHOD = "cat", "custom_diffusion"
@@ -304,8 +304,7 @@ def main() -> None:
     print(table(results))
     if options.json:
         settings = {name: getattr(options, name) for name in ("steps", "images", "repetitions")}
-        text = json.dumps({"settings": settings, "results": results}, indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        options.json.write_text(record("speed", settings, results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,10 @@ def test_the_floor_lies_below_what_was_measured():
     part = training_set("cat", "cat")
     trained, sampled = full_size.measure(base, part, PARAMS, 3, sampler)
     for result in (trained, sampled):
-        assert 0 < result.floor < result.seconds
+        assert result.official is not None
+        assert 0 < result.floor < min(result.seconds, result.official)
         assert result.peak > 0
+    parts = full_size.parts_of_a_step(base, part, PARAMS)
+    assert all(seconds > 0 for seconds in parts.values())
     assert trained.line().startswith("training, 3 steps of 8")
     assert sampled.line().startswith("sampling, 2 images of 3 steps")

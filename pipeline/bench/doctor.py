@@ -45,7 +45,7 @@ from pipeline.settings.protocol import Protocol
 PYTHONS = ((3, 11), (3, 12))
 GPU = Path("/dev/nvidiactl")
 CPU_RESOLUTION = 128  # pixels; larger images take far too long without a GPU
-DISK_SMALL, DISK_LARGE = 2, 200  # GiB; the larger by estimate, for adapters with every weight
+DISK_SMALL, DISK_LARGE = 2.0, 200.0  # GiB; the larger where what a grid makes cannot be told
 PROJECT, LOCK = Path("pyproject.toml"), Path("requirements.lock")
 OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads them
@@ -106,7 +106,7 @@ def examine(profile: str) -> Iterator[Check]:
     params, grid = load_params(profile), load_grid(profile)
     settings = profile_folder(profile) / "params.yaml"
     clips = list(_clips(params, settings))
-    yield from _environment(params)
+    yield from _environment(params, grid)
     yield _network(params)
     yield _protocol(params.protocol)
     yield _url_table(params, settings)
@@ -124,7 +124,7 @@ def examine(profile: str) -> Iterator[Check]:
         yield from _captions(params, grid)
 
 
-def _environment(params: Params) -> Iterator[Check]:
+def _environment(params: Params, grid: Grid) -> Iterator[Check]:
     version = ".".join(str(part) for part in sys.version_info[:3])
     known = sys.version_info[:2] in PYTHONS
     yield Check(
@@ -133,7 +133,7 @@ def _environment(params: Params) -> Iterator[Check]:
         version if known else f"{version}: use 3.11 or 3.12",
     )
     yield _packages()
-    yield _disk(params.base.resolution)
+    yield _disk(params, grid)
     yield _gpu(params.base.resolution)
 
 
@@ -173,13 +173,41 @@ def _unmet(package: Requirement) -> str | None:
     return f"{package.name} {version} instead of {package.specifier}"
 
 
-def _disk(resolution: int) -> Check:
+def _disk(params: Params, grid: Grid) -> Check:
     free = shutil.disk_usage(".").free / 2**30
-    wanted = DISK_SMALL if resolution <= CPU_RESOLUTION else DISK_LARGE
+    wanted, why = DISK_SMALL, "that a run takes"
+    if params.base.resolution > CPU_RESOLUTION:
+        wanted, why = _large_disk(params, grid)
     if free >= wanted:
-        return Check("disk", "ready", f"{free:.0f} GiB free")
-    note = f"{free:.1f} GiB free of about {wanted} that a run takes: make room or move the project"
+        return Check("disk", "ready", f"{free:.0f} GiB free of about {wanted:.0f} {why}")
+    note = f"{free:.1f} GiB free of about {wanted:.0f} {why}: make room or move the project"
     return Check("disk", "missing", note)
+
+
+def _large_disk(params: Params, grid: Grid) -> tuple[float, str]:
+    """GiB that a grid with large models takes, and what that counts."""
+    guess = (DISK_LARGE, "by estimate: what the grid takes can be told when the base is here")
+    config = _base_config(params.base)
+    if config is None:
+        return guess
+    try:
+        from pipeline.bench.disk import grid_bytes, unet_of  # imports diffusers
+
+        cells = grid_bytes(params, grid, unet_of(config)) / 2**30
+    except (ImportError, BenchError, OSError, ValueError):
+        return guess  # told elsewhere
+    return cells, "that adapters and images of the grid take, beside the corpus"
+
+
+def _base_config(base: BaseParams) -> Path | None:
+    """The configuration of the base's UNet, if it is here."""
+    if is_hub_id(base.path):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(base.path, f"unet/{CONFIG}", revision=base.revision)
+        return Path(found) if isinstance(found, str) else None
+    config = Path(base.path, "unet", CONFIG)
+    return config if config.is_file() else None
 
 
 def _network(params: Params) -> Check:
@@ -225,7 +253,7 @@ def _gpu(resolution: int) -> Check:
 def _url_table(params: Params, settings: Path) -> Check:
     what, path = "URL table", Path(params.corpus.url_table)
     if params.world is not None:
-        return Check(what, "ready", f"{path}, drawn by stage `corpus`")
+        return Check(what, "ready", f"{path}, written by stage `table`")
     wanted = (params.corpus.url_column, params.corpus.caption_column)
     if not path.is_file():
         return Check(

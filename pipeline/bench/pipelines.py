@@ -109,10 +109,9 @@ class Kind:
     def train_keys(self) -> list[str]:
         """What training depends on in the section `train` of the parameters.
 
-        Another seed than the main one is in the command, and captions of the corpus are chosen
-        by the main one.
+        Another seed than the main one is in the command.
         """
-        return [*TRAIN_KEYS, *([FIRST_SEED] if self.seed is None or self.needs.index else [])]
+        return [*TRAIN_KEYS, *([FIRST_SEED] if self.seed is None else [])]
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def of_runs(needs: Needs) -> list[str]:
     return [
         *(f"shards/{concept}.tar" for concept in needs.shards),
         *(f"generated/{concept}.tar" for concept in needs.generated),
-        *(["index"] if needs.index else []),
+        *(["captions.json"] if needs.captions else []),
     ]
 
 

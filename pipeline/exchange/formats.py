@@ -49,6 +49,7 @@ from pipeline.settings.profile import load_params
 
 MADE_FOR = "concept-bench-base"  # the metadata entry with the hash of the base
 LORA_SETTINGS = "lora_adapter_metadata"  # where diffusers' trainers put alpha and rank
+CPU = torch.device("cpu")  # where a base's weights are as exact as its files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKEN = re.compile(r"[^\s/\\]+")  # also a file name
 
@@ -145,7 +146,7 @@ def export_file(
     """Exports an adapter's file with the profile's base and prints what was written."""
     _check_layout(layout)
     adapter = load_adapter(source)
-    for path in export_adapter(adapter, load_base(load_params(profile).base), layout, folder):
+    for path in export_adapter(adapter, load_base(load_params(profile).base, CPU), layout, folder):
         print(f"export: {path}")
 
 
@@ -165,7 +166,7 @@ def import_file(
     files = _files(Path(source))
     for pickle in _pickles(Path(source)):
         print(f"import: {pickle}: a pickle, which is never read: ignored beside {files[0].name}")
-    adapter = import_adapter(source, load_base(load_params(profile).base), subject, nouns)
+    adapter = import_adapter(source, load_base(load_params(profile).base, CPU), subject, nouns)
     save_adapter(adapter, target)
     named = ", ".join(adapter.provenance.references)
     print(f"import: {named}: {len(adapter.deltas)} changed weights -> {target}")

@@ -165,8 +165,8 @@ class Merged(How):
         """The adapter of each concept."""
         return Needs(
             adapters=tuple((self.of, concept) for concept in concepts),
-            index=self.rule == "constrained",
-            hyper=("merge_scale",) if self.rule == "sum" else (),
+            captions=self.rule == "constrained",
+            hyper={"sum": ("merge_scale",), "constrained": ("ridge",)}.get(self.rule, ()),
         )
 
     def make(self, context: Context) -> Adapter:

@@ -44,11 +44,10 @@ class Distilled:
         drawn = torch.randint(len(self.prompts), (self.rows,), generator=draw)
         asked = Condition.joined([self.prompts[int(i)] for i in drawn])
         noisy, timesteps = batch.noisy[: self.rows], batch.timesteps[: self.rows]
-        with torch.no_grad(), self.base.autocast():
-            arguments = (noisy, timesteps, asked.text)
-            known = torch.func.functional_call(self.base.unet, self.teacher, arguments).sample
+        with torch.no_grad():
+            known = self.base.predict(noisy, timesteps, asked, self.teacher)
         now = self.base.predict(noisy, timesteps, asked)
-        return self.strength * (now - known.float()).pow(2).mean()
+        return self.strength * (now - known).pow(2).mean()
 
 
 class Reminded(Chained):

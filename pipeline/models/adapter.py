@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -103,16 +104,25 @@ def not_finite(adapter: Adapter) -> str | None:
     return next(found, None)
 
 
-def save_adapter(adapter: Adapter, path: str | Path) -> None:
+def save_adapter(
+    adapter: Adapter, path: str | Path, store: Literal["float32", "bfloat16"] = "float32"
+) -> None:
     """Writes the adapter; equal adapters give equal bytes.
+
+    Args:
+        adapter: what to write.
+        path: of the file.
+        store: in which numbers changes of weights are written; tokens are float32.
 
     Raises:
         FailureError: a value is not finite; nothing is written.
     """
     made = adapter.provenance
     _refuse_not_finite(adapter, f"{made.method} on {made.subject}")
-    tensors = adapter.tensors()
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in adapter.tensors().items()}
+    if store == "bfloat16":
+        kinds = ("delta.", "up.", "down.")
+        tensors = {n: t.bfloat16() if n.startswith(kinds) else t for n, t in tensors.items()}
     content = {"format": FORMAT, "provenance": asdict(adapter.provenance)}
     # One entry alone: safetensors writes several in random order.
     metadata = {"adapter": json.dumps(content, sort_keys=True, ensure_ascii=False)}
@@ -130,7 +140,7 @@ def _refuse_not_finite(adapter: Adapter, who: str) -> None:
 
 
 def load_adapter(path: str | Path) -> Adapter:
-    """Reads an adapter.
+    """Reads an adapter; its numbers are float32 however they are stored.
 
     Raises:
         BenchError: the file is missing, corrupt or not an adapter, or its tokens are not those of
@@ -142,7 +152,7 @@ def load_adapter(path: str | Path) -> Adapter:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _full(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise BenchError(
             f"{path}: the adapter is missing: run `{repro_command_for(path)}` to train it"
@@ -179,6 +189,11 @@ def load_adapter(path: str | Path) -> Adapter:
     adapter = Adapter(tokens, deltas, provenance, kept)
     _refuse_not_finite(adapter, str(path))
     return adapter
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """What is stored in bfloat16 is used in float32."""
+    return tensor.float() if tensor.dtype is torch.bfloat16 else tensor
 
 
 def _provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
@@ -220,7 +235,9 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
             base.add_modifier_tokens(adapter.tokens)
         with torch.no_grad():
             for name, delta in adapter.deltas.items():
-                weights[name].add_(dense(delta).to(weights[name]))
+                # In float32, as a change may be smaller than what a stored weight resolves.
+                changed = weights[name].float() + dense(delta).to(weights[name].device)
+                weights[name].copy_(changed)
         yield base
     finally:
         base.text_encoder.set_input_embeddings(table)

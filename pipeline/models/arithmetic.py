@@ -1,13 +1,14 @@
 """In which arithmetic models run: bfloat16 where the hardware has it, float32 elsewhere.
 
-Weights, gradients' sums and everything outside of the models stay float32: autocast rounds what
-goes into convolutions and matrix products.
+Gradients' sums, what trains and everything outside of the models are float32. On a CPU all weights
+are, and autocast rounds what goes into convolutions and matrix products; on a GPU frozen weights
+are stored in bfloat16, and nothing is cast between layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -40,6 +41,27 @@ def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     if dtype is torch.float32:
         yield
         return
-    mode = nullcontext() if device.type == "cuda" else _AttentionInFloat32()
-    with torch.autocast(device.type, dtype), mode:
+    with torch.autocast(device.type, dtype), attention_for(dtype, torch.float32, device):
         yield
+
+
+def attention_for(
+    dtype: torch.dtype, stored: torch.dtype, device: torch.device
+) -> AbstractContextManager[object]:
+    """In it, attention runs as `computing_in` has it, for weights that are stored so."""
+    cast = dtype is not torch.float32 and stored is torch.float32
+    return _AttentionInFloat32() if cast and device.type == "cpu" else nullcontext()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """In it, a GPU multiplies float32 as such, and not as TensorFloat-32 of ten bits."""
+    flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    was = [flag.allow_tf32 for flag in flags]
+    try:
+        for flag in flags:
+            flag.allow_tf32 = False
+        yield
+    finally:
+        for flag, value in zip(flags, was):
+            flag.allow_tf32 = value

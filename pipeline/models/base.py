@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import textwrap
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +22,18 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
-from pipeline.models.arithmetic import arithmetic, computing_in
+from pipeline.models.arithmetic import (
+    arithmetic,
+    attention_for,
+    computing_in,
+    full_float32,
+)
 from pipeline.models.crossattn import texts_by_layer
 from pipeline.models.tokens import ModifierEmbedding
 from pipeline.settings.profile import BaseParams, is_hub_id
@@ -39,8 +46,8 @@ NOISE, VELOCITY = "epsilon", "v_prediction"  # as schedulers' configurations cal
 class Condition:
     """What texts tell the UNet."""
 
-    # Features float32 [n, context, d]: last hidden states after the final norm. If tokens differ by
-    # layer of cross-attention, [n, layers, context, d].
+    # Features [n, context, d]: last hidden states after the final norm, of the dtype that
+    # weights are stored in. If tokens differ by layer of cross-attention, [n, layers, context, d].
     text: Tensor
 
     @cached_property
@@ -62,7 +69,8 @@ class Condition:
 class Base:
     """A frozen text-to-image latent diffusion model in Stable Diffusion's format.
 
-    Its weights are float32, and so is all that its methods take and give.
+    All that its methods take and give is float32, but for conditions. So are its weights, or they
+    are stored in bfloat16 (see `store`): then what trains has a master in float32 elsewhere.
     """
 
     path: str
@@ -75,6 +83,9 @@ class Base:
     device: torch.device
     revision: str | None = None  # of a hub id
     dtype: torch.dtype = torch.float32  # what convolutions and matrix products compute with
+    stored: torch.dtype = torch.float32  # what weights are kept in
+    gradient_checkpointing: bool = False  # gradients take less memory and more time
+    compiled: bool = False  # see `pipeline.models.compiling`
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -98,8 +109,34 @@ class Base:
         ]
         return hashlib.sha256("".join(sha256(p) for p in files).encode()).hexdigest()[:16]
 
+    def store(self, dtype: torch.dtype) -> None:
+        """Keeps all weights in this dtype, in which models then compute throughout.
+
+        Without autocast nothing is cast from layer to layer, and half of the memory is read.
+        """
+        for model in (self.unet, self.vae, self.text_encoder):
+            nn.Module.to(model, dtype)  # diffusers' own warns of what these models do not have
+        self.dtype = self.stored = dtype
+
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """In it, models compute in float32, on whatever hardware: what merges and squares need.
+
+        The weights are the same numbers as outside. No modifier token may be there yet.
+        """
+        was = self.dtype, self.stored
+        with full_float32():
+            self.store(torch.float32)
+            try:
+                yield
+            finally:
+                self.store(was[1])
+                self.dtype = was[0]
+
     def autocast(self) -> AbstractContextManager[None]:
-        """In it, models compute with the base's dtype."""
+        """In it, models whose weights are float32 compute with the base's dtype."""
+        if self.stored is not torch.float32:
+            return nullcontext()
         return computing_in(self.dtype, self.device)
 
     def add_modifier_tokens(self, rows: dict[str, Tensor]) -> ModifierEmbedding:
@@ -121,7 +158,7 @@ class Base:
         return embedding
 
     def embedding_row(self, token_id: int) -> Tensor:
-        """A copy of the input embedding [d] of a token of the original vocabulary."""
+        """A copy of the input embedding, float32 [d], of a token of the original vocabulary."""
         table = self.embedding_table()
         size = table.shape[0]
         if not 0 <= token_id < size:
@@ -132,10 +169,10 @@ class Base:
         return table[token_id].clone()
 
     def embedding_table(self) -> Tensor:
-        """The input embeddings [vocabulary, d] of the original vocabulary."""
+        """The input embeddings, float32 [vocabulary, d], of the original vocabulary."""
         table = self.text_encoder.get_input_embeddings()
         table = table.table if isinstance(table, ModifierEmbedding) else table
-        return table.weight.detach()
+        return table.weight.detach().float()
 
     @property
     def context(self) -> int:
@@ -165,25 +202,72 @@ class Base:
             found.append(self.text_encoder(ids)[0])
         return Condition(torch.stack(found, 1))
 
-    def predict(self, noisy: Tensor, timesteps: Tensor | int, condition: Condition) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor | int,
+        condition: Condition,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """What the UNet makes of noisy scaled latents, float32 [n, c, h, w].
 
         Args:
             noisy: float32 [n, c, h, w].
             timesteps: int64 [n], or one for all.
             condition: of n texts.
+            weights: some that the UNet has instead of its own, by name.
 
         Returns:
             An estimate of `target`.
         """
-        with ExitStack() as stack:
-            stack.enter_context(self.autocast())
-            text = condition.text
-            if text.ndim == 4:
-                stack.enter_context(texts_by_layer(self.unet, condition.by_layer))
-                text = condition.by_layer[0]
-            predicted: Tensor = self.unet(noisy, timesteps, text).sample
+        with self.autocast(), self._saving_memory(condition), self.seeing(condition) as text:
+            arguments = (noisy.to(self.stored), timesteps, text.to(self.stored))
+            if weights is None:
+                predicted: Tensor = self.unet(*arguments).sample
+            else:
+                predicted = torch.func.functional_call(self.unet, dict(weights), arguments).sample
         return predicted.float()
+
+    @contextmanager
+    def seeing(self, condition: Condition) -> Iterator[Tensor]:
+        """In it, each layer of the UNet sees its own text, if a condition has one for each.
+
+        Yields:
+            What to give to the UNet, [n, context, d].
+        """
+        if condition.text.ndim == 3:
+            yield condition.text
+            return
+        with texts_by_layer(self.unet, condition.by_layer):
+            yield condition.by_layer[0]
+
+    @contextmanager
+    def _saving_memory(self, condition: Condition) -> Iterator[None]:
+        """In it, gradients take less memory, if that is wanted.
+
+        A backward pass calls blocks once more, when `predict` has long returned: what they see is
+        as it was then.
+        """
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            yield
+            return
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with attention_for(self.dtype, self.stored, self.device), self.seeing(condition):
+                yield
+
+        def checkpointed(block: nn.Module, *inputs: Any) -> Any:
+            contexts = (nullcontext(), again())  # of the first call and of the second
+            return checkpoint(
+                block.__call__, *inputs, use_reentrant=False, context_fn=lambda: contexts
+            )
+
+        self.unet.enable_gradient_checkpointing(checkpointed)
+        try:
+            yield
+        finally:
+            self.unet.disable_gradient_checkpointing()
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What `predict` should give, float32 [n, c, h, w]: noise, or the velocity.
@@ -210,7 +294,7 @@ class Base:
         means, deviations = [], []
         for part in images.split(batch):
             with self.autocast():
-                posterior = self.vae.encode(part.to(self.device)).latent_dist
+                posterior = self.vae.encode(part.to(self.device, self.stored)).latent_dist
             means.append(posterior.mean.float())
             deviations.append(posterior.std.float())
         return torch.cat(means), torch.cat(deviations)
@@ -224,14 +308,30 @@ class Base:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [n, 3, H, W], roughly in [-1, 1], of scaled latents [n, c, h, w]."""
         with self.autocast():
-            images: Tensor = self.vae.decode(latents / self.scale).sample
+            images: Tensor = self.vae.decode((latents / self.scale).to(self.stored)).sample
         return images.float()
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """RGB images of one size as float32 [n, 3, h, w] in [-1, 1]."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return normalized(to_pixels(images))
+
+
+def to_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """RGB images of one size as bytes [n, h, w, 3]."""
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """Bytes [n, h, w, 3] as float32 [n, 3, h, w] in [-1, 1]."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor of the CPU on a device; what asks for it does not wait for a GPU."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -242,6 +342,8 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
     """Loads the base model, frozen, in evaluation mode, from a folder or from the hub.
+
+    On a GPU its weights are stored in bfloat16, elsewhere in float32.
 
     The scheduler is DDIM with the base's betas, no clipping of the predicted image, offset 1 and
     leading spacing, whatever scheduler the base comes with: with eta 1 that is what the paper
@@ -292,7 +394,17 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
         **models,
     )
     _check_parts(base)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # of what is float32 still
+        base.store(base.dtype)
     return base
+
+
+def made_by(base: Base) -> tuple[str, ...]:
+    """What rounding depends on beside weights and code: the same gives the same bytes."""
+    device = base.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return (str(base.dtype), str(base.stored), device.type, name, torch.__version__)
 
 
 def _scheduler(path: str, config: dict[str, Any]) -> DDIMScheduler:

@@ -146,15 +146,16 @@ class RoutedSession:
         def hook(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             weights = self.weights[:, min(layer, self.weights.shape[1] - 1)]
             shares = weights.repeat_interleave(ranks, dim=1)[:, None]
-            change = ((inputs[0] @ down.T) * shares) @ up.T
+            change = ((inputs[0] @ down.to(inputs[0]).T) * shares) @ up.T
             return output + (self.router.scale * change).to(output)
 
         return hook
 
 
 def _by_layer(condition: Condition) -> Tensor:
-    """Features [n, layers, context, d]; of a single layer if all see the same."""
-    return condition.text if condition.text.ndim == 4 else condition.text[:, None]
+    """Features float32 [n, layers, context, d]; of a single layer if all see the same."""
+    text = condition.text.float()
+    return text if text.ndim == 4 else text[:, None]
 
 
 @contextmanager

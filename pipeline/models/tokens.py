@@ -47,7 +47,7 @@ class ModifierEmbedding(nn.Module):
         same = ids[..., None] == self.ids
         ours, place = same.any(-1), same.int().argmax(-1)
         frozen = self.table(torch.where(ours, 0, ids))
-        return torch.where(ours[..., None], F.embedding(place, rows), frozen)
+        return torch.where(ours[..., None], F.embedding(place, rows).to(frozen), frozen)
 
 
 def natural_order(token: str) -> list[str | int]:

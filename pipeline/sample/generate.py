@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 from pipeline.common.failures import about
-from pipeline.common.files import png_bytes, write_tar
+from pipeline.common.files import write_tar
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
+from pipeline.common.unfinished import Unfinished
 from pipeline.concepts.concept import load_concept
-from pipeline.models.base import load_base
+from pipeline.models.base import load_base, made_by
 from pipeline.sample.requests import Request
-from pipeline.sample.sampler import sample_all
+from pipeline.sample.sampler import sample_pngs
 from pipeline.settings.profile import load_params
 
 
@@ -32,17 +33,23 @@ def generate(concept: str, profile: str = DEFAULT_PROFILE) -> Path:
         seed = seed_of(params.train.seeds[0], "generated", prompt, i)
         record: dict[str, str | int] = {"part": "generated", "prompt": prompt, "seed": seed}
         requests.append(Request(f"generated-{i:04d}", prompt, seed, record))
-    with about(f"generated images of {concept}"):
-        images = sample_all(load_base(params.base), requests, params.generate)
+    base = load_base(params.base)
     path = params.runs() / "generated" / f"{concept}.tar"
-    write_tar(
-        path,
-        [
-            {"__key__": r.key, "png": png_bytes(image), "txt": r.prompt, "json": r.record}
-            for r, image in zip(requests, images)
-        ],
+    unfinished = Unfinished(
+        params.unfinished("generate", path.with_suffix("")),
+        lambda: (requests, params.generate, base.hash, *made_by(base)),
     )
+    with unfinished.removed():
+        with about(f"generated images of {concept}"):
+            pngs = sample_pngs(base, [requests], params.generate, base, unfinished)
+        write_tar(
+            path,
+            [
+                {"__key__": r.key, "png": png, "txt": r.prompt, "json": r.record}
+                for r, png in zip(requests, pngs)
+            ],
+        )
     seconds = time.perf_counter() - started
     more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
-    print(f"generate: {len(images)} images of {prompts[0]!r}{more} in {seconds:.1f} s -> {path}")
+    print(f"generate: {len(pngs)} images of {prompts[0]!r}{more} in {seconds:.1f} s -> {path}")
     return path

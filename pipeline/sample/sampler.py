@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError, about
-from pipeline.common.files import png_bytes, write_tar
+from pipeline.common.files import png_bytes, read_tar, sha256, write_tar
 from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.common.unfinished import Unfinished
 from pipeline.concepts.concept import Subject, load_subject
-from pipeline.methods import Session, load_method
+from pipeline.methods import Session, load_method, method_files
 from pipeline.models.adapter import load_adapter
-from pipeline.models.base import Base, load_base, to_images
+from pipeline.models.base import Base, load_base, made_by, moved, to_images
+from pipeline.models.compiling import compiled
 from pipeline.models.crossattn import cached_keys_and_values
 from pipeline.sample.requests import Request, cell_requests, held_out_captions, task_requests
 from pipeline.settings.profile import SamplerParams, load_grid, load_params
@@ -53,7 +58,8 @@ def sample(
     session = session or base
     latents = _noise(generators, base)
     with ExitStack() as stack:
-        if session is base:  # whose weights stay as they are over the steps
+        # Its weights stay as they are over the steps; a compiler would have to look into a cache.
+        if session is base and not base.compiled:
             stack.enter_context(cached_keys_and_values(base.unet))
         # Unconditional first, as diffusers orders them.
         condition = session.condition([*[""] * len(prompts), *prompts])
@@ -77,9 +83,9 @@ def sample(
 
 
 def _noise(generators: Sequence[torch.Generator], base: Base) -> Tensor:
-    return torch.cat(
-        [torch.randn((1, *base.latent_shape), generator=generator) for generator in generators]
-    ).to(base.device)
+    shape = (1, *base.latent_shape)
+    drawn = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+    return moved(drawn, base.device)
 
 
 def sample_all(
@@ -90,13 +96,101 @@ def sample_all(
 ) -> list[Image.Image]:
     """The images of all requests, in batches; see `sample`."""
     images: list[Image.Image] = []
-    with tqdm(total=len(requests), desc="sampling", unit="image") as progress:
-        for start in range(0, len(requests), params.batch_size):
-            batch = requests[start : start + params.batch_size]
-            prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
-            images += sample(base, prompts, seeds, params, session)
+    batches = _batches([requests], params.batch_size)
+    with _long_run(base, batches, params, session) as progress:
+        for batch in batches:
+            images += _sampled(base, batch, params, session)
             progress.update(len(batch))
     return images
+
+
+def sample_pngs(
+    base: Base,
+    groups: Sequence[Sequence[Request]],
+    params: SamplerParams,
+    session: Session | None,
+    unfinished: Unfinished,
+) -> list[bytes]:
+    """The images of all requests as PNG; a long run keeps its batches, to go on from.
+
+    They are encoded and kept while the model works on the next batch.
+
+    Args:
+        base: see `sample`.
+        groups: of requests, whose batches are apart: rounding depends on what else is in one.
+        params: see `sample`.
+        session: see `sample`.
+        unfinished: where batches are kept. Those of the same key are not made again.
+    """
+    encoded: list[bytes] = []
+    batches = _batches(groups, params.batch_size)
+    begun, waiting = time.monotonic(), dict[int, list[dict[str, Any]]]()
+    kept: dict[int, list[bytes]] = {}
+    if unfinished.folder.is_dir():
+        kept = {i: found for i, b in enumerate(batches) if (found := _kept(unfinished, i, b))}
+        print(f"sample: {len(kept)} of {len(batches)} batches are done: {unfinished.folder}")
+
+    def encode(number: int, images: Sequence[Image.Image]) -> list[bytes]:
+        if number in kept:
+            return kept[number]
+        pngs = [png_bytes(image) for image in images]
+        waiting[number] = [{"__key__": r.key, "png": png} for r, png in zip(batches[number], pngs)]
+        if kept or unfinished.due(begun):
+            for done, samples in waiting.items():
+                write_tar(_file(unfinished, done), samples)
+            waiting.clear()
+        return pngs
+
+    with ThreadPoolExecutor(1) as pool, _long_run(base, batches, params, session) as progress:
+        before: Future[list[bytes]] | None = None
+        for number, batch in enumerate(batches):
+            images = [] if number in kept else _sampled(base, batch, params, session)
+            encoded += before.result() if before else []
+            before = pool.submit(encode, number, images)
+            progress.update(len(batch))
+        encoded += before.result() if before else []
+    return encoded
+
+
+def _batches(groups: Sequence[Sequence[Request]], size: int) -> list[Sequence[Request]]:
+    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+
+
+def _sampled(
+    base: Base, batch: Sequence[Request], params: SamplerParams, session: Session | None
+) -> list[Image.Image]:
+    return sample(base, [r.prompt for r in batch], [r.seed for r in batch], params, session)
+
+
+@contextmanager
+def _long_run(
+    base: Base,
+    batches: Sequence[Sequence[Request]],
+    params: SamplerParams,
+    session: Session | None,
+) -> Iterator[tqdm[NoReturn]]:
+    """Progress over all batches, for which the model is compiled if that pays."""
+    # What other sessions do between layers differs from batch to batch.
+    runs = len(batches) * params.steps if session in (None, base) else 0
+    images = sum(len(batch) for batch in batches)
+    with compiled(base, runs), tqdm(total=images, desc="sampling", unit="image") as progress:
+        yield progress
+
+
+def _file(unfinished: Unfinished, number: int) -> Path:
+    return unfinished.folder / unfinished.key[:16] / f"batch-{number:04d}.tar"
+
+
+def _kept(unfinished: Unfinished, number: int, batch: Sequence[Request]) -> list[bytes] | None:
+    """The PNGs of a batch that was made already; None if it was not, or not wholly."""
+    path = _file(unfinished, number)
+    if not path.is_file():
+        return None
+    try:
+        found = {sample["__key__"]: sample["png"] for sample in read_tar(path)}
+        return [found[request.key] for request in batch]
+    except (BenchError, KeyError):
+        return None
 
 
 def sample_cell(
@@ -125,7 +219,8 @@ def sample_cell(
     for name, prompts in _prompts(thing).items():
         params.protocol.check_prompts(name, prompts)
     sampler = params.task_sampler() if thing.task else params.sampler(len(thing.concepts))
-    adapter = load_adapter(params.cell(method, of, seed) / "adapter.safetensors")
+    made = params.cell(method, of, seed) / "adapter.safetensors"
+    adapter = load_adapter(made)
     nouns = [concept.class_noun for concept in thing.concepts]
     references = adapter.provenance.references if of == subject else nouns
     # Concepts of a task are in batches of their own: rounding depends on what else is in one.
@@ -136,19 +231,26 @@ def sample_cell(
     )
     requests = [request for group in groups for request in group]
     base = load_base(params.base)
-    with how.open(base, adapter) as session, about(f"{method} on {subject}"):
-        images = [i for group in groups for i in sample_all(base, group, sampler, session)]
-    path = params.cell(method, subject, seed) / "samples.tar"
-    whose = params.identity(method, subject, seed)
-    write_tar(
-        path,
-        [
-            {"__key__": request.key, "png": png_bytes(image), "json": request.record | whose}
-            for request, image in zip(requests, images)
-        ],
-    )
+    folder, whose = params.cell(method, subject, seed), params.identity(method, subject, seed)
+    path = folder / "samples.tar"
+
+    def key() -> object:
+        files = (file.read_bytes() for file in method_files(method, grid))
+        return (sha256(made), sampler, requests, base.hash, *made_by(base), *files)
+
+    unfinished = Unfinished(params.unfinished("sample", folder), key)
+    with unfinished.removed():
+        with how.open(base, adapter) as session, about(f"{method} on {subject}"):
+            pngs = sample_pngs(base, groups, sampler, session, unfinished)
+        write_tar(
+            path,
+            [
+                {"__key__": request.key, "png": png, "json": request.record | whose}
+                for request, png in zip(requests, pngs)
+            ],
+        )
     seconds = time.perf_counter() - started
-    print(f"sample: {len(images)} images of {method} on {subject} in {seconds:.1f} s -> {path}")
+    print(f"sample: {len(pngs)} images of {method} on {subject} in {seconds:.1f} s -> {path}")
     return path
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -34,15 +34,12 @@ class WorldParams(Section):
 
 
 class CorpusParams(Section):
-    """A table of image URLs and captions, and what img2dataset makes of it."""
+    """A table of image URLs and captions, and how img2dataset makes images of it."""
 
     url_table: str
     url_column: str = "url"
     caption_column: str = "caption"
     resolution: int = Field(ge=8, description="pixels; larger images are resized to it")
-    min_success: float = Field(
-        default=0.9, ge=0, le=1, description="least share of the table's images that must be had"
-    )
 
 
 class RetrieveParams(Section):
@@ -87,6 +84,15 @@ class TrainParams(Section):
     """What all methods have in common (paper, appendix E)."""
 
     batch_size: int = Field(ge=2, multiple_of=2, description="images per step, all kinds together")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="of these, images that the UNet trains on at once; all if absent. Takes memory "
+        "and changes results by rounding alone",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="computes activations twice, which takes time and saves memory"
+    )
     weight_decay: float = Field(ge=0)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         min_length=1, description="one training of each cell for each; the first is the main one"
@@ -96,8 +102,13 @@ class TrainParams(Section):
     )
 
 
-# All of `train` that every training depends on, as DVC knows it: of the seeds each has one.
-TRAIN_KEYS = tuple(f"train.{name}" for name in TrainParams.model_fields if name != "seeds")
+# All of `train` that every training depends on, as DVC knows it: of the seeds each has one, and
+# what may be left out is about this machine's memory.
+TRAIN_KEYS = tuple(
+    f"train.{name}"
+    for name, field in TrainParams.model_fields.items()
+    if field.is_required() and name != "seeds"
+)
 FIRST_SEED = "train.seeds.0"
 
 
@@ -116,6 +127,11 @@ class MethodParams(Section):
     )
     template_words: bool = Field(
         default=True, description='whether "photo of a" constrains a merge, as in the paper\'s code'
+    )
+    store: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="how an adapter's file holds changes: bfloat16 takes half of the disk, and "
+        "rounds each number by 0.4 % at most",
     )
     own: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="what this method alone has, by name"
@@ -181,6 +197,17 @@ class Params(Section):
         """
         folder = self.runs() / "cells" / method / subject
         return folder / f"seed-{seed}" if self._further(seed) else folder
+
+    def unfinished(self, stage: str, path: Path) -> Path:
+        """The folder of what a stage keeps until it is done; DVC knows nothing of it.
+
+        Args:
+            stage: its name.
+            path: in `runs`, of what it makes; or `runs`. It is a part of one name here, so that no
+                stage's folder lies in that of another.
+        """
+        name = ".".join((stage, *path.relative_to(self.runs()).parts))
+        return self.runs() / "unfinished" / name
 
     def record(self, method: str, subject: str, seed: int | None = None) -> Path:
         """The folder of what stays of a cell in the report: its cost, scores and first pictures.

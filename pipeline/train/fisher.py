@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from pipeline.models.adapter import Adapter, applied
 from pipeline.models.base import Base
 from pipeline.models.crossattn import detached_start_token
 from pipeline.train.augment import draw_view
-from pipeline.train.loop import Encoder, Picture, Row, loss_of_rows, noised
+from pipeline.train.encoder import Encoder, Picture, Row
+from pipeline.train.loop import Noised, draw, loss_of_rows, noised
 
 
 def fisher(
@@ -29,14 +31,16 @@ def fisher(
     """
     names = how.weights(base.unet)
     total = {name: torch.zeros(0) for name in names}
+    drawn = [_drawn(base, how, part, adapter, number, seed) for number in range(rows)]
     with ExitStack() as stack:
+        stack.enter_context(base.precise())
         stack.enter_context(applied(base, adapter))
         if how.detach_start_token:
             stack.enter_context(detached_start_token(base.unet))
         weights = [base.unet.get_parameter(name).requires_grad_(True) for name in names]
         stack.callback(base.unet.requires_grad_, False)
-        for i in range(rows):
-            gradients = torch.autograd.grad(_loss(base, how, part, adapter, i, seed), weights)
+        for i, target in enumerate(drawn):
+            gradients = torch.autograd.grad(_loss(base, how, target), weights)
             for name, gradient in zip(names, gradients):
                 square = gradient.pow(2)
                 total[name] = total[name] + square if i else square
@@ -52,20 +56,34 @@ def fisher(
     return found
 
 
-def _loss(
+class _Target(NamedTuple):
+    """A target as the UNet sees it."""
+
+    caption: str
+    noised: Noised
+    mask: Tensor
+
+
+def _drawn(
     base: Base, how: Trained, part: TrainingSet, adapter: Adapter, number: int, seed: int
-) -> Tensor:
-    """The training loss of one target, drawn anew."""
+) -> _Target:
+    """A target with a view, noise and a timestep of its own."""
     own = seed_of(seed, part.concept.name, "fisher", number)
     view, prefix = draw_view(
         np.random.default_rng(own), len(part.targets), base.resolution, how.resize
     )
     reference = adapter.provenance.references[-1]
     row = Row(Picture(0, view, True), prefix + part.concept.caption.format(reference))
-    latents = Encoder(base, [part], [[row]])([row])
-    noisy, timesteps, target = noised(base, latents, torch.Generator().manual_seed(own))
+    encode = Encoder(base, [part], [[row]])
+    latents = encode(0, encode.rendered(0))
+    draws = draw(base, 1, torch.Generator().manual_seed(own))
+    return _Target(row.caption, noised(base, latents, draws), latents.mask)
+
+
+def _loss(base: Base, how: Trained, target: _Target) -> Tensor:
+    """Its training loss."""
+    noisy, timesteps, wanted = target.noised
     with torch.no_grad():
-        condition = base.condition([row.caption])
-    with torch.autocast(base.device.type, enabled=False):
-        predicted = base.unet(noisy, timesteps, condition.text).sample
-    return loss_of_rows(predicted - target, latents.mask, how.masked_loss).sum()
+        condition = base.condition([target.caption])
+    error = base.predict(noisy, timesteps, condition) - wanted
+    return loss_of_rows(error, target.mask, how.masked_loss).sum()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,36 +18,22 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import PHOTO_CAPTION
 from pipeline.methods import TOKENS, Batch, Step, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
-from pipeline.models.base import Base, Condition, to_tensor
+from pipeline.models.base import Base, Condition, moved
+from pipeline.models.compiling import compiled
 from pipeline.models.crossattn import detached_start_token
 from pipeline.settings.profile import MethodParams, TrainParams
-from pipeline.train.augment import View, draw_view, render_view, view_mask
+from pipeline.train.ahead import made_ahead
+from pipeline.train.augment import draw_view
+from pipeline.train.encoder import Encoder, Latents, Picture, Rendered, Row
 from pipeline.train.lowrank import low_rank_changes
+from pipeline.train.masters import Masters
+from pipeline.train.state import State
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A view of a target, or a regularization image and its mirroring; equal ones look equal."""
-
-    concept: int
-    view: View
-    target: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image of one step."""
-
-    picture: Picture
-    caption: str
-
-
-class Latents(NamedTuple):
-    """Pictures as the VAE sees them: means and deviations [n, c, h, w], loss masks [n, h, w]."""
-
-    mean: Tensor
-    deviation: Tensor
-    mask: Tensor
+# On a GPU, so that it never waits; none is measured. Pictures that go through the VAE together: at
+# 512 pixels the largest layer of sixteen takes a gigabyte.
+PICTURES_AT_ONCE = 16
+THREADS = 2  # that render pictures: a view of 512 pixels takes some ten milliseconds
+LOOKS = {"cuda": 50, "cpu": 1}  # after so many steps, for a loss that is not finite
 
 
 def draw_schedule(
@@ -100,6 +84,22 @@ def draw_schedule(
     return schedule
 
 
+class Draws(NamedTuple):
+    """What a step draws; made on the CPU, so that it is the same for each hardware."""
+
+    posterior: Tensor  # float32 [n, c, h, w]
+    noise: Tensor  # float32 [n, c, h, w]
+    timesteps: Tensor  # int64 [n]
+
+
+def draw(base: Base, count: int, generator: torch.Generator) -> Draws:
+    """The draws of so many images, all from one generator."""
+    shape = (count, *base.latent_shape)
+    posterior, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+    training_steps = base.scheduler.config.num_train_timesteps
+    return Draws(posterior, noise, torch.randint(training_steps, (count,), generator=generator))
+
+
 class Noised(NamedTuple):
     """Latents on which a prediction is asked for, and what it should be."""
 
@@ -108,56 +108,12 @@ class Noised(NamedTuple):
     target: Tensor  # float32 [n, c, h, w]
 
 
-def noised(base: Base, latents: Latents, generator: torch.Generator) -> Noised:
-    """Draws of the latents, noise and timesteps, all from one generator."""
-    shape = (len(latents.mean), *base.latent_shape)
-    posterior, noise = (torch.randn(shape, generator=generator).to(base.device) for _ in range(2))
-    training_steps = base.scheduler.config.num_train_timesteps
-    timesteps = torch.randint(training_steps, shape[:1], generator=generator).to(base.device)
+def noised(base: Base, latents: Latents, draws: Draws) -> Noised:
+    """Latents with what was drawn for them."""
+    posterior, noise, timesteps = (moved(part, base.device) for part in draws)
     clean = (latents.mean + latents.deviation * posterior) * base.scale
     noisy = base.scheduler.add_noise(clean, noise, timesteps)
     return Noised(noisy, timesteps, base.target(clean, noise, timesteps))
-
-
-class Encoder:
-    """Encodes each picture of a schedule once, when it is first needed.
-
-    What comes again is kept until its last use: never more than a step's pictures go through the
-    VAE at once, and few latents are in memory.
-    """
-
-    def __init__(
-        self, base: Base, sets: Sequence[TrainingSet], schedule: Sequence[Sequence[Row]]
-    ) -> None:
-        self.base, self.sets = base, sets
-        self.uses = Counter(row.picture for rows in schedule for row in rows)
-        self.kept: dict[Picture, Latents] = {}
-
-    def __call__(self, rows: Sequence[Row]) -> Latents:
-        """The latents of a step of the schedule; steps are asked for in their order."""
-        pictures = [row.picture for row in rows]
-        self._encode([p for p in dict.fromkeys(pictures) if p not in self.kept])
-        found = Latents(*map(torch.stack, zip(*(self.kept[p] for p in pictures))))
-        self.uses.subtract(pictures)
-        for picture in set(pictures):
-            if not self.uses[picture]:
-                del self.kept[picture]
-        return found
-
-    def _encode(self, pictures: Sequence[Picture]) -> None:
-        if not pictures:
-            return
-        resolution = self.base.resolution
-        rendered = []
-        for picture in pictures:
-            part = self.sets[picture.concept]
-            images = part.targets if picture.target else part.regularization
-            rendered.append(render_view(picture.view, images, resolution))
-        mean, deviation = self.base.encode_images(to_tensor(rendered))
-        for picture, m, d in zip(pictures, mean, deviation):
-            mask = view_mask(picture.view, resolution, self.base.downsampling)
-            # Copies, as a part of a batch would keep all of it in memory.
-            self.kept[picture] = Latents(m.clone(), d.clone(), mask.to(mean))
 
 
 def loss_of_rows(error: Tensor, mask: Tensor, masked: bool) -> Tensor:
@@ -183,6 +139,7 @@ def train_through(
     checkpoints: Sequence[int],
     provenance: Provenance,
     noise: str | None = None,
+    state: State | None = None,
 ) -> list[Adapter]:
     """Fine-tunes the base on the concepts' images and returns what has changed by then and then.
 
@@ -196,26 +153,37 @@ def train_through(
         checkpoints: numbers of steps, ascending; the last is that of the whole training.
         provenance: goes into the adapters, with the steps. Draws depend on its seed,
         noise: and on whose they are; the provenance's subject if absent.
+        state: where a long training keeps its state, and goes on from what it finds.
 
     Returns:
         The adapter after each of `checkpoints`.
 
     Raises:
+        BenchError: the batch cannot be divided as the parameters say.
         FailureError: the loss or what was trained is not finite.
     """
+    if method.penalty and params.micro_batch_size:
+        raise BenchError(
+            f"params.yaml: train.micro_batch_size: {provenance.method} has a term of its own in "
+            "the loss, which needs the whole batch: remove the line, or use "
+            "train.gradient_checkpointing"
+        )
     unet, noise = base.unet, noise or provenance.subject
     steps = checkpoints[-1]
     schedule = draw_schedule(
         method, sets, references, params, base.resolution, steps, provenance.seed
     )
     names = method.weights(unet)
-    weights = dict(unet.named_parameters())
-    originals = {name: weights[name].detach().clone() for name in names}
+    weights = {name: unet.get_parameter(name) for name in names}
+    originals = {name: weight.detach().clone() for name, weight in weights.items()}
     table = base.text_encoder.get_input_embeddings()
     try:
+        base.gradient_checkpointing = params.gradient_checkpointing
         with ExitStack() as stack:
             embedding = base.add_modifier_tokens(tokens)
             factors: dict[str, LowRank] = {}
+            masters = Masters({} if method.low_rank else weights)
+            stack.callback(masters.let_go)
             if method.low_rank:
                 seed = seed_of(provenance.seed, noise, "low rank")
                 basis = seed_of(provenance.seed, "basis") if method.orthonormal else None
@@ -226,15 +194,17 @@ def train_through(
                     n: [p for p in (f.up, f.down) if p.requires_grad] for n, f in factors.items()
                 }
             else:
-                trained = {name: [weights[name].requires_grad_(True)] for name in names}
+                trained = {name: [masters[name]] for name in names}
             if method.train_token:
                 trained[TOKENS] = [embedding.rows.requires_grad_(True)]
             if method.detach_start_token:
                 stack.enter_context(detached_start_token(unet))
+            # Texts of each layer come with hooks of each step, which a compiler would look at anew.
+            stack.enter_context(compiled(base, 0 if method.layered else steps))
             groups = _groups(trained, method.rate, hyper.learning_rate or 0.0)
 
             def change(name: str) -> Delta:
-                return factors[name] if method.low_rank else weights[name] - originals[name]
+                return factors[name] if method.low_rank else masters[name] - originals[name]
 
             def penalty(batch: Batch) -> Tensor | None:
                 if method.penalty is None:
@@ -254,14 +224,18 @@ def train_through(
                     raise _diverged(what, done, steps, provenance)
                 return adapter
 
-            made = {
-                done: changed(done)
-                for done in _steps(
-                    base, method, sets, schedule, groups, penalty, params, provenance, noise
-                )
-                if done in checkpoints
-            }
+            optimizer = torch.optim.AdamW(
+                groups,
+                weight_decay=params.weight_decay,
+                fused=True if base.device.type == "cuda" else None,
+            )
+            training = _Training(
+                base, method, sets, schedule, params, provenance, noise, checkpoints, optimizer,
+                masters, penalty,
+            )  # fmt: skip
+            made = {done: changed(done) for done in training.steps(state) if done in checkpoints}
     finally:
+        base.gradient_checkpointing = False
         base.text_encoder.set_input_embeddings(table)
         unet.requires_grad_(False)
         with torch.no_grad():
@@ -298,66 +272,136 @@ def _diverged(what: str, step: int, steps: int, provenance: Provenance) -> Failu
     )
 
 
-def _steps(
-    base: Base,
-    method: Trained,
-    sets: Sequence[TrainingSet],
-    schedule: Sequence[Sequence[Row]],
-    groups: list[dict[str, Any]],
-    penalty: Callable[[Batch], Tensor | None],
-    params: TrainParams,
-    provenance: Provenance,
-    noise: str,
-) -> Iterator[int]:
-    """The loop itself: AdamW on the prediction error of the schedule's images.
+class _Prepared(NamedTuple):
+    """What a step needs that no model makes: for threads."""
 
-    Yields:
-        How many steps have been made: 0, 1 and so on.
+    rendered: Rendered | None
+    draws: Draws
 
-    Raises:
-        FailureError: the loss is not finite.
-    """
-    yield 0
-    if not schedule:
-        return
-    encode = Encoder(base, sets, schedule)
-    # Captions that no training can change are encoded once.
-    captions = list(
-        dict.fromkeys(
-            row.caption
-            for rows in schedule
-            for row in rows
-            if not (row.picture.target and method.train_token)
+
+class _Watch:
+    """The first step whose loss was not finite. A GPU is asked for it now and then only."""
+
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self.none = steps + 1
+        self.first = torch.tensor(self.none, device=device)
+
+    def see(self, loss: Tensor, step: int) -> None:
+        """Looks at the loss of a step, counted from one, without waiting for it."""
+        self.first = torch.where(loss.isfinite(), self.first, self.first.clamp_max(step))
+
+    def found(self) -> int | None:
+        """Waits for what was seen: the first bad step, if there was one."""
+        first = int(self.first)
+        return None if first == self.none else first
+
+
+@dataclass
+class _Training:
+    """The loop itself: AdamW on the prediction error of the schedule's images."""
+
+    base: Base
+    method: Trained
+    sets: Sequence[TrainingSet]
+    schedule: Sequence[Sequence[Row]]
+    params: TrainParams
+    provenance: Provenance
+    noise: str
+    checkpoints: Sequence[int]
+    optimizer: torch.optim.Optimizer
+    masters: Masters
+    penalty: Callable[[Batch], Tensor | None]
+
+    def steps(self, state: State | None) -> Iterator[int]:
+        """Trains.
+
+        Yields:
+            How many steps have been made: 0, 1 and so on, or from where a state goes on.
+
+        Raises:
+            FailureError: the loss is not finite.
+        """
+        steps, device = len(self.schedule), self.base.device
+        gpu = device.type == "cuda"
+        encode = Encoder(self.base, self.sets, self.schedule, PICTURES_AT_ONCE if gpu else 1)
+        start = state.resume(self.optimizer, encode) if state else 0
+        self.masters.round()
+        yield start
+        fixed = self._fixed()
+        watch, look = _Watch(device, steps), LOOKS[device.type]
+
+        def prepared(step: int) -> _Prepared:
+            seed = seed_of(self.provenance.seed, self.noise, "step", step)
+            generator = torch.Generator().manual_seed(seed)
+            draws = draw(self.base, len(self.schedule[step]), generator)
+            return _Prepared(encode.rendered(step), draws)
+
+        ready = made_ahead(prepared, range(start, steps), THREADS if gpu else 0)
+        name = f"training {self.provenance.method}"
+        progress = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=1)
+        for step, (rendered, draws) in enumerate(ready, start):
+            loss = self._backward(step, encode(step, rendered), draws, fixed)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.masters.round()
+            done = step + 1
+            watch.see(loss, done)
+            if done % look == 0 or done == steps or done in self.checkpoints:
+                if bad := watch.found():
+                    progress.close()
+                    raise _diverged("the loss", bad, steps, self.provenance)
+                progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+                if state:
+                    state.keep(done, steps, self.optimizer, encode)
+            progress.update()
+            yield done
+
+    def _fixed(self) -> dict[str, Condition]:
+        """Captions that no training can change, encoded once."""
+        captions = list(
+            dict.fromkeys(
+                row.caption
+                for rows in self.schedule
+                for row in rows
+                if not (row.picture.target and self.method.train_token)
+            )
         )
-    )
-    fixed: dict[str, Condition] = {}
-    with torch.no_grad():
-        for start in range(0, len(captions), 64):
-            part = captions[start : start + 64]
-            fixed.update(zip(part, base.condition(part).split()))
+        fixed: dict[str, Condition] = {}
+        with torch.no_grad():
+            for start in range(0, len(captions), 64):
+                part = captions[start : start + 64]
+                fixed.update(zip(part, self.base.condition(part).split()))
+        return fixed
 
-    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
-    progress = tqdm(schedule, f"training {provenance.method}", unit="step", mininterval=1)
-    for step, rows in enumerate(progress):
-        generator = torch.Generator().manual_seed(seed_of(provenance.seed, noise, "step", step))
-        latents = encode(rows)
-        noisy, timesteps, target = noised(base, latents, generator)
+    def _backward(
+        self, step: int, latents: Latents, draws: Draws, fixed: Mapping[str, Condition]
+    ) -> Tensor:
+        """Adds a step's gradients; its loss, a scalar without one."""
+        rows = self.schedule[step]
+        everything, mask = noised(self.base, latents, draws), latents.mask
+        size = self.params.micro_batch_size or len(rows)
+        total: Tensor | None = None
+        for first in range(0, len(rows), size):
+            part = slice(first, first + size)
+            noisy, timesteps, target = (whole[part] for whole in everything)
+            condition = self._condition(rows[part], fixed)
+            predicted = self.base.predict(noisy, timesteps, condition)
+            losses = loss_of_rows(predicted - target, mask[part], self.method.masked_loss)
+            # The mean over each concept's images, summed over concepts.
+            loss = losses.sum() * len(self.sets) / len(rows)
+            more = self.penalty(
+                Batch(step, noisy, timesteps, condition, predicted, target, mask[part])
+            )
+            loss = loss if more is None else loss + more
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _condition(self, rows: Sequence[Row], fixed: Mapping[str, Condition]) -> Condition:
+        """What the captions of these rows tell the model; each is encoded once."""
         learned = list(dict.fromkeys(r.caption for r in rows if r.caption not in fixed))
-        with base.autocast():
-            known = fixed | dict(zip(learned, base.condition(learned).split() if learned else []))
-        condition = Condition.joined([known[row.caption] for row in rows])
-        predicted = base.predict(noisy, timesteps, condition)
-        losses = loss_of_rows(predicted - target, latents.mask, method.masked_loss)
-        # The mean over each concept's images, summed over concepts.
-        loss = losses.sum() * len(sets) / len(rows)
-        more = penalty(Batch(step, noisy, timesteps, condition, predicted, target, latents.mask))
-        loss = loss if more is None else loss + more
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        value = loss.item()
-        if not math.isfinite(value):
-            progress.close()
-            raise _diverged("the loss", step + 1, len(schedule), provenance)
-        progress.set_postfix_str(f"loss {value:.3f}", refresh=False)
-        yield step + 1
+        with self.base.autocast():
+            new = self.base.condition(learned).split() if learned else []
+        known = {**fixed, **dict(zip(learned, new))}
+        return Condition.joined([known[row.caption] for row in rows])

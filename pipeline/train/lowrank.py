@@ -22,7 +22,7 @@ class _Change(nn.Module):
         self.factors = factors
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.factors.dense()
+        return (weight + self.factors.dense()).to(weight.dtype)
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import DIVERGED, FailureError
 from pipeline.common.seeds import seed_of
+from pipeline.common.unfinished import Unfinished
 from pipeline.concepts.concept import Concept, Subject
 from pipeline.methods import Context, Rule, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Provenance, not_finite
@@ -21,11 +23,15 @@ from pipeline.settings.profile import MethodParams, Params
 from pipeline.train.fisher import fisher
 from pipeline.train.loop import train_through
 from pipeline.train.merging import constrained, weighted
+from pipeline.train.state import State
 
 
 @dataclass(frozen=True)
 class Making(Context):
     """The making of one adapter."""
+
+    unfinished: Unfinished | None = None  # where long trainings keep their state
+    trainings: Iterator[int] = field(default_factory=count)  # that have begun
 
     @classmethod
     def of(
@@ -40,6 +46,7 @@ class Making(Context):
         captions: Sequence[str] = (),
         seed: int | None = None,
         previous: Adapter | None = None,
+        unfinished: Unfinished | None = None,
     ) -> Making:
         """As the method's needs for the subject say; the references are class nouns at first.
 
@@ -50,17 +57,25 @@ class Making(Context):
         target = provenance_of(base, method, subject, seed)
         return cls(
             base, subject, params, hyper, target, tuple(sets), tuple(parts), tuple(captions),
-            previous,
+            previous, unfinished,
         )  # fmt: skip
 
     def train(self, how: Trained, sets: Sequence[TrainingSet], first: int = 0) -> Adapter:
         """See `Context`."""
         concepts = sets if self.subject.task else self.subject.concepts
         steps = self.hyper.steps if len(concepts) == 1 else self.hyper.composition_steps
-        return self.train_through(how, sets, [steps or 0], first)[-1]
+        state = None
+        if self.unfinished:
+            state = State(self.unfinished, f"training-{next(self.trainings) + 1}")
+        return self.train_through(how, sets, [steps or 0], first, state)[-1]
 
     def train_through(
-        self, how: Trained, sets: Sequence[TrainingSet], checkpoints: Sequence[int], first: int = 0
+        self,
+        how: Trained,
+        sets: Sequence[TrainingSet],
+        checkpoints: Sequence[int],
+        first: int = 0,
+        state: State | None = None,
     ) -> list[Adapter]:
         """As `train`, but the adapters after so many steps each; see `loop.train_through`."""
         concepts = [part.concept for part in sets]
@@ -78,7 +93,7 @@ class Making(Context):
         own = "+".join(concept.name for concept in concepts)
         return train_through(
             self.base, how, sets, references, rows, self.params.train, self.hyper, checkpoints,
-            provenance, own if self.subject.task else self.subject.name,
+            provenance, own if self.subject.task else self.subject.name, state,
         )  # fmt: skip
 
     def fisher(self, how: Trained, adapter: Adapter, rows: int) -> dict[str, Tensor]:
@@ -111,7 +126,8 @@ class Making(Context):
     def _constrained(
         self, parts: Sequence[Adapter], tokens: dict[str, Tensor], provenance: Provenance
     ) -> Adapter:
-        ridge = self.hyper.ridge or 0.0
+        ridge = self.hyper.ridge
+        assert ridge is not None  # `Merged.needs` asks for it
         try:
             adapter = constrained(
                 self.base, parts, tokens, self.subject, self.captions, ridge,

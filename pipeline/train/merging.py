@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.errors import BenchError
-from pipeline.concepts.concept import Subject
+from pipeline.concepts.concept import Concept, Subject
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, dense
 from pipeline.models.base import Base
 
@@ -150,26 +150,11 @@ def constrained(
             f"{subject.name}: constrained optimization needs adapters that change the same "
             "weights: merge adapters of one method that trains K and V"
         )
-    table = base.text_encoder.get_input_embeddings()
-    base.add_modifier_tokens(tokens)
-    try:
-        features = []
-        for token, concept in zip(tokens, subject.concepts):
-            reference = f"{token} {concept.class_noun}"
-            before = len(base.tokenizer(concept.caption.split("{}")[0]).input_ids) - 2
-            features.append(
-                torch.cat(
-                    [
-                        _word_features(base, [reference]),
-                        _word_features(base, [concept.caption.format(reference)])[
-                            0 if template_words else before :
-                        ],
-                    ]
-                )
-            )
-        regularization = _word_features(base, captions)
-    finally:
-        base.text_encoder.set_input_embeddings(table)
+    # Text features of equal words have to be equal, and those of different ones told apart.
+    with base.precise():
+        features, regularization = _features(
+            base, tokens, subject.concepts, captions, template_words
+        )
     kept = distinct_rows(features)
     constraints = torch.cat([rows[k] for rows, k in zip(features, kept)])
     prepared = merger(constraints, regularization, ridge)
@@ -192,6 +177,29 @@ def constrained(
         "residual": max(residuals),
     }
     return Adapter(tokens, deltas, replace(provenance, notes=notes))
+
+
+def _features(
+    base: Base,
+    tokens: dict[str, Tensor],
+    concepts: Sequence[Concept],
+    captions: Sequence[str],
+    template_words: bool,
+) -> tuple[list[Tensor], Tensor]:
+    """The rows [s, d] of C of each concept, and C_reg [n, d]."""
+    table = base.text_encoder.get_input_embeddings()
+    base.add_modifier_tokens(tokens)
+    try:
+        features = []
+        for token, concept in zip(tokens, concepts):
+            reference = f"{token} {concept.class_noun}"
+            before = len(base.tokenizer(concept.caption.split("{}")[0]).input_ids) - 2
+            named = _word_features(base, [reference])
+            captioned = _word_features(base, [concept.caption.format(reference)])
+            features.append(torch.cat([named, captioned[0 if template_words else before :]]))
+        return features, _word_features(base, captions)
+    finally:
+        base.text_encoder.set_input_embeddings(table)
 
 
 @torch.no_grad()

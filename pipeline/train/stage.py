@@ -13,10 +13,11 @@ import torch
 from pipeline.common.errors import BenchError
 from pipeline.common.files import write_json
 from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.common.unfinished import Unfinished, digest
 from pipeline.concepts.concept import load_subject
-from pipeline.methods import Needs, load_method
+from pipeline.methods import Needs, TrainingSet, load_method, method_files
 from pipeline.models.adapter import Adapter, save_adapter
-from pipeline.models.base import Base, load_base
+from pipeline.models.base import Base, load_base, made_by
 from pipeline.settings.profile import MethodParams, load_grid, load_params
 from pipeline.train.inputs import (
     load_parts,
@@ -44,7 +45,8 @@ def train_cell(
     """
     started = time.perf_counter()
     params, about = load_params(profile), load_subject(subject, profile)
-    how = load_method(method, load_grid(profile)).how(about, method)
+    grid = load_grid(profile)
+    how = load_method(method, grid).how(about, method)
     needs = how.needs([concept.name for concept in about.concepts])
     hyper = params.methods.get(method)
     if hyper is None:
@@ -54,12 +56,36 @@ def train_cell(
     sets = load_training_sets(about, params.runs(), needs)
     parts = load_parts(params, needs, seed)
     previous = load_previous(params, method, about) if needs.previous else None
-    captions = regularization_captions(params) if needs.index else []
+    captions = regularization_captions(params) if needs.captions else []
     base = load_base(params.base)
-    making = Making.of(base, method, about, params, hyper, sets, parts, captions, seed, previous)
-    adapter = how.make(making)
+
+    def key() -> object:
+        adapters = [*parts, *([previous] if previous else [])]
+        return (
+            method, about, seed, hyper, params.base, params.train, captions, base.hash,
+            *made_by(base), *map(_digest_of_set, sets), *map(_digest_of_adapter, adapters),
+            *(path.read_bytes() for path in method_files(method, grid)),
+        )  # fmt: skip
+
     path = params.cell(method, subject, seed) / "adapter.safetensors"
-    save_adapter(adapter, path)
+    unfinished = Unfinished(params.unfinished("train", path.parent), key)
+    with unfinished.removed():
+        adapter = how.make(
+            Making.of(
+                base,
+                method,
+                about,
+                params,
+                hyper,
+                sets,
+                parts,
+                captions,
+                seed,
+                previous,
+                unfinished,
+            )
+        )
+        save_adapter(adapter, path, hyper.store)
     seconds = time.perf_counter() - started
     record = params.record(method, subject, seed) / "cost.json"
     write_json(record, cost(adapter, path, seconds, base))
@@ -69,6 +95,17 @@ def train_cell(
         f"-> {path}"
     )
     return path
+
+
+def _digest_of_set(part: TrainingSet) -> str:
+    images = (image.tobytes() for image in (*part.targets, *part.regularization))
+    return digest(part.concept, part.captions, *images)
+
+
+def _digest_of_adapter(adapter: Adapter) -> str:
+    tensors = adapter.tensors()
+    values = (tensor.contiguous().numpy().tobytes() for tensor in tensors.values())
+    return digest(adapter.provenance, list(tensors), *values)
 
 
 def cost(adapter: Adapter, path: Path, seconds: float, base: Base) -> dict[str, int | float | str]:

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import (
@@ -38,7 +36,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from pipeline.common.files import png_bytes, read_tar, write_tar
+from pipeline.common.files import png_bytes, read_tar, write_json, write_tar
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained, load_method
 from pipeline.methods.bundles import Bundled
@@ -221,6 +219,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Iterato
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr("pipeline.common.unfinished.KEPT_EVERY", 0.0)  # all stages keep their state
         write_checkpoint(root / "models" / "own" / "base", layout)
         write_profile(root)
         write_inputs()
@@ -300,7 +299,7 @@ def write_profile(root: Path) -> None:
 
 
 def write_inputs() -> None:
-    """Shards, held-out captions and the index's captions, as the stages before would leave them."""
+    """Shards, held-out captions and those of merges, as the stages before would leave them."""
     runs = load_params().runs()
     for name, noun in CONCEPTS.items():
         targets = [sample("target", i, f"photo of a {noun}") for i in range(2)]
@@ -309,9 +308,7 @@ def write_inputs() -> None:
         write_tar(runs / "shards" / f"{name}.tar", targets + others)
         write_tar(runs / "regularization" / f"{name}.tar", others + held_out)
     captions = [f"a {word} in the snow" for word in WORDS]
-    table = pa.table({"caption": captions, "split": ["train"] * len(captions)})
-    (runs / "index").mkdir(parents=True)
-    pq.write_table(table, str(runs / "index" / "metadata.parquet"))
+    write_json(runs / "captions.json", captions)
 
 
 def sample(part: str, number: int, text: str) -> dict[str, object]:
@@ -400,6 +397,11 @@ def test_generated_images_are_made(cells: object) -> None:
         samples = read_tar(load_params().runs() / "generated" / f"{name}.tar")
         assert len(samples) == 3
         check_image(samples[0]["png"])
+
+
+def test_nothing_half_done_is_left(cells: object) -> None:
+    """Though every stage has kept its state: see `project`."""
+    assert not list((load_params().runs() / "unfinished").iterdir())
 
 
 @pytest.mark.parametrize("method", METHODS)

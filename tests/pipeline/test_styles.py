@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import pipeline.sample.generate
 from pipeline.common.files import read_tar
@@ -33,8 +32,8 @@ def test_generated_images_are_of_the_queries_in_turn(
     monkeypatch.setattr(pipeline.sample.generate, "load_base", lambda _: None)
     monkeypatch.setattr(
         pipeline.sample.generate,
-        "sample_all",
-        lambda _, rs, __: [Image.new("RGB", (8, 8)) for _ in rs],
+        "sample_pngs",
+        lambda _, groups, *__: [b"png" for group in groups for _ in group],
     )
     queries = load_concept(name).queries
     assert len(queries) == (16 if name == "neon" else 0)

@@ -243,7 +243,7 @@ def test_interrupt_undoes_everything(
 def test_stages_of_a_concept(project: Path) -> None:
     stages = new_stages("x", "smoke")
     assert stages["profiles/smoke/dvc.yaml"] == [
-        "retrieve@x", "shard@x", "gallery@x", "generate@x", "oracle@x",
+        "retrieve@x", "fetch@x", "shard@x", "gallery@x", "generate@x", "oracle@x",
     ]  # fmt: skip
     assert "profiles/smoke/cells/custom_diffusion_merge/dvc.yaml" not in stages
 

@@ -18,13 +18,24 @@ from safetensors.numpy import save_file
 
 from pipeline.adding.add import add_concept
 from pipeline.adding.lengths import clip_tokenizer
+from pipeline.bench import disk
 from pipeline.bench import doctor as module
 from pipeline.bench.doctor import Check, doctor, examine
 from pipeline.bench.pipelines import write_pipelines
 from pipeline.common.errors import BenchError
+from pipeline.methods import load_method
 from pipeline.settings.profile import load_grid, load_params
 
 ROOT = Path(__file__).parents[3]
+V1_UNET = {
+    "sample_size": 64,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
 REPOSITORY = "CompVis/stable-diffusion-v1-4"
 
 
@@ -323,6 +334,35 @@ def test_disk_and_network(project, monkeypatch, settings):
     )
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert check("network", "paper").note.startswith("switched off by HF_HUB_OFFLINE: ")
+
+
+def test_the_disk_that_a_grid_takes_is_the_sum_of_what_it_makes(tmp_path):
+    """By hand, for a UNet in v1-4's sizes: 859,520,964 weights, of which K and V are 19,169,280."""
+    (tmp_path / "config.json").write_text(json.dumps(V1_UNET))
+    unet = disk.unet_of(tmp_path / "config.json")
+    params, grid = load_params("paper"), load_grid("paper")
+    whole, kv = 859_520_964, 19_169_280
+
+    def changes(method: str, count: int, **hyper: str) -> int:
+        chosen = params.methods[method].model_copy(update=hyper)
+        own = params.model_copy(update={"methods": {**params.methods, method: chosen}})
+        how = load_method(method).of(count)
+        return disk.adapter_bytes(how, ["a", "b"][:count], own, grid, unet, method)
+
+    assert changes("dreambooth", 1) == 4 * whole
+    assert changes("dreambooth", 2, store="bfloat16") == 2 * whole
+    assert changes("custom_diffusion_merge", 2) == changes("custom_diffusion", 1) == 4 * kv
+    assert changes("custom_diffusion_sequential", 2) == 4 * kv
+    assert changes("textual_inversion", 2) == changes("pretrained", 1) == 0
+    # rank 64; 10, 10 and 12 matrices of 320, 640 and 1280 rows, and 768 columns
+    rows = 10 * 320 + 10 * 640 + 12 * 1280
+    assert changes("lora_kv", 1) == 4 * 64 * (rows + 32 * 768)
+
+    both = ["dreambooth", "custom_diffusion_all"]
+    few = grid.model_copy(update={"rows": [*both, "pretrained"]})
+    images = 512**2 * disk.PNG_BYTES_PER_PIXEL * 3 * (10 * (20 * 50 + 2 * 500) + 5 * 8 * 50)
+    expected = len(both) * 15 * 4 * whole + images + 3 * 4 * whole
+    assert disk.grid_bytes(params, few, unet) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_protocol_is_named_and_fixes_prompts(project, settings):

@@ -78,7 +78,7 @@ def learn(
                     base, name, about, params, hyper,
                     [part for part in SETS if part.concept.name in needs.shards],
                     singles[:n] if needs.adapters else (),
-                    CAPTIONS if needs.index else (),
+                    CAPTIONS if needs.captions else (),
                     previous=made[-1] if needs.previous else None,
                 )
             )

@@ -49,6 +49,25 @@ def test_file_gives_back_what_was_saved_and_has_the_same_bytes_each_time(base, t
     assert all(torch.equal(back.tokens[t], adapter.tokens[t]) for t in adapter.tokens)
 
 
+def test_stored_in_bfloat16_a_file_is_half_as_large_and_off_by_its_rounding(base, tmp_path):
+    adapter = random_adapter(base)
+    name = next(iter(adapter.deltas))
+    low = LowRank(torch.randn(adapter.deltas[name].shape[0], 2), torch.randn(2, 32))
+    adapter = replace(adapter, deltas={**adapter.deltas, name: low})
+    adapter = replace(adapter, kept={name: torch.rand(40)})
+    save_adapter(adapter, tmp_path / "a.safetensors")
+    save_adapter(adapter, tmp_path / "b.safetensors", "bfloat16")
+    large, small = ((tmp_path / f"{n}.safetensors").stat().st_size for n in "ab")
+    assert small < 0.6 * large
+    back, was = load_adapter(tmp_path / "b.safetensors").tensors(), adapter.tensors()
+    assert back.keys() == was.keys()
+    for key, tensor in back.items():
+        assert tensor.dtype is torch.float32
+        error = ((tensor - was[key]).abs() / was[key].abs()).max()
+        exact = key.startswith(("token.", "kept."))
+        assert (error == 0) if exact else (0 < error <= 2.0**-8), key
+
+
 def test_base_is_restored_bit_by_bit_even_after_an_error(base):
     before = {n: p.clone() for n, p in base.unet.state_dict().items()}
     table = base.text_encoder.get_input_embeddings()

@@ -5,12 +5,16 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from pipeline.common import unfinished
 from pipeline.common.failures import FailureError
+from pipeline.common.files import png_bytes
+from pipeline.common.unfinished import Unfinished
 from pipeline.models.adapter import Adapter, Provenance, applied
 from pipeline.models.base import Base
 from pipeline.models.crossattn import key_value_names
-from pipeline.sample.requests import caption_requests, prompt_requests
-from pipeline.sample.sampler import sample
+from pipeline.sample import sampler
+from pipeline.sample.requests import Request, caption_requests, prompt_requests
+from pipeline.sample.sampler import sample, sample_all, sample_pngs
 from pipeline.settings.profile import SamplerParams
 from tests.pipeline.tiny import RARE_TOKENS, new_base
 
@@ -130,3 +134,79 @@ def test_seeds_are_the_same_for_every_method_and_differ_between_images():
     assert joined[0].prompt == "a A and a B"
     captions = caption_requests("p", "cat", ["a cat", "a cat"], 2)
     assert len({r.seed for r in captions}) == 4
+
+
+def test_stored_in_bfloat16_images_are_the_same_within_its_rounding():
+    """All of them: through the text encoder, the UNet and the VAE. The weights are the same."""
+    base = new_base()
+    base.store(torch.bfloat16)
+    made = {}
+    for stored in (torch.bfloat16, torch.float32):
+        base.store(stored)
+        made[stored] = pixels(sample(base, ["a cat", "a dog"], [1, 2], PARAMS))
+    exact, rounded = made[torch.float32], made[torch.bfloat16]
+    error = np.sqrt(((exact - rounded) ** 2).mean())
+    assert 0 < error < 0.1 * exact.std()
+
+
+class Killed(BaseException):
+    """As a signal, nothing catches it."""
+
+
+def test_killed_sampling_goes_on_and_gives_the_same_bytes(base, tmp_path, monkeypatch):
+    groups = [
+        [Request(f"{name}-{i}", f"a {name}", i, {}) for i in range(count)]
+        for name, count in (("cat", 5), ("dog", 3))
+    ]
+    params = SamplerParams(steps=2, guidance_scale=6, eta=1, batch_size=3)
+    plain = [png_bytes(i) for group in groups for i in sample_all(base, group, params)]
+    sizes: list[int] = []
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 0.0)
+
+    def run(about: str, kill: int | None = None) -> list[bytes]:
+        def spy(base, prompts, *more):
+            if len(sizes) == kill:
+                raise Killed
+            sizes.append(len(prompts))
+            return sample(base, prompts, *more)
+
+        sizes.clear()
+        monkeypatch.setattr(sampler, "sample", spy)
+        return sample_pngs(base, groups, params, None, Unfinished(tmp_path, lambda: about))
+
+    assert run("a") == plain
+    assert sizes == [3, 2, 3]  # batches of different groups are apart
+    with pytest.raises(Killed):
+        run("b", 2)
+    assert run("b") == plain
+    assert sizes == [3]
+    # Other content, and a damaged batch, are made again.
+    assert run("c") == plain
+    assert sizes == [3, 2, 3]
+    first = sorted(tmp_path.glob("*/batch-0000.tar"))
+    for path in first:
+        path.write_bytes(path.read_bytes()[:700])
+    assert run("c") == plain
+    assert sizes == [3]
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 60.0)
+    monkeypatch.setattr(sampler, "_file", None)  # what is short has no use for a key
+    tmp_path = tmp_path / "none"
+    assert run("d") == plain
+    assert not tmp_path.exists()
+
+
+def test_an_error_of_writing_is_raised_before_the_batch_after_the_next(base, tmp_path, monkeypatch):
+    requests = [Request(f"cat-{i}", "a cat", i, {}) for i in range(6)]
+    params = SamplerParams(steps=1, guidance_scale=6, eta=0, batch_size=1)
+    made: list[int] = []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(sampler, "write_tar", full)
+    plain = sampler.sample
+    monkeypatch.setattr(sampler, "sample", lambda *a: made.append(1) or plain(*a))
+    with pytest.raises(OSError, match="No space"):
+        sample_pngs(base, [requests], params, None, Unfinished(tmp_path, lambda: "a"))
+    assert len(made) == 2

@@ -24,7 +24,8 @@ from pipeline.models.crossattn import (
 from pipeline.settings.profile import MethodParams, Params, load_params
 from pipeline.train import loop as training
 from pipeline.train.augment import render_view, view_mask
-from pipeline.train.loop import Encoder, Row, draw_schedule, loss_of_rows
+from pipeline.train.encoder import Encoder, Row
+from pipeline.train.loop import draw_schedule, loss_of_rows
 from pipeline.train.making import Making, first_rows
 from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
 
@@ -392,10 +393,13 @@ def test_styles_are_trained_on_captions_of_their_own(params):
         assert captions == {f"a picture in the style of {reference}"}
 
 
-def test_each_picture_is_encoded_once_and_let_go_after_its_last_step(base, params, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_each_picture_is_encoded_once_and_let_go_after_its_last_step(
+    base, params, monkeypatch, at_once
+):
     one = training_set("cat", "cat")
     steps = schedule(how("custom_diffusion"), [one], params, base.resolution, 12)
-    encode, encoded = Encoder(base, [one], steps), []
+    encode, encoded = Encoder(base, [one], steps, at_once), []
     plain = type(base).encode_images
 
     def spy(self, images):
@@ -405,8 +409,8 @@ def test_each_picture_is_encoded_once_and_let_go_after_its_last_step(base, param
         return plain(self, images)
 
     monkeypatch.setattr(type(base), "encode_images", spy)
-    for rows in steps:
-        latents = encode(rows)
+    for step, rows in enumerate(steps):
+        latents = encode(step, encode.rendered(step))
         for row, mean, deviation, mask in zip(rows, *latents):
             view, images = row.picture.view, one.targets
             images = images if row.picture.target else one.regularization
@@ -418,6 +422,8 @@ def test_each_picture_is_encoded_once_and_let_go_after_its_last_step(base, param
     assert len(encoded) == len({row.picture for rows in steps for row in rows})
     assert len(encoded) < sum(map(len, steps))
     assert not encode.kept
+    *first, _ = map(len, encode.groups.values())
+    assert min(first) >= at_once
 
 
 def test_three_concepts_share_a_batch_of_eight_equally(params):

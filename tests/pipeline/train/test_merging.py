@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from pipeline.train.merging import distinct_rows, merger
+from pipeline.common.errors import BenchError
+from pipeline.methods import load_method
+from pipeline.settings.profile import MethodParams
+from pipeline.train.merging import constrained, distinct_rows, merger
+from pipeline.train.stage import check_hyper
+from tests.pipeline.sample.test_sampler import random_adapter
+from tests.pipeline.tiny import new_base, subject, training_set
 
 
 def problem(seed: int = 0, concepts: int = 2):
@@ -58,3 +65,33 @@ def test_repeated_rows_count_once_and_for_the_first():
     shared = torch.randn(3, 8)
     first, second = torch.cat([shared, torch.randn(2, 8)]), torch.cat([torch.randn(1, 8), shared])
     assert [k.tolist() for k in distinct_rows([first, second])] == [[0, 1, 2, 3, 4], [0]]
+
+
+def test_a_merge_without_a_ridge_is_refused_and_zero_is_a_ridge():
+    method = load_method("custom_diffusion_merge")
+    for how in (method.composition, method.sequence):
+        needs = how.needs(["cat", "chair"]) if how else None
+        if needs:
+            with pytest.raises(BenchError, match=r"methods\.m: needs ridge"):
+                check_hyper("m", needs, MethodParams())
+            check_hyper("m", needs, MethodParams(ridge=0.0))
+
+
+def test_a_base_in_bfloat16_merges_in_float32():
+    """Rounded features of equal words would differ, and contradict each other as constraints."""
+    base, sets = new_base(), [training_set(noun, noun) for noun in ("cat", "chair")]
+    base.store(torch.bfloat16)
+    whole = random_adapter(base)
+    parts = [whole, whole]
+    captions = [f"photo of a {a} {b}" for a in ("red", "blue") for b in ("dog", "house", "tree")]
+    arguments = (parts, whole.tokens, subject(*sets), captions, 1e-3, True, whole.provenance)
+    stored = constrained(base, *arguments)
+    assert base.stored is torch.bfloat16
+    base.store(torch.float32)
+    exact = constrained(base, *arguments)
+    assert stored.provenance.notes == exact.provenance.notes
+    assert stored.provenance.notes["residual"] < 1e-6
+    # "photo of a" once, then twice "<new1> cat" and the end for each concept.
+    assert stored.provenance.notes["constraints"] == 3 + 2 * 6
+    for name, delta in exact.deltas.items():
+        assert torch.equal(stored.deltas[name], delta)
