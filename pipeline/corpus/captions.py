@@ -34,6 +34,7 @@ def choose_captions(profile: str) -> None:
     started = time.perf_counter()
     params = load_params(profile)
     path = params.runs() / "captions.json"
+    next(partitions(params))  # tells at once whether it can be read
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".captions.", suffix=".part") as name:
         parts, count = [], 0

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.common.errors import BenchError
-from pipeline.common.files import atomic
+from pipeline.common.files import atomic, check_file
 from pipeline.settings.profile import Params, WorldParams, load_params, profile_folder
 from pipeline.toyland.world.scenes import Scene, caption, scene_at
 
@@ -53,6 +53,8 @@ def write_table(profile: str) -> None:
     started = time.perf_counter()
     params = load_params(profile)
     world = world_of(params)
+    path = params.runs() / "world" / "urls.parquet"
+    check_file(path)
     scenes = [("train", i) for i in range(world.images)]
     scenes += [("held_out", i) for i in range(world.held_out)]
     columns = {
@@ -63,7 +65,6 @@ def write_table(profile: str) -> None:
         ],
         "split": [split for split, _ in scenes],
     }
-    path = params.runs() / "world" / "urls.parquet"
     with atomic(path) as temporary:
         pq.write_table(pa.table(columns), str(temporary))
     print(f"table: {len(scenes)} captions in {time.perf_counter() - started:.0f} s: {path}")
