@@ -19,7 +19,7 @@ from eval.metrics import Values
 from eval.metrics.catalogue import METRICS
 from eval.metrics.continual import Confusion, Terms, confusion
 from eval.results import LEAST_SUBJECTS, Differences, Results
-from eval.scores.reading import load_sequence
+from eval.scores.reading import check_comparable, load_scores, load_sequence
 from eval.statistics import (
     Estimate,
     Stratum,
@@ -37,8 +37,10 @@ class SequenceResults:
     """What was scored of a sequence."""
 
     name: str
-    results: Results  # of single concepts, and the grid
-    scores: pd.DataFrame  # as `eval.scores.reading.load_sequence` gives
+    results: Results  # the grid and the protocol
+    singles: pd.DataFrame  # scores of single concepts, as `load_scores` gives
+    scores: pd.DataFrame  # as `eval.scores.reading.load_sequence` gives, of tasks
+    plain: pd.DataFrame  # the same of the last models, asked for class nouns
     images: int  # for each prompt of a concept, after each task
     fresh: Freshness = field(default_factory=Freshness)
     # Why a task could not be made, by method and its number.
@@ -95,7 +97,14 @@ class SequenceResults:
         protocol = self.results.protocol
         if protocol.sequence is None or protocol.sequence.steps != protocol.sample.single.steps:
             return None  # of another sampler: not to be compared
-        rows = self._rows(self.results.scores, method, metric)
+        return self._by_concept(self.singles, method, metric)
+
+    def of_nouns(self, method: str, metric: str) -> Values | None:
+        """The same of the last model, asked for class nouns; None if there are no such images."""
+        return self._by_concept(self.plain, method, metric)
+
+    def _by_concept(self, scores: pd.DataFrame, method: str, metric: str) -> Values | None:
+        rows = self._rows(scores, method, metric)
         rows = rows[rows["sample"] < self.images]
         r = np.full((len(self.concepts), max(map(len, self.templates))), np.nan)
         for place, concept in enumerate(self.concepts):
@@ -154,16 +163,22 @@ def load_sequences(results: Results) -> list[SequenceResults]:
         BenchError: a file is damaged, or scores cannot be compared.
     """
     found, params = [], load_params(results.profile)
+    further = load_scores(results.profile, results.grid.sequence_concepts)
+    singles = pd.concat([results.scores, further]) if len(further) else results.scores
+    check_comparable(singles)
     for name in results.grid.sequences:
-        scores = load_sequence(results.profile, name)
-        if scores.empty:
+        everything = load_sequence(results.profile, name)
+        if everything.empty:
             continue
-        cells = scores.assign(subject=name)
+        cells, of_tasks = everything.assign(subject=name), everything["task"].notna()
+        scores = everything[of_tasks]
         found.append(
             SequenceResults(
                 name,
                 results,
+                singles,
                 scores,
+                everything[~of_tasks],
                 params.task_sampling().images_per_prompt,
                 freshness(results.profile, cells),
                 _failures(params, results, name, sorted(set(scores["method"]))),

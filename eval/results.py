@@ -158,7 +158,7 @@ class Results:
 
         By it, what different subjects are asked for in the same words is known to be so.
         """
-        nouns = [self.grid.concepts[c].class_noun for c in self.grid.concepts_of(subject)]
+        nouns = [self.grid.all_concepts()[c].class_noun for c in self.grid.concepts_of(subject)]
         longest = sorted(map(re.escape, nouns), key=len, reverse=True)
         pattern = rf"\b({'|'.join(longest)})\b"
         return re.sub(pattern, lambda match: f"{{{nouns.index(match[1])}}}", text)

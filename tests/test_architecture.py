@@ -46,6 +46,7 @@ ORDER = (
     "eval/study",
     "eval/analyses",
     "eval/report",
+    "pipeline/cluster",
     "pipeline/bench",
     "benchmarks",
 )

@@ -188,14 +188,28 @@ def project(finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def stages_of(profile: str) -> set[str]:
     """What the pipeline of a profile should consist of, from its grid alone."""
     grid, params = load_grid(profile), load_params(profile)
-    names = {"corpus", "index", *LAST}
+    names = {"index", "captions", *LAST}
+    names |= {"table"} if params.world else set()
     names |= {f"analyse_{name}" for name in params.analyses}
     hows = [how for method in grid.methods if (how := load_method(method).single)]
     generated = any(how.needs(["a"]).generated for how in hows) or bool(params.analyses)
-    fed = ["retrieve", "shard", "oracle", *(["generate"] if generated else [])]
+    fed = ["retrieve", "fetch", "shard", "oracle", *(["generate"] if generated else [])]
     for concept in grid.concepts:
         names |= {f"{stage}@{concept}" for stage in fed}
         names |= {f"gallery@{concept}"} if params.protocol.score.galleries else set()
+    fed = ["retrieve", "shard", *(["gallery"] if params.protocol.score.galleries else [])]
+    names |= {f"{s}_sequence_concept@{c}" for s in fed for c in grid.sequence_concepts}
+    # Of concepts that sequences alone have, there is what those are made of and compared with.
+    made_of = {"pretrained"}
+    for about in grid.sequences.values():
+        for how in (load_method(name).sequence for name in about.methods):
+            made_of |= {other for other, _ in how.needs(about.concepts).adapters}
+    names |= {
+        f"cells/{method}/dvc.yaml:{step}_sequence_concept@{concept}"
+        for method in made_of
+        for step in ("train", "sample", "score")
+        for concept in grid.sequence_concepts
+    }
     groups = (
         ("", grid.concepts, "single"),
         ("_composition", grid.compositions, "composition"),
@@ -218,7 +232,8 @@ def stages_of(profile: str) -> set[str]:
 def learning(method: str, sequence: str, tasks: Iterable[int]) -> set[str]:
     """The stages of a method that are about these tasks of a sequence, and their scores."""
     names = {f"{step}_{sequence}_{task}" for step in ("train", "sample") for task in tasks}
-    return {f"cells/{method}/dvc.yaml:{name}" for name in names | {f"score_{sequence}"}}
+    names |= {f"sample_{sequence}", f"score_{sequence}"}
+    return {f"cells/{method}/dvc.yaml:{name}" for name in names}
 
 
 def cells(method: str) -> set[str]:
@@ -346,7 +361,7 @@ def test_a_further_seed_of_a_part_makes_its_merge_again(project: Project) -> Non
 
 def test_another_main_seed_trains_all_and_draws_the_corpus_parts_anew(project: Project) -> None:
     seeded(project, "[7]")
-    expected = {f"generate@{concept}" for concept in ("cat", "chair")}
+    expected = {"captions", *(f"generate@{concept}" for concept in ("cat", "chair"))}
     expected |= set().union(*(cells(m) for m in load_grid("smoke").all_methods()))
     assert project.stale() == expected | LAST
 
@@ -381,7 +396,17 @@ def test_what_fails_blocks_nothing(project: Project) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_stages_about_a_concept_or_a_cell_record_their_failures(profile: str) -> None:
-    about = {"retrieve", "shard", "gallery", "generate", "oracle", "train", "sample", "score"}
+    about = {
+        "retrieve",
+        "fetch",
+        "shard",
+        "gallery",
+        "generate",
+        "oracle",
+        "train",
+        "sample",
+        "score",
+    }
     about |= {"analyse"}
     for stage in stages(profile):
         command = stage.cmd[-1] if isinstance(stage.cmd, list) else stage.cmd
@@ -486,7 +511,7 @@ def test_what_was_pushed_can_be_pulled_in_another_clone(
     assert not (clone.folder / "runs").exists()
     clone.dvc("pull", "-q")
     assert clone.stale() == set()
-    for file in ("corpus/file", "cells/dreambooth/cat/samples.tar"):
+    for file in ("index/file", "cells/dreambooth/cat/samples.tar"):
         runs = [of.folder / "runs" / file for of in (clone, project)]
         assert runs[0].read_bytes() == runs[1].read_bytes()
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from eval.continual import SequenceResults
+from eval.metrics.continual import known
 from eval.papers.reference import (
     PrintedRow,
     PrintedTable,
@@ -24,6 +26,7 @@ from eval.papers.reference import (
     metric_title,
     printed_name,
     printed_tables,
+    sequence_sources,
 )
 from eval.results import KINDS, Estimates, Results, load_results, over_subjects
 from eval.statistics import Estimate, rank_correlation
@@ -324,6 +327,30 @@ def orders(compared_lines: Sequence[tuple[PrintedTable, Sequence[Line]]]) -> Tab
     )
     caption = "Where values cannot be compared, the order of the methods can: 1 is the paper's"
     return Table(caption, columns, tuple(rows), marks)
+
+
+def sequence_orders(sequence: SequenceResults) -> Table:
+    """How far methods are in a paper's order after the last task, by their means over concepts."""
+    found = []
+    for source in sequence_sources():
+        for printed in source.tables:
+            lines = []
+            for row in printed.rows:
+                for metric in row.values if row.method in sequence.methods else ():
+                    r = sequence.matrix(row.method, metric)
+                    ours = sequence.estimate(known(r, len(r) - 1))
+                    value = row.means.get(metric, printed.mean_of_values(row, metric))
+                    why = source.never_comparable[metric]
+                    mean = ours.here if ours else None
+                    lines.append(Line(row.method, None, metric, mean, value, math.nan, why))
+            found.append((printed, lines))
+    said = ", ".join(source.source for source in sequence_sources())
+    return replace(
+        orders(found),
+        caption="Whether methods are in the order of the means that others print of other concepts "
+        f"({said}), as values cannot be compared: 1 is the paper's",
+        heading=sequence.results.heading(),
+    )
 
 
 class Comparison(NamedTuple):

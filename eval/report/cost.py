@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.analyses.cost.file import COST_FILE, read_cost
+from eval.analyses.cost.file import COST_FILE, Cost, read_cost
+from eval.continual import SequenceResults
 from eval.results import KINDS, Results
+from eval.style import words
 from eval.tables.table import Cell, Column, Table
 from pipeline.settings.profile import Grid, Params
+
+BYTES_EACH = 4  # of a number in an adapter's file
 
 
 def cost_table(params: Params, results: Results) -> Table:
@@ -36,6 +40,62 @@ def cost_table(params: Params, results: Results) -> Table:
         if any(value is not None for value in row[1:]):
             rows.append(tuple(row))
     return Table("Mean over cells of what their training took", tuple(columns), tuple(rows))
+
+
+def sequence_costs(sequence: SequenceResults, params: Params) -> Table:
+    """What a sequence takes with each method: time to learn, bytes to learn on and to sample.
+
+    Adapters of single concepts that a task is made of count with it, in time and in what is kept.
+    """
+    from pipeline.methods import load_method
+
+    columns = (
+        Column("method", "method"),
+        Column("seconds", "a task, s", digits=1),
+        Column("kept", "kept to learn on, MB", digits=3),
+        Column("kept_more", "of it for the last task, MB", digits=3),
+        Column("used", "used to sample, MB", digits=3),
+    )
+    grid = sequence.results.grid
+
+    def of(method: str, subject: str) -> Cost | None:
+        return read_cost(params.record(method, subject) / COST_FILE)
+
+    rows: list[tuple[Cell, ...]] = []
+    for method in sequence.methods:
+        how = load_method(method, grid).sequence
+        assert how is not None  # it was scored
+        chain = how.needs(sequence.concepts).previous
+        seconds, kept = list[float](), list[float]()
+        for task, concepts in grid.tasks(sequence.name).items():
+            made, needs = of(method, task), how.needs(concepts)
+            parts = {concept: of(other, concept) for other, concept in needs.adapters}
+            if made is None or None in parts.values():
+                break
+            new = parts.get(concepts[-1])
+            seconds.append(made.seconds + (new.seconds if new else 0.0))
+            # A chain reads its last file again; what is made anew reads the adapters it is made of.
+            whole = sum(part.bytes for part in parts.values() if part)
+            kept.append(made.bytes if chain else whole)
+        else:
+            last = list(grid.tasks(sequence.name))[-1]
+            used = of(method, last)
+            assert used is not None
+            rows.append(
+                (
+                    method,
+                    float(np.mean(seconds)),
+                    kept[-1] / 1e6 if kept[-1] else None,  # of a method that reads images again
+                    (kept[-1] - kept[-2]) / 1e6 if kept[-1] else None,
+                    used.parameters * BYTES_EACH / 1e6,
+                )
+            )
+    return Table(
+        f"What {words(sequence.name)} takes: the mean time of a task, with the adapter of a single "
+        "concept that it is made of; the bytes of files that a further task would read; and those "
+        "of the numbers that the last model consists of",
+        columns, tuple(rows), heading=sequence.results.heading(),
+    )  # fmt: skip
 
 
 def trained_on(params: Params, grid: Grid) -> list[str]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -15,6 +16,9 @@ from eval.continual import SequenceResults
 from eval.metrics import Values
 from eval.metrics.catalogue import METRICS
 from eval.metrics.continual import averages, known
+from eval.papers.compare import sequence_orders
+from eval.papers.sequences import sequence_claims
+from eval.report.cost import sequence_costs
 from eval.report.grids import Tile, labelled
 from eval.report.maps import HeatMap, shades
 from eval.scores.pictures import PICTURES, read_pictures
@@ -31,10 +35,19 @@ class Part(NamedTuple):
     name: str
     concepts: list[str]
     measures: Table
+    further: list[tuple[str, str, Table]]  # a title, the name of its file, and the table
     maps: list[HeatMap]
     tables: list[str]  # names of its tables' files
     chart: str
     grid: str
+
+
+# Tables beside the measures, by the ends of their names.
+FURTHER = {
+    "cost": "What it takes",
+    "claims": "What is said of it, and what these scores say",
+    "order": "In what order others have the methods",
+}
 
 
 def alone(grid: Grid) -> dict[str, str]:
@@ -54,13 +67,18 @@ def alone(grid: Grid) -> dict[str, str]:
     return found
 
 
-def sequence_tables(sequences: Sequence[SequenceResults], grid: Grid) -> dict[str, Table]:
+def sequence_tables(
+    sequences: Sequence[SequenceResults], grid: Grid, params: Params
+) -> dict[str, Table]:
     """All tables, by the names of their files."""
     of = alone(grid)
     tables = {}
     for sequence in sequences:
         name = f"sequence_{sequence.name}"
         tables[name] = measures(sequence, of)
+        tables[f"{name}_cost"] = sequence_costs(sequence, params)
+        tables[f"{name}_order"] = sequence_orders(sequence)
+        tables[f"{name}_claims"] = sequence_claims(sequence)
         for metric in sequence.metrics:
             tables[f"{name}_{metric}"] = matrix(sequence, metric, of)
             tables[f"{name}_{metric}_confusion"] = confusions(sequence, metric)
@@ -83,6 +101,11 @@ def sequence_parts(
             sequence.name,
             sequence.concepts,
             tables[f"sequence_{sequence.name}"],
+            [
+                (title, name, tables[name])
+                for end, title in FURTHER.items()
+                if (name := f"sequence_{sequence.name}_{end}") in tables
+            ],
             [heat_map(sequence, metric, of) for metric in sequence.metrics],
             [n for n in tables if n == f"sequence_{sequence.name}" or n.startswith(
                 f"sequence_{sequence.name}_"
@@ -122,10 +145,17 @@ def _mean(values: Values) -> float | None:
 
 
 def course_chart(sequence: SequenceResults) -> Figure:
-    """The average over the concepts learned so far after each task, with one standard error."""
+    """The average over the concepts learned so far after each task, with one standard error.
+
+    Beside them the averages after the last task, one metric against the other if there are two.
+    """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.5 * len(sequence.metrics), 3.8), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(1, len(sequence.metrics)))
+        metrics = sequence.metrics
+        count = len(metrics) + (len(metrics) > 1)
+        figure = Figure(figsize=(4.5 * count, 3.8), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, count))
+        if len(metrics) > 1:
+            _trade_off(sequence, axes[-1])
         tasks = np.arange(1, len(sequence.concepts) + 1)
         for ax, metric in zip(axes, sequence.metrics):
             for method in sequence.methods:
@@ -144,6 +174,21 @@ def course_chart(sequence: SequenceResults) -> Figure:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _trade_off(sequence: SequenceResults, ax: Axes) -> None:
+    """What each method has after the last task: the first metric against the second."""
+    pair = sequence.metrics[:2]
+    for method in sequence.methods:
+        matrices = [sequence.matrix(method, metric) for metric in pair]
+        found = [sequence.estimate(known(r, len(r) - 1)) for r in matrices]
+        if any(one is None for one in found):
+            continue
+        (y, y_error), (x, x_error) = ((f.here.mean, f.here.std_error) for f in found if f)
+        colour, marker = method_style(sequence.results.grid, method)
+        ax.errorbar(x, y, y_error, x_error, marker=marker, color=colour, elinewidth=1)
+    first, second = (METRICS[metric].title for metric in pair)
+    ax.set(title="after the last task", xlabel=second, ylabel=first)
 
 
 def pictures(sequence: SequenceResults, params: Params) -> Image.Image:

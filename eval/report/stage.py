@@ -62,7 +62,7 @@ def write_report(profile: str) -> None:
         tables |= {f"differences_{kind}": differences(results, kind)}
     tables["cost"] = cost_table(params, results)
     sequences = load_sequences(results)
-    tables |= sequence_tables(sequences, grid)
+    tables |= sequence_tables(sequences, grid, params)
     tables = {name: table for name, table in tables.items() if table.rows}
     with atomic_folder(folder / "tables", (*SUFFIXES.values(),)) as temporary:
         _write_tables(tables, temporary)

@@ -57,8 +57,9 @@ COLUMNS: dict[str, str] = {
     "rows": "Int64",
 }
 # Of a sequence: the task after which an image was made, and as subject the concept that it was
-# asked for. After the last task images are compared with the targets of every concept: `target` is
-# the concept's number in the sequence.
+# asked for; no task if it was asked for the class noun alone, after the last. After the last task
+# images are compared with the targets of every concept: `target` is the concept's number in the
+# sequence.
 SEQUENCE_COLUMNS: dict[str, str] = {"sequence": "string", "task": "Int64", **COLUMNS}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pandas as pd
 
 from eval.scores.file import COLUMNS, ORACLE, SCORES, SEQUENCE_COLUMNS, read_scores
@@ -18,12 +20,16 @@ DEFINITION: dict[str, str] = {
 }
 
 
-def load_scores(profile: str) -> pd.DataFrame:
+def load_scores(profile: str, subjects: Collection[str] | None = None) -> pd.DataFrame:
     """All scores of the profile's grid that are there, oracle first, then in the grid's order.
 
     Of each cell those of the main training come first.
 
     Cells that failed have none; see `failed_cells`.
+
+    Args:
+        profile: the name of a profile.
+        subjects: whose; those of the grid if absent.
 
     Returns:
         A frame with COLUMNS; empty if nothing was scored yet.
@@ -34,7 +40,7 @@ def load_scores(profile: str) -> pd.DataFrame:
     params, grid = load_params(profile), load_grid(profile)
     frames = []
     for method in (ORACLE, *grid.methods):
-        for subject in grid.subjects():
+        for subject in grid.subjects() if subjects is None else subjects:
             for folder in params.records(method, subject).values():
                 path = folder / SCORES
                 if path.is_file() and not failure_of(path):

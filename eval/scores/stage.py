@@ -78,11 +78,12 @@ def score_cell(method: str, subject: str, profile: str, seed: int | None = None)
 
 
 def score_sequence(method: str, sequence: str, profile: str) -> None:
-    """Scores the samples of all tasks of a sequence: one file for all.
+    """Scores the samples of all tasks of a sequence, and of its last model: one file for all.
 
     Image-alignment is measured with the targets of the concept that was asked for, and after the
-    last task with those of every other one too. Tasks that failed have no rows. Of each task and
-    concept (by their numbers) a picture is kept.
+    last task with those of every other one too. Images of the last model that was asked for class
+    nouns are of no task, and compared with the concept's targets. What failed has no rows. Of each
+    task and concept (by their numbers) a picture is kept.
 
     Raises:
         BenchError: samples, targets or the models that measure are missing or damaged.
@@ -102,6 +103,17 @@ def score_sequence(method: str, sequence: str, profile: str) -> None:
         raise failures[0]
     targets = [targets_of(params, concept) for concept in concepts]
     measure, rows = Measure(params), []
+    try:
+        plain = samples_of(params, method, sequence)
+    except FailureError:
+        plain = []
+    for place, concept in enumerate(concepts, 1):
+        own = [s for s in plain if s["json"]["concept"] == concept]
+        if own:
+            prompts = [s["json"]["scored_prompt"] for s in own]
+            found = measure.text_rows(own, prompts)
+            found += measure.target_rows(own, prompts, targets[place - 1], place)
+            rows += [row | {"subject": concept} for row in found]
     shown: dict[Place, Sample] = {}
     for number, samples in made.items():
         for place, concept in enumerate(concepts[:number], 1):

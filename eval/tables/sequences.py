@@ -12,6 +12,7 @@ from eval.metrics.catalogue import METRICS
 from eval.metrics.continual import (
     Terms,
     averages,
+    damage,
     forgetting,
     intransigence,
     known,
@@ -44,6 +45,7 @@ MEASURES = {
     "intransigence": "intransigence",
     "share": "share left",
     "own": "looks like its own",
+    "base": "lost of the base",
 }
 
 
@@ -124,6 +126,8 @@ def measures(sequence: SequenceResults, alone: Mapping[str, str]) -> Table:
         "nothing is forgotten",
         "Looks like its own: the share of images after the last task that are nearest to the "
         "targets of the concept that was asked for",
+        "Lost of the base: what the pretrained model has and the last model has not when asked for "
+        "class nouns alone; of image-alignment, below zero where the noun now shows the concept",
         *(
             f"{words(method)} has nothing after task {number}: {failure.kind}"
             for (method, number), failure in sequence.failed.items()
@@ -172,7 +176,7 @@ def _measures(
         sure = gained is not None and interval(gained).low > 0
         share = left.value if sure and not np.isnan(left.value) else None
     whole = averages(r)
-    looks = sequence.confusion(method, metric)
+    looks, plain = sequence.confusion(method, metric), sequence.of_nouns(method, metric)
     return [
         here(known(r, len(r) - 1)),
         None if np.isnan(whole).any() else float(whole.mean()),
@@ -182,6 +186,7 @@ def _measures(
         here(intransigence(r, separate)) if separate is not None else None,
         share,
         float(looks.accuracy.mean()) if looks else None,
+        here(damage(plain, pretrained)) if plain is not None and pretrained is not None else None,
     ]
 
 

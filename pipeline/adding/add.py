@@ -24,6 +24,7 @@ from pipeline.concepts.concept import (
     read_prompts,
 )
 from pipeline.concepts.photos import distinct_photos, find_photos, read_photo
+from pipeline.settings.external import is_external
 from pipeline.settings.profile import Params, check_name, load_grid, load_params, profile_folder
 
 LICENCE = "unknown"
@@ -117,8 +118,8 @@ def add_concept(
     params, grid = load_params(profile), load_grid(profile)
     grid_path = profile_folder(profile) / "grid.yaml"
     check_name(name)
-    listed = grid.concepts.get(name)  # a profile may name concepts whose images users bring
-    subjects = {subject.casefold() for subject in grid.subjects()}
+    listed = grid.all_concepts().get(name)  # a profile may name concepts whose images users bring
+    subjects = {subject.casefold() for subject in (*grid.subjects(), *grid.sequence_concepts)}
     if name.casefold() in subjects and (listed is None or concept_folder(name).exists()):
         raise BenchError(f"{grid_path}: {name!r} is there already: choose another name")
     for path in (concept_folder(name), prompt_path(name)):
@@ -267,6 +268,7 @@ def add_to_grid(
     concepts: Mapping[str, str],
     compositions: Mapping[str, tuple[str, str]] | None = None,
     methods: Sequence[str] = (),
+    sequences: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
     """Adds to the profile's grid what it lacks; comments, order and quotes stay.
 
@@ -274,16 +276,26 @@ def add_to_grid(
         concepts: class nouns by name.
         compositions: two concepts by name.
         methods: names; new ones become the last rows.
+        sequences: concepts in their order by name, for `methods_of_sequences`.
 
     Returns:
-        How many subjects and methods are new.
+        How many subjects, sequences and methods are new.
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = _yaml().load(path.read_text(encoding="utf-8"))
     groups = ("concepts", "compositions", "methods")
     before = sum(len(grid[group]) for group in groups)
+    if sequences:
+        there = grid.setdefault("sequences", {})
+        new = {name: them for name, them in sequences.items() if name not in there}
+        learning = methods_of_sequences(profile)
+        there.update(
+            {name: {"concepts": [*them], "methods": learning} for name, them in new.items()}
+        )
+        before -= len(new)
     for name, noun in concepts.items():
-        grid["concepts"].setdefault(name, {"class_noun": noun})
+        if name not in grid.get("sequence_concepts", {}):
+            grid["concepts"].setdefault(name, {"class_noun": noun})
     for name, (first, second) in (compositions or {}).items():
         grid["compositions"].setdefault(name, {"first": first, "second": second})
     grid["methods"].extend(name for name in methods if name not in grid["methods"])
@@ -292,6 +304,15 @@ def add_to_grid(
         with atomic(path) as temporary:
             write_yaml(temporary, grid)
     return added
+
+
+def methods_of_sequences(profile: str) -> list[str]:
+    """The methods of a profile that learn concepts one after the other."""
+    from pipeline.methods import load_method
+
+    grid = load_grid(profile)
+    methods = (m for m in grid.all_methods() if not is_external(m))
+    return [method for method in methods if load_method(method, grid).sequence]
 
 
 def new_stages(name: str, profile: str) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,8 +18,10 @@ from tqdm import tqdm
 from pipeline.clip.openclip import Clip, load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.places import repro_command
-from pipeline.corpus.fetch import HELD_OUT, TRAIN
-from pipeline.corpus.retrieve import Captions, has_index, least, load_index, queries_of, search
+from pipeline.corpus.candidates import least
+from pipeline.corpus.index import Captions, has_index, load_index
+from pipeline.corpus.retrieve import Search, queries_of
+from pipeline.corpus.table import HELD_OUT, TRAIN
 from pipeline.settings.profile import Params, WorldParams
 from pipeline.toyland.world.corpus import captioned_scene
 from pipeline.toyland.world.scenes import CATEGORIES
@@ -34,7 +37,7 @@ class Coverage:
     """What a corpus has about one class noun."""
 
     queries: tuple[str, ...]
-    found: dict[str, int]  # different images by part, at most as many as are wanted
+    found: dict[str, int]  # different URLs by part, at most as many as are wanted
     needed: dict[str, int]  # by part
     threshold: float
     instead: tuple[str, ...] = ()  # the nearest class nouns that have enough, if this one has not
@@ -86,34 +89,47 @@ def coverage(
             f"{params.runs() / 'index'}: is missing: `{repro_command(params.profile)}` makes it"
         )
     clip = load_clip(params.retrieve.clip)
-    needed, threshold = least(params.retrieve), params.retrieve.threshold
-
-    def found(queries: Sequence[str], captions: Captions) -> Coverage:
-        parts, _ = search(clip.encode_texts(queries), captions, params.retrieve)
-        counts = {part: len(matches) for part, matches in parts.items()}
-        return Coverage(tuple(queries), counts, needed, threshold)
-
-    for captions in _captions(params, clip):
-        coverages = {name: found(queries, captions) for name, queries in wanted.items()}
-        if all(one.enough for one in coverages.values()):
-            return coverages
     known = dict.fromkeys([*nouns, *(CATEGORIES if params.world else ())])
-    asked = {noun: found(queries_of(noun, (), params.retrieve), captions) for noun in known}
-    others = [noun for noun, one in asked.items() if one.enough]
-    vectors = clip.encode_texts([asked[noun].queries[0] for noun in others])
+    queries = {noun: queries_of(noun, (), params.retrieve) for noun in known}
+    others = {
+        noun: Search(clip.encode_texts(some), params.retrieve) for noun, some in queries.items()
+    }
+    asked = {
+        name: Search(clip.encode_texts(some), params.retrieve) for name, some in wanted.items()
+    }
+    for captions in _captions(params, clip):
+        for search in (*asked.values(), *others.values()):
+            search.add(captions)
+        if all(_enough(search, params) for search in asked.values()):
+            break
+    coverages = {name: _coverage(wanted[name], search, params) for name, search in asked.items()}
+    instead = [noun for noun, search in others.items() if _enough(search, params)]
     for name, one in coverages.items():
-        if not one.enough:
-            nearness = (clip.encode_texts(one.queries) @ vectors.T).max(axis=0)
+        if instead and not one.enough:
+            vectors = np.concatenate([others[noun].vectors for noun in instead])
+            nearness = (asked[name].vectors @ vectors.T).max(axis=0)
             nearest = np.argsort(-nearness, kind="stable")[:NEAREST]
-            coverages[name] = replace(one, instead=tuple(others[n] for n in nearest))
+            coverages[name] = replace(one, instead=tuple(instead[n] for n in nearest))
     return coverages
 
 
+def _coverage(queries: Sequence[str], search: Search, params: Params) -> Coverage:
+    counts = {part: len(found) for part, found in search.found.items()}
+    found = {part: min(counts[part], most) for part, most in search.wanted.items()}
+    return Coverage(tuple(queries), found, least(params.retrieve), params.retrieve.threshold)
+
+
+def _enough(search: Search, params: Params) -> bool:
+    return _coverage((), search, params).enough
+
+
 def _captions(params: Params, clip: Clip) -> Iterator[Captions]:
-    """The captions that stage `retrieve` will see; a part of them first, if all take long."""
-    captions = load_index(params) if has_index(params) else None
-    if captions is not None and _made_with(clip, captions):
-        yield captions
+    """The captions that stage `retrieve` will see, in parts; the nearest first if all take long."""
+    index = load_index(params) if has_index(params) else None
+    first = next(index, None) if index else None
+    if index and first and _made_with(clip, first):
+        yield first
+        yield from index
     elif params.world:
         yield from _drawn(params.world, clip)
     else:
@@ -134,22 +150,23 @@ def _made_with(clip: Clip, captions: Captions) -> bool:
 
 
 def _drawn(world: WorldParams, clip: Clip) -> Iterator[Captions]:
-    """The captions of a drawn world, without drawing its pictures: first the short, then all.
+    """The captions of a drawn world, which need no table: first the short ones, then the others.
 
     Short captions are near a class noun, so that they are mostly enough; to embed all takes long.
     """
-    rows = []
-    for split, count in ((TRAIN, world.images), (HELD_OUT, world.held_out)):
-        for i in tqdm(range(count), f"captions: {split}", leave=False, disable=None):
-            name = f"{split} {i}"  # stands for key and digest: all pictures are different
-            caption = captioned_scene(world.seed, split, i)[1]
-            rows.append({"key": name, "caption": caption, "split": split, "sha256": name})
-    rows.sort(key=lambda row: (len(row["caption"]), row["caption"]))
-    texts = list(dict.fromkeys(row["caption"] for row in rows))
-    metadata = pa.Table.from_pylist(rows)
-    index = faiss.IndexFlatIP(clip.encode_texts(texts[:1]).shape[1])
+    scenes = [(TRAIN, i) for i in range(world.images)]
+    scenes += [(HELD_OUT, i) for i in range(world.held_out)]
+    rows: list[dict[str, Any]] = []
+    for row, (split, i) in enumerate(tqdm(scenes, "captions", leave=False, disable=None)):
+        caption = captioned_scene(world.seed, split, i)[1]
+        # All pictures are different.
+        rows.append({"row": row, "url": f"{split} {i}", "caption": caption, "split": split})
+    texts = sorted({row["caption"] for row in rows}, key=lambda text: (len(text), text))
     for part in (texts[:SHORT], texts[SHORT:]):
         numbers = {text: i for i, text in enumerate(part)}
         vectors = clip.encode_texts(part)
-        index.add(vectors[[numbers[row["caption"]] for row in rows if row["caption"] in numbers]])
-        yield Captions(index, metadata[: index.ntotal])
+        some = [row for row in rows if row["caption"] in numbers]
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors[[numbers[row["caption"]] for row in some]])
+        if some:
+            yield Captions(index, pa.Table.from_pylist(some))

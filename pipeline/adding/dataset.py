@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -48,6 +48,8 @@ class DataSet:
     entries: tuple[Entry, ...]
     pairs: tuple[Pair, ...] = ()
     errata: tuple[str, ...] = ()  # those that are of no single entry
+    # Orders in which entries are learned one after the other, by name.
+    sequences: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Given(NamedTuple):

@@ -22,6 +22,7 @@ from pipeline.adding.add import (
     concept_folder,
     counted_captions,
     find_ignoring_case,
+    methods_of_sequences,
     prompt_path,
     write_concept,
     write_prompts,
@@ -109,8 +110,15 @@ def import_concepts(
         nouns = {name: plan.entry.class_noun for name, plan in ready.items()}
         composed = {pair.name: (pair.first, pair.second) for pair in pairs}
         counted = counted_captions(nouns, profile)
-        added = add_to_grid(profile, nouns, composed)
+        whole = {name: them for name, them in data.sequences.items() if {*them} <= ready.keys()}
+        learning = methods_of_sequences(profile)
+        added = add_to_grid(profile, nouns, composed, sequences=whole if learning else {})
         print(f"{profile_folder(profile) / 'grid.yaml'}: {added} subjects added")
+        for name, them in data.sequences.items():
+            if name not in whole:
+                print(f"sequence {name}: lacks {', '.join(c for c in them if c not in ready)}")
+            elif not learning:
+                print(f"sequence {name}: no method of {profile} learns one: see docs/sequences.md")
         for remark in (*counted.short, *counted.unknown):
             print(remark)
     return 0 if len(ready) == len(plans) else 1
@@ -136,6 +144,7 @@ def _selected(data: DataSet, only: Sequence[str]) -> DataSet:
         data,
         entries=tuple(entry for entry in data.entries if entry.name in chosen),
         pairs=tuple(pair for pair in data.pairs if {pair.first, pair.second} <= chosen),
+        sequences={name: them for name, them in data.sequences.items() if {*them} <= chosen},
     )
 
 
@@ -150,6 +159,9 @@ def _renamed(data: DataSet, prefix: str) -> DataSet:
             replace(pair, first=prefix + pair.first, second=prefix + pair.second)
             for pair in data.pairs
         ),
+        sequences={
+            name: tuple(prefix + one for one in them) for name, them in data.sequences.items()
+        },
     )
 
 
@@ -207,11 +219,13 @@ def _prompt_clash(subject: str, prompts: tuple[str, ...], concepts: int) -> list
 
 def _grid_clashes(entries: Iterable[Entry], profile: str) -> list[str]:
     path, grid = profile_folder(profile) / "grid.yaml", load_grid(profile)
-    subjects = {subject.casefold(): subject for subject in grid.subjects()}
+    known = (*grid.subjects(), *grid.sequence_concepts)
+    subjects = {subject.casefold(): subject for subject in known}
     clashes = []
     for entry in entries:
         there = subjects.get(entry.name.casefold())
-        noun = grid.concepts[there].class_noun if there in grid.concepts else None
+        concepts = grid.all_concepts()
+        noun = concepts[there].class_noun if there in concepts else None
         if there is not None and (there, noun) != (entry.name, entry.class_noun):
             clashes.append(
                 f"{path}: has {there!r} as a {noun!r}, the data set as a {entry.class_noun!r}"

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -36,11 +37,13 @@ concept = typer.Typer(help="The things to learn.", no_args_is_help=True)
 adapter = typer.Typer(help="Adapters, in and out.", no_args_is_help=True)
 study = typer.Typer(help="The human study.", no_args_is_help=True)
 samples = typer.Typer(help="Images that other systems make.", no_args_is_help=True)
+cluster = typer.Typer(help="A profile on many machines, with Ray.", no_args_is_help=True)
 app.add_typer(toyland, name="toyland")
 app.add_typer(adapter, name="adapter")
 app.add_typer(concept, name="concept")
 app.add_typer(study, name="study")
 app.add_typer(samples, name="samples")
+app.add_typer(cluster, name="cluster")
 
 Profile = Annotated[str, typer.Option("--profile", "-p", help="`toyland`, or one in profiles/.")]
 Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")]
@@ -62,16 +65,42 @@ RecordFailure = Annotated[
     ),
 ]
 AdapterFile = Annotated[Path, typer.Argument(help="An adapter.safetensors of this project.")]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(help="`auto`, or HOST:PORT of a running Ray; absent: this machine alone."),
+]
+Remote = Annotated[
+    str | None,
+    typer.Option(help="DVC's remote that results go through; absent: one file system for all."),
+]
+Scratch = Annotated[
+    str | None,
+    typer.Option(help="Where workers work, on each machine's own disk; its temporary folder."),
+]
 Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if absent.")]
 
 
-@toyland.command("world")
-def toyland_world(profile: Profile = DEFAULT_PROFILE) -> None:
-    """Draw the captioned scenes that stand for the web."""
+@toyland.command("table")
+def toyland_table(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Write the table of captioned scenes that stand for the web; draws none of them."""
     _check(profile)
-    from pipeline.toyland.world.corpus import draw_world
+    from pipeline.toyland.world.corpus import write_table
 
-    draw_world(profile)
+    write_table(profile)
+
+
+@toyland.command("draw")
+def toyland_draw(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Draw the pictures that a concept may get, so that they can be fetched."""
+    params = _check(profile, concept=concept)
+    from pipeline.toyland.world.pictures import draw_pictures
+
+    with _recorded(record_failure, params.runs() / "regularization" / f"{concept}.tar"):
+        draw_pictures(concept, profile)
 
 
 @toyland.command("pretrain")
@@ -137,18 +166,9 @@ def toyland_concept(
     write_pipelines([profile])
 
 
-@app.command("corpus")
-def corpus(profile: Profile = DEFAULT_PROFILE) -> None:
-    """Fetch the images of the profile's URL table."""
-    _check(profile)
-    from pipeline.corpus.fetch import build_corpus
-
-    build_corpus(profile)
-
-
 @app.command("index")
 def index(profile: Profile = DEFAULT_PROFILE) -> None:
-    """Embed the captions of the corpus and index them."""
+    """Embed the captions of the profile's URL table and index them."""
     _check(profile)
     from pipeline.corpus.index import build_index
 
@@ -161,12 +181,36 @@ def retrieve(
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Find the regularization images of a concept's class noun."""
+    """Find the rows of the URL table whose captions are near a concept's class noun."""
     params = _check(profile, concept=concept)
-    from pipeline.corpus.retrieve import retrieve as retrieve_images
+    from pipeline.corpus.candidates import candidates_path
+    from pipeline.corpus.retrieve import retrieve as find_candidates
+
+    with _recorded(record_failure, candidates_path(params, concept)):
+        find_candidates(concept, profile)
+
+
+@app.command("fetch")
+def fetch(
+    concept: Concept,
+    profile: Profile = DEFAULT_PROFILE,
+    record_failure: RecordFailure = False,
+) -> None:
+    """Fetch a concept's regularization and held-out images; goes on where it stopped."""
+    params = _check(profile, concept=concept)
+    from pipeline.corpus.fetch import fetch as fetch_images
 
     with _recorded(record_failure, params.runs() / "regularization" / f"{concept}.tar"):
-        retrieve_images(concept, profile)
+        fetch_images(concept, profile)
+
+
+@app.command("captions")
+def captions(profile: Profile = DEFAULT_PROFILE) -> None:
+    """Choose the captions that merges keep unchanged, at random from the URL table."""
+    _check(profile)
+    from pipeline.corpus.captions import choose_captions
+
+    choose_captions(profile)
 
 
 @app.command("shard")
@@ -236,8 +280,10 @@ def sample(
     profile: Profile = DEFAULT_PROFILE,
     record_failure: RecordFailure = False,
 ) -> None:
-    """Generate the images of one cell."""
-    params, seed = _check_cell(profile, method, subject, seed, Grid.all_tasks)
+    """Generate the images of one cell, or those of a sequence's last model for class nouns."""
+    params, seed = _check_cell(
+        profile, method, subject, seed, lambda grid: [*grid.sequences, *grid.all_tasks()]
+    )
     cell = params.cell(method, subject, seed)
     with _recorded(record_failure, cell / "samples.tar"):
         if is_external(method):
@@ -644,6 +690,48 @@ def samples_import(
     write_pipelines([profile])
 
 
+@cluster.command("repro")
+def cluster_repro(
+    profile: Profile = DEFAULT_PROFILE,
+    address: ClusterAddress = None,
+    threads: Annotated[
+        int,
+        typer.Option(min=1, help="That a stage computes with; on CPUs its last bits depend on it."),
+    ] = 1,
+    per_gpu: Annotated[int, typer.Option(min=1, help="Stages that share a GPU.")] = 1,
+    remote: Remote = None,
+    scratch: Scratch = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Print what would run.")] = False,
+) -> None:
+    """Run a profile as `dvc repro` does, its cells side by side on all cores, GPUs or machines."""
+    _check(profile)
+    _need_ray()
+    from pipeline.cluster.driver import Options, repro_on_cluster
+
+    options = Options(address, threads, per_gpu, remote, scratch, dry)
+    raise typer.Exit(repro_on_cluster(profile, options))
+
+
+@cluster.command("check")
+def cluster_check(
+    profile: Profile = DEFAULT_PROFILE,
+    address: ClusterAddress = None,
+    remote: Remote = None,
+    scratch: Scratch = None,
+) -> None:
+    """Look whether each machine of a cluster has what stages need."""
+    _check(profile)
+    _need_ray()
+    from pipeline.cluster.check import check_cluster
+
+    raise typer.Exit(check_cluster(profile, address, remote, scratch))
+
+
+def _need_ray() -> None:
+    if find_spec("ray") is None:
+        raise BenchError("Ray is not installed: run `pip install '.[cluster]'` in the project")
+
+
 def _check(
     profile: str,
     *,
@@ -671,9 +759,9 @@ def _check(
     params, grid = load_params(profile), load_grid(profile)
     check_methods(grid, profile)
     analyses_of(params)
-    _check_name("concept", concept, list(grid.concepts))
+    _check_name("concept", concept, list(grid.all_concepts()))
     _check_name("method", method, known_methods(params, grid))
-    _check_name("subject", subject, [*grid.subjects(), *beside(grid)])
+    _check_name("subject", subject, [*grid.subjects(), *grid.sequence_concepts, *beside(grid)])
     names = (params.base.path, params.retrieve.clip, params.protocol.score.clip)
     if not any(is_hub_id(name) for name in names):
         os.environ["HF_HUB_OFFLINE"] = "1"

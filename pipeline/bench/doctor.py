@@ -253,7 +253,7 @@ def _gpu(resolution: int) -> Check:
 def _url_table(params: Params, settings: Path) -> Check:
     what, path = "URL table", Path(params.corpus.url_table)
     if params.world is not None:
-        return Check(what, "ready", f"{path}, drawn by stage `corpus`")
+        return Check(what, "ready", f"{path}, written by stage `table`")
     wanted = (params.corpus.url_column, params.corpus.caption_column)
     if not path.is_file():
         return Check(
@@ -451,12 +451,12 @@ def _dino(params: Params, settings: Path) -> Iterator[Check]:
 
 def _methods(params: Params, grid: Grid, settings: Path) -> Check:
     """Whether every method has parameters; the grid has been read, so that all are known."""
-    made_here = [method for method in grid.methods if not is_external(method)]
+    made_here = [method for method in grid.all_methods() if not is_external(method)]
     lacking = [method for method in made_here if method not in params.methods]
     if lacking:
         note = f"{settings}: methods.{lacking[0]}: missing: give the method's parameters"
         return Check("methods", "wrong", note)
-    return Check("methods", "ready", ", ".join(grid.methods))
+    return Check("methods", "ready", ", ".join(grid.all_methods()))
 
 
 def _images_made_elsewhere(grid: Grid) -> Iterator[Check]:
@@ -520,7 +520,7 @@ def _locks(profile: str) -> Iterator[Check]:
 
 
 def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
-    for name, about in grid.concepts.items():
+    for name, about in grid.all_concepts().items():
         yield _concept(name, about.class_noun, params, profile)
     for name, composition in grid.composed().items():
         path = DATASETS / "prompts" / f"{name}.txt"
@@ -594,7 +594,7 @@ def _text_lengths(params: Params, grid: Grid) -> Iterator[Check]:
         with suppress(BenchError):  # told already
             for prompt in read_prompts(path, len(concepts)):
                 lengths[f"{path}: {prompt!r}"] = window.prompt(prompt, nouns)
-    for name, about in grid.concepts.items():
+    for name, about in grid.all_concepts().items():
         path, nouns = DATASETS / "prompts" / f"{name}.txt", [about.class_noun]
         with suppress(BenchError):
             caption = load_concept(name).caption
@@ -625,12 +625,12 @@ def _captions(params: Params, grid: Grid) -> Iterator[Check]:
         yield Check("captions", "unknown", note)
         return
     wanted = {}
-    for name, about in grid.concepts.items():
+    for name, about in grid.all_concepts().items():
         queries: tuple[str, ...] = ()
         with suppress(BenchError):  # told already
             queries = load_concept(name).queries
         wanted[name] = queries_of(about.class_noun, queries, params.retrieve)
-    nouns = [about.class_noun for about in grid.concepts.values()]
+    nouns = [about.class_noun for about in grid.all_concepts().values()]
     try:
         found = coverage.coverage(wanted, nouns, params)
     except BenchError as error:

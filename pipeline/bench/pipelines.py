@@ -9,12 +9,13 @@ one profile at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from eval.analyses.analysis import Analysis
 from eval.analyses.stages import analyses_of
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
@@ -74,7 +75,7 @@ class Kind:
     @property
     def single(self) -> bool:
         """Whether the subjects are concepts."""
-        return self.subjects == "concepts"
+        return self.subjects in ("concepts", "sequence_concepts")
 
     @property
     def option(self) -> str:
@@ -108,10 +109,9 @@ class Kind:
     def train_keys(self) -> list[str]:
         """What training depends on in the section `train` of the parameters.
 
-        Another seed than the main one is in the command, and captions of the corpus are chosen
-        by the main one.
+        Another seed than the main one is in the command.
         """
-        return [*TRAIN_KEYS, *([FIRST_SEED] if self.seed is None or self.needs.index else [])]
+        return [*TRAIN_KEYS, *([FIRST_SEED] if self.seed is None else [])]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def of_runs(needs: Needs) -> list[str]:
     return [
         *(f"shards/{concept}.tar" for concept in needs.shards),
         *(f"generated/{concept}.tar" for concept in needs.generated),
-        *(["index"] if needs.index else []),
+        *(["captions.json"] if needs.captions else []),
     ]
 
 
@@ -255,6 +255,9 @@ def pipelines(profile: str) -> dict[Path, str]:
             kinds={k: title for k, title in KINDS.items() if subjects_of(grid, k, styles)},
             kid="kid" in scoring.metrics,
             concepts=list(grid.concepts),
+            concept_groups={"concepts": "", "sequence_concepts": "_sequence_concept"}
+            if grid.sequence_concepts
+            else {"concepts": ""},
             stand_ins=stand_ins(grid),
             trials=[here(path) for name, path in trials(params).items() if name != profile],
             analyses=[
@@ -275,8 +278,7 @@ def pipelines(profile: str) -> dict[Path, str]:
                 }
                 for name, analysis in analyses.items()
             ],
-            generated=any(kind.needs.generated for found in kinds.values() for kind in found)
-            or any("/generated/" in dep for a in analyses.values() for dep in a.deps(params, grid)),
+            generated=_generated(params, grid, kinds, analyses),
         )
     }
     for name in grid.all_methods():
@@ -313,7 +315,43 @@ def files_of(room: str) -> list[str]:
 
 
 def _groups(grid: Grid) -> list[str]:
-    return ["concepts", "compositions", *(["triples"] if grid.triples else [])]
+    return [
+        "concepts",
+        "compositions",
+        *(["triples"] if grid.triples else []),
+        *(["sequence_concepts"] if grid.sequence_concepts else []),
+    ]
+
+
+def _generated(
+    params: Params,
+    grid: Grid,
+    kinds: Mapping[str, list[Kind]],
+    analyses: Mapping[str, Analysis],
+) -> set[str]:
+    """The groups of concepts of which the base model's own images are needed."""
+    needing = {
+        "sequence_concepts" if kind.subjects == "sequence_concepts" else "concepts"
+        for found in kinds.values()
+        for kind in found
+        if kind.needs.generated
+    }
+    read = any("/generated/" in dep for a in analyses.values() for dep in a.deps(params, grid))
+    return needing | ({"concepts"} if read else set())
+
+
+def _learning_alone(grid: Grid) -> set[str]:
+    """The methods that learn the concepts of sequences alone by themselves, too.
+
+    Those of whose adapters a sequence is made, and the pretrained model to compare with.
+    """
+    found = {"pretrained"}
+    for about in grid.sequences.values():
+        for name in about.methods if grid.sequence_concepts else ():
+            how = None if is_external(name) else load_method(name, grid).sequence
+            if how is not None:
+                found |= {other for other, _ in how.needs(about.concepts).adapters}
+    return found
 
 
 def _kinds(name: str, params: Params, grid: Grid) -> list[Kind]:
@@ -325,13 +363,17 @@ def _kinds(name: str, params: Params, grid: Grid) -> list[Kind]:
         ("concepts", "", ("${key}",)),
         ("compositions", "_composition", items[:2]),
         ("triples", "_triple", items),
+        ("sequence_concepts", "_sequence_concept", ("${key}",)),
     ):
-        if group not in _groups(grid):
+        of_sequences = group == "sequence_concepts"
+        if group not in _groups(grid) or (of_sequences and name not in _learning_alone(grid)):
             continue
         how = method.of(len(concepts)) if method else None
         needs = how.needs(concepts) if how else Needs()
         for seed in training_seeds(name, params, grid, len(concepts)):
             further = seed not in (None, params.train.seeds[0])
+            if further and of_sequences:  # which are learned with the main seed alone
+                continue
             found.append(
                 Kind(
                     params,

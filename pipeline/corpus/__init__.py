@@ -1,1 +1,1 @@
-"""From a table of captioned URLs to each concept's shard: fetch, index, retrieve, shard."""
+"""From a table of captioned URLs to each concept's shard: index, retrieve, fetch, shard."""

@@ -53,13 +53,13 @@ def _own(concept: str) -> Sequence[Path]:
 
 def stand_ins(grid: Grid) -> list[str]:
     """The concepts whose targets are look-alikes of another one, which has no folder of them."""
-    asked = [name for name in grid.concepts if not _folder(name).is_dir()]
+    asked = [name for name in grid.all_concepts() if not _folder(name).is_dir()]
     return [name for name in grid.concepts if any(name in _same_noun(one, grid) for one in asked)]
 
 
 def _same_noun(concept: str, grid: Grid) -> list[str]:
     """The other concepts of its class noun."""
-    noun = grid.concepts[concept].class_noun
+    noun = grid.all_concepts()[concept].class_noun
     same = [name for name, about in grid.concepts.items() if about.class_noun == noun]
     return [name for name in same if name != concept]
 

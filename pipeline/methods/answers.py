@@ -165,7 +165,7 @@ class Merged(How):
         """The adapter of each concept."""
         return Needs(
             adapters=tuple((self.of, concept) for concept in concepts),
-            index=self.rule == "constrained",
+            captions=self.rule == "constrained",
             hyper={"sum": ("merge_scale",), "constrained": ("ridge",)}.get(self.rule, ()),
         )
 

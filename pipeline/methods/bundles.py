@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.methods.answers import Trained
-from pipeline.methods.method import Context, How, Needs, Session
+from pipeline.methods.method import Context, How, Needs, Session, Step
 
 if TYPE_CHECKING:
-    from pipeline.models.adapter import Adapter
+    from torch import Tensor
+
+    from pipeline.models.adapter import Adapter, Delta
     from pipeline.models.base import Base
 
 # As CIDM's released code weighs adapters, and as its paper's equation 3 does.
@@ -52,32 +54,48 @@ class Consolidated(Bundled):
     """
 
     how: Trained
-    consolidation: Literal["released", "orthogonal"]
+    # The terms of the loss: on the factors `up`, and of the subspace that all share.
+    consolidation: Literal["released", "published", "orthogonal"] | None
+    shares: bool = False
 
     def needs(self, concepts: Sequence[str]) -> Needs:
         """Of the first task, that adapter; then the concept's images and the bundle before."""
         if len(concepts) == 1:
             return super().needs(concepts)
         found = self.how.needs(concepts[-1:])
-        return replace(found, previous=True, hyper=(*found.hyper, "consolidation"))
+        own = (
+            *(["consolidation"] if self.consolidation else []),
+            *(["sharing", "shared_rank"] if self.shares else []),
+        )
+        return replace(found, previous=True, hyper=(*found.hyper, *own))
+
+    def guarded(self, context: Context, parts: Sequence[Mapping[str, Delta]]) -> Trained:
+        """How a further concept is trained, given the changes of those before."""
+        from pipeline.methods.penalties import Consolidation, SharedSubspace, added, shared_rows
+        from pipeline.models.adapter import LowRank
+
+        changes = [{n: d for n, d in part.items() if isinstance(d, LowRank)} for part in parts]
+        terms: list[Callable[[Step], Tensor]] = []
+        if self.consolidation:
+            ups = [{name: change.up for name, change in part.items()} for part in changes]
+            terms.append(Consolidation(ups, self.consolidation, context.number("consolidation")))
+        if self.shares:
+            rows = int(context.number("shared_rank"))
+            w = {name: shared_rows([part[name] for part in changes], rows) for name in changes[0]}
+            terms.append(SharedSubspace(w, context.number("sharing")))
+        return replace(self.how, penalty=added(*terms))
 
     def make(self, context: Context) -> Adapter:
         """The bundle with the new part."""
-        from pipeline.methods.penalties import Consolidation
-        from pipeline.models.adapter import Adapter, LowRank
+        from pipeline.models.adapter import Adapter
         from pipeline.models.bundle import unbundled
 
         before = context.previous
         if before is None:
             return super().make(context)
-        ups = [
-            {name: delta.up for name, delta in part.items() if isinstance(delta, LowRank)}
-            for part in unbundled(before)
-        ]
-        strength = context.number("consolidation")
-        penalty = Consolidation(ups, self.consolidation == "orthogonal", strength)
-        place = len(ups)
-        more = context.train(replace(self.how, penalty=penalty), context.sets, place)
+        parts = unbundled(before)
+        place = len(parts)
+        more = context.train(self.guarded(context, parts), context.sets, place)
         was, made = before.provenance, more.provenance
         return Adapter(
             before.tokens | more.tokens,

@@ -32,7 +32,7 @@ class Needs:
     generated: tuple[str, ...] = ()  # of these: regularized by the base model's own images
     adapters: tuple[tuple[str, str], ...] = ()  # of other methods: method, concept
     previous: bool = False  # of a task: its own adapter of the task before
-    index: bool = False  # of the corpus: captions that are kept unchanged
+    captions: bool = False  # of the corpus, which are kept unchanged
     hyper: tuple[str, ...] = ()  # names of hyper-parameters, fields of MethodParams or in its `own`
 
 
@@ -80,7 +80,7 @@ class Context(ABC):
     provenance: Provenance  # of the adapter: references are class nouns until the method says more
     sets: tuple[TrainingSet, ...]  # as `Needs.shards`
     parts: tuple[Adapter, ...]  # as `Needs.adapters`
-    captions: tuple[str, ...]  # of the corpus, if `Needs.index`
+    captions: tuple[str, ...]  # of the corpus, if `Needs.captions`
     previous: Adapter | None  # if `Needs.previous`
 
     def number(self, name: str) -> float:

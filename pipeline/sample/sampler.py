@@ -198,11 +198,12 @@ def sample_cell(
 ) -> Path:
     """Stage `sample`: all images of a cell, as one shard.
 
-    Their noise is the same whatever the seed of the training was.
+    Their noise is the same whatever the seed of the training was. A sequence itself is its last
+    model, asked for class nouns in place of what it learned: what is left of the base.
 
     Args:
         method: of the profile's grid,
-        subject: and what it learned.
+        subject: and what it learned, or a sequence.
         profile: the name of a profile.
         seed: of the training; the main one if absent.
 
@@ -211,17 +212,17 @@ def sample_cell(
         FailureError: the adapter could not be made, or an image is not finite.
     """
     started = time.perf_counter()
-    params = load_params(profile)
-    thing = load_subject(subject, profile)
-    grid = load_grid(profile)
+    params, grid = load_params(profile), load_grid(profile)
+    of = [*grid.tasks(subject)][-1] if subject in grid.sequences else subject
+    thing = load_subject(of, profile)
     how = load_method(method, grid).how(thing, method)
     for name, prompts in _prompts(thing).items():
         params.protocol.check_prompts(name, prompts)
-    folder = params.cell(method, subject, seed)
     sampler = params.task_sampler() if thing.task else params.sampler(len(thing.concepts))
-    made = folder / "adapter.safetensors"
+    made = params.cell(method, of, seed) / "adapter.safetensors"
     adapter = load_adapter(made)
-    references = adapter.provenance.references
+    nouns = [concept.class_noun for concept in thing.concepts]
+    references = adapter.provenance.references if of == subject else nouns
     # Concepts of a task are in batches of their own: rounding depends on what else is in one.
     groups = (
         task_requests(params, thing, references)
@@ -230,10 +231,11 @@ def sample_cell(
     )
     requests = [request for group in groups for request in group]
     base = load_base(params.base)
-    path, whose = folder / "samples.tar", params.identity(method, subject, seed)
+    folder, whose = params.cell(method, subject, seed), params.identity(method, subject, seed)
+    path = folder / "samples.tar"
 
     def key() -> object:
-        files = (path.read_bytes() for path in method_files(method, grid))
+        files = (file.read_bytes() for file in method_files(method, grid))
         return (sha256(made), sampler, requests, base.hash, *made_by(base), *files)
 
     unfinished = Unfinished(params.unfinished("sample", folder), key)

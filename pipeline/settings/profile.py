@@ -34,15 +34,12 @@ class WorldParams(Section):
 
 
 class CorpusParams(Section):
-    """A table of image URLs and captions, and what img2dataset makes of it."""
+    """A table of image URLs and captions, and how img2dataset makes images of it."""
 
     url_table: str
     url_column: str = "url"
     caption_column: str = "caption"
     resolution: int = Field(ge=8, description="pixels; larger images are resized to it")
-    min_success: float = Field(
-        default=0.9, ge=0, le=1, description="least share of the table's images that must be had"
-    )
 
 
 class RetrieveParams(Section):
@@ -202,12 +199,12 @@ class Params(Section):
         return folder / f"seed-{seed}" if self._further(seed) else folder
 
     def unfinished(self, stage: str, path: Path) -> Path:
-        """The folder of what a stage keeps until it is done.
+        """The folder of what a stage keeps until it is done; DVC knows nothing of it.
 
         Args:
             stage: its name.
-            path: in `runs`, of what it makes. That is one name here, so that no folder lies in
-                that of another stage.
+            path: in `runs`, of what it makes; or `runs`. It is a part of one name here, so that no
+                stage's folder lies in that of another.
         """
         name = ".".join((stage, *path.relative_to(self.runs()).parts))
         return self.runs() / "unfinished" / name
@@ -302,6 +299,11 @@ class Grid(Section):
     compositions: dict[str, GridComposition]
     triples: dict[str, GridTriple] = Field(default_factory=dict)
     sequences: dict[str, GridSequence] = Field(default_factory=dict)
+    sequence_concepts: dict[str, GridConcept] = Field(
+        default_factory=dict,
+        description="concepts that only sequences have: a method learns them by themselves if a "
+        "sequence is made of its adapters, and no table of subjects shows them",
+    )
     rows: list[str] = Field(
         alias="methods",
         min_length=1,
@@ -321,6 +323,10 @@ class Grid(Section):
     def method_files(self) -> dict[str, str]:
         """The paths of the methods that are files of other people, by name."""
         return {Path(row).stem: row for row in self.rows if row.endswith(".py")}
+
+    def all_concepts(self) -> dict[str, GridConcept]:
+        """These, then those of sequences alone."""
+        return {**self.concepts, **self.sequence_concepts}
 
     def composed(self) -> dict[str, GridComposition]:
         """All compositions, of two concepts and of three."""
@@ -347,7 +353,7 @@ class Grid(Section):
         Raises:
             BenchError: there is no such subject.
         """
-        if subject in self.concepts:
+        if subject in self.all_concepts():
             return (subject,)
         if subject in self.composed():
             return self.composed()[subject].concepts()
@@ -429,8 +435,12 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
     """
     path = profile_folder(profile) / "grid.yaml"
     grid = parse(path, Grid, read_yaml(path))
-    for name in grid.concepts:
-        check_name(name, f"{path}: concepts:")
+    for group, concepts in (
+        ("concepts", grid.concepts),
+        ("sequence_concepts", grid.sequence_concepts),
+    ):
+        for name in concepts:
+            check_name(name, f"{path}: {group}:")
     for group, composed in (("compositions", grid.compositions), ("triples", grid.triples)):
         for name, composition in composed.items():
             where = f"{path}: {group}.{name}"
@@ -444,7 +454,7 @@ def load_grid(profile: str = DEFAULT_PROFILE) -> Grid:
                 raise BenchError(f"{where}: {repeated!r} is there twice: name different concepts")
     for name, sequence in grid.sequences.items():
         _check_sequence(name, sequence, grid, f"{path}: sequences.{name}")
-    if repeated := _repeated((*grid.subjects(), *grid.sequences)):
+    if repeated := _repeated((*grid.subjects(), *grid.sequence_concepts, *grid.sequences)):
         raise BenchError(f"{path}: two subjects have the name {repeated!r}: rename one")
     if repeated := _repeated(grid.methods):
         raise BenchError(f"{path}: methods: {repeated!r} is there twice: remove one")
@@ -462,10 +472,10 @@ def _check_sequence(name: str, sequence: GridSequence, grid: Grid, where: str) -
             f"{where}: needs a small letter first, then small letters, digits or _ (such as toys)"
         )
     for concept in sequence.concepts:
-        if concept not in grid.concepts:
+        if concept not in grid.all_concepts():
             raise BenchError(
                 f"{where}.concepts: concept {concept!r} is unknown: add it under `concepts` or "
-                f"name one of {', '.join(grid.concepts)}"
+                f"`sequence_concepts`, or name one of {', '.join(grid.all_concepts())}"
             )
     for kind, named in (("concepts", sequence.concepts), ("methods", sequence.methods)):
         if repeated := _repeated(named):

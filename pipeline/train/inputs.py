@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import read_tar
 from pipeline.common.places import repro_command, repro_command_for
-from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Concept, Subject
 from pipeline.methods import Needs, TrainingSet
 from pipeline.models.adapter import Adapter, load_adapter
@@ -97,18 +95,16 @@ def _read_images(path: Path) -> list[tuple[str, Image.Image, str]]:
 
 
 def regularization_captions(params: Params) -> list[str]:
-    """The captions of C_reg: a random, repeatable choice from the corpus, for all trainings.
+    """The captions of C_reg: a random, repeatable choice from the URL table, for all trainings.
 
     Raises:
-        BenchError: the index is missing.
+        BenchError: stage `captions` did not run, or its file is damaged.
     """
-    path = params.runs() / "index" / "metadata.parquet"
-    if not path.is_file():
-        raise BenchError(
-            f"{path}: the corpus index is missing: run `{repro_command(params.profile)}` to make it"
-        )
-    table = pq.read_table(str(path), columns=["caption", "split"]).to_pydict()
-    captions = sorted(c for c, split in zip(table["caption"], table["split"]) if split == "train")
-    rng = np.random.default_rng(seed_of(params.train.seeds[0], "regularization captions"))
-    count = min(params.train.regularization_captions, len(captions))
-    return [captions[i] for i in sorted(rng.choice(len(captions), count, replace=False))]
+    path = params.runs() / "captions.json"
+    again = f"run `{repro_command(params.profile)}`"
+    try:
+        return [str(caption) for caption in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        raise BenchError(f"{path}: the captions of C_reg are missing: {again} to make it") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise BenchError(f"{path}: cannot be read ({error}): delete it and {again}") from error

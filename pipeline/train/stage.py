@@ -56,7 +56,7 @@ def train_cell(
     sets = load_training_sets(about, params.runs(), needs)
     parts = load_parts(params, needs, seed)
     previous = load_previous(params, method, about) if needs.previous else None
-    captions = regularization_captions(params) if needs.index else []
+    captions = regularization_captions(params) if needs.captions else []
     base = load_base(params.base)
 
     def key() -> object:

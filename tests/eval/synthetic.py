@@ -48,6 +48,8 @@ def make_profile(root: Path, concepts: list[str], pairs: list[str], methods: lis
     grid["concepts"] = {name: {"class_noun": noun} for name, noun in nouns.items()}
     grid["compositions"] = {name: dict(zip(("first", "second"), name.split("+"))) for name in pairs}
     grid["methods"] = methods
+    for group in ("sequences", "sequence_concepts"):
+        del grid[group]
     yaml.dump(params, root / "params.yaml")
     yaml.dump(grid, root / "grid.yaml")
     shutil.copytree(PROJECT / "datasets", root / "datasets", ignore=GALLERIES)

@@ -27,7 +27,7 @@ from pipeline.common.files import read_tar, write_failure, write_tar
 from pipeline.concepts.concept import load_subject
 from pipeline.settings.profile import load_grid, load_params
 from pipeline.settings.protocol import protocol_path
-from tests.eval.synthetic import _sample, make_profile, make_samples
+from tests.eval.synthetic import _sample, make_profile, make_samples, write_cost
 
 METHODS = ["custom_diffusion_sequential", "custom_diffusion_merge"]
 CONCEPTS = ["cat", "chair"]
@@ -44,7 +44,10 @@ def change(path: Path, **values: object) -> None:
 
 
 def write_tasks(forgets: str) -> None:
-    """Samples of all tasks; one method makes chairs of cats once it has learned chairs."""
+    """Samples of all tasks; one method makes chairs of cats once it has learned chairs.
+
+    So it does if a cat is asked for that it never learned; the other one is as the pretrained.
+    """
     params, grid = load_params(), load_grid()
     for method in METHODS:
         for task, concepts in grid.tasks("two").items():
@@ -58,6 +61,15 @@ def write_tasks(forgets: str) -> None:
                     made["json"] |= {"concept": concept, **params.identity(method, task)}
                     samples.append(made)
             write_tar(RUNS / method / task / "samples.tar", samples)
+        plain = []
+        for place, concept in enumerate(CONCEPTS, 1):
+            drawn = load_subject("chair" if method == forgets else concept)
+            for p, text in enumerate(load_subject(concept).scored_prompts()[:PROMPTS]):
+                made = _sample("pretrained", drawn, "prompt", p, 0, text)
+                made["__key__"] = f"{place:03d}-{made['__key__']}"
+                made["json"] |= {"concept": concept, **params.identity(method, "two")}
+                plain.append(made)
+        write_tar(RUNS / method / "two" / "samples.tar", plain)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +120,8 @@ def test_scores_say_task_concept_and_all_targets_after_the_last(profile: Path) -
     }
     assert found == {(1, "cat"): [1], (2, "cat"): [1, 2], (2, "chair"): [1, 2]}
     text = scores[scores["metric"] == "text_alignment"]
-    assert len(text) == 3 * PROMPTS
+    assert len(text) == (3 + 2) * PROMPTS
+    assert text["task"].isna().sum() == 2 * PROMPTS  # of no task: class nouns, after the last
     assert set(scores["metric"]) == {"text_alignment", "image_alignment"}
 
 
@@ -157,6 +170,22 @@ def test_separate_and_pretrained_are_the_first_images_of_single_concepts(profile
     assert loaded().of_singles("custom_diffusion", "text_alignment") is None
 
 
+def test_concepts_of_sequences_alone_are_in_no_table_of_subjects(profile: Path) -> None:
+    before, yaml = loaded(), YAML()
+    grid = yaml.load(Path("grid.yaml"))
+    grid["sequence_concepts"] = {"chair": grid["concepts"].pop("chair")}
+    yaml.dump(grid, Path("grid.yaml"))
+    results = load_results()
+    assert set(results.scores["subject"]) == {"cat"}
+    assert results.subjects("single") == ["cat"]
+    (after,) = load_sequences(results)
+    for metric in ("text_alignment", "image_alignment"):
+        one, other = (s.of_singles("custom_diffusion", metric) for s in (before, after))
+        assert one is not None
+        np.testing.assert_array_equal(one, other)
+    assert after.templates == before.templates
+
+
 def test_tables_hold_the_measures(profile: Path) -> None:
     sequence, grid = loaded(), load_grid()
     of = alone(grid)
@@ -169,6 +198,13 @@ def test_tables_hold_the_measures(profile: Path) -> None:
     assert cell["course"] == pytest.approx(averages(r).mean())
     assert cell["transfer"].estimate.mean == pytest.approx(mean_of(transfer(r)))
     assert not cell["transfer"].better
+    pretrained = sequence.of_singles("pretrained", "image_alignment")
+    now = sequence.of_nouns(METHODS[0], "image_alignment")
+    assert pretrained is not None and now is not None
+    assert cell["base"].mean == pytest.approx((pretrained - now).mean())
+    # The other one draws class nouns as the pretrained model does.
+    keeps = table.rows[[row[:2] for row in table.rows].index((METHODS[1], "image-alignment"))]
+    assert keeps[-1].mean == pytest.approx(0, abs=1e-6)
     whole = matrix(sequence, "image_alignment", of)
     assert [row[:2] for row in whole.rows[:2]] == [
         (METHODS[0], "1: cat"), (METHODS[0], "2: chair"),
@@ -176,15 +212,30 @@ def test_tables_hold_the_measures(profile: Path) -> None:
     assert whole.rows[0][3] is None
     assert [row[0] for row in whole.rows[-2:]] == ["separate (custom diffusion)", "pretrained"]
     assert "own" in as_csv(confusions(sequence, "image_alignment")).splitlines()[0]
-    assert set(sequence_tables([sequence], grid)) == {
-        "sequence_two", "sequence_two_text_alignment", "sequence_two_image_alignment",
+    for number, cell in enumerate(
+        [*((m, task) for m in METHODS for task in grid.tasks("two")), *(
+            ("custom_diffusion", concept) for concept in CONCEPTS
+        )]
+    ):  # fmt: skip
+        (RECORDS / cell[0] / cell[1]).mkdir(parents=True, exist_ok=True)
+        write_cost(RECORDS / cell[0] / cell[1] / "cost.json", number)
+    assert set(sequence_tables([sequence], grid, load_params())) == {
+        "sequence_two", "sequence_two_cost", "sequence_two_claims", "sequence_two_text_alignment",
+        "sequence_two_image_alignment",
         "sequence_two_image_alignment_confusion",
     }  # fmt: skip
+    costs = sequence_tables([sequence], grid, load_params())["sequence_two_cost"]
+    found = {row[0]: row[1:] for row in costs.rows}
+    # Files: of the chain 1 and 2 kB, of the singles 5 and 6.
+    # Tasks take 10.5 s and their number more, and so do the singles that they are made of.
+    assert found[METHODS[0]] == pytest.approx(((10.5 + 14.5 + 11.5) / 2, 0.002, 0.001, 1.2))
+    assert found[METHODS[1]] == pytest.approx(((12.5 + 14.5 + 13.5 + 15.5) / 2, 0.011, 0.006, 1.2))
 
 
 def test_a_task_that_failed_is_a_gap_and_no_mean_over_fewer(profile: Path) -> None:
     path = RUNS / METHODS[0] / "two/task-2/samples.tar"
-    for file in (path, RECORDS / METHODS[0] / "two/task-2/cost.json"):  # as stages record it
+    plain, record = RUNS / METHODS[0] / "two", RECORDS / METHODS[0] / "two"
+    for file in (path, plain / "samples.tar", record / "task-2/cost.json"):  # as stages record it
         write_failure(file, Failure("diverged", "the training diverged"))
     score_sequence(METHODS[0], "two", "toyland")
     sequence, of = loaded(), alone(load_grid())

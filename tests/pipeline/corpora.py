@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from pipeline.common.files import write_json, write_tar
-from pipeline.corpus.fetch import MANIFEST
 from pipeline.toyland.pretrain.clip import RETRIEVAL, model_config, new_clip, save_clip, tokenizer
 from pipeline.toyland.pretrain.vocabulary import write_open_clip
 
-CORPUS = Path("runs/toyland/corpus")
-SHARD = 100  # samples
+TABLE = Path("runs/toyland/world/urls.parquet")
 SILENT = "photo of a an my cute picture"
 
 
@@ -58,21 +58,9 @@ def embed(folder: Path, texts: list[str]) -> npt.NDArray[np.float64]:
     return np.stack([of[text] / max(float(np.linalg.norm(of[text])), 1e-12) for text in texts])
 
 
-def write_corpus(samples: list[tuple[str, str, str]]) -> list[str]:
-    """Writes shards of (caption, split, sha256); returns their keys.
-
-    In place of images they hold their keys.
-    """
-    keys, shards = [], {}
-    for number, start in enumerate(range(0, len(samples), SHARD)):
-        shard = []
-        for i, (caption, split, sha256) in enumerate(samples[start : start + SHARD]):
-            key = f"{number:05d}{i:04d}"
-            record = {"key": key, "caption": caption, "split": split, "sha256": sha256}
-            shard.append({"__key__": key, "png": key, "txt": caption, "json": record})
-            keys.append(key)
-        name = f"{number:05d}.tar"
-        write_tar(CORPUS / name, shard)
-        shards[name] = len(shard)
-    write_json(CORPUS / MANIFEST, {"shards": shards})
-    return keys
+def write_corpus(rows: Sequence[tuple[str, str]], urls: Sequence[str] | None = None) -> None:
+    """Writes the URL table of (caption, split), with a URL of its own for each if not given."""
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    captions, splits = zip(*rows)
+    urls = urls or [f"images/{i}.png" for i in range(len(rows))]
+    pq.write_table(pa.table({"url": urls, "caption": captions, "split": splits}), str(TABLE))

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import (
@@ -38,12 +36,18 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from pipeline.common.files import png_bytes, read_tar, write_tar
-from pipeline.concepts.concept import load_subject
+from pipeline.common.files import png_bytes, read_tar, write_json, write_tar
+from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import Merged, Trained, load_method
+from pipeline.methods.bundles import Bundled
 from pipeline.models.adapter import applied, dense, load_adapter
 from pipeline.models.base import Base, load_base
-from pipeline.models.crossattn import attention_names, key_value_names
+from pipeline.models.bundle import unbundled
+from pipeline.models.crossattn import (
+    attention_names,
+    cross_attention_names,
+    key_value_names,
+)
 from pipeline.sample.generate import generate
 from pipeline.sample.sampler import sample as make_images
 from pipeline.sample.sampler import sample_cell
@@ -58,7 +62,8 @@ CONCEPTS, PAIR = {"cat": "cat", "pot": "wooden pot"}, "cat+pot"
 WORDS = "photo of a cat wooden pot in the snow and very small far away zoomed in close up".split()
 WIDTHS = (8, 16, 32, 32)  # 320, 640, 1280 and 1280 in the published ones
 # Those of profile `paper`: the others need sequences, or parameters of their own.
-METHODS = load_grid("paper").methods
+# The paper's, and a method whose rows differ by layer, with those adapters mixed by prompt.
+METHODS = [*load_grid("paper").methods, "ed_lora", "ed_lora_ewa"]
 FOLDERS = frozenset(("feature_extractor", "scheduler", "text_encoder", "tokenizer", "unet", "vae"))
 
 
@@ -294,7 +299,7 @@ def write_profile(root: Path) -> None:
 
 
 def write_inputs() -> None:
-    """Shards, held-out captions and the index's captions, as the stages before would leave them."""
+    """Shards, held-out captions and those of merges, as the stages before would leave them."""
     runs = load_params().runs()
     for name, noun in CONCEPTS.items():
         targets = [sample("target", i, f"photo of a {noun}") for i in range(2)]
@@ -303,9 +308,7 @@ def write_inputs() -> None:
         write_tar(runs / "shards" / f"{name}.tar", targets + others)
         write_tar(runs / "regularization" / f"{name}.tar", others + held_out)
     captions = [f"a {word} in the snow" for word in WORDS]
-    table = pa.table({"caption": captions, "split": ["train"] * len(captions)})
-    (runs / "index").mkdir(parents=True)
-    pq.write_table(table, str(runs / "index" / "metadata.parquet"))
+    write_json(runs / "captions.json", captions)
 
 
 def sample(part: str, number: int, text: str) -> dict[str, object]:
@@ -326,7 +329,9 @@ def cells(project: Path) -> dict[tuple[str, str], Path]:
     found = {}
     kinds = [(m, "single", name) for m in METHODS for name in CONCEPTS]
     kinds += [(m, "composition", PAIR) for m in METHODS]
-    needed = {how.of for m in METHODS if isinstance(how := load_method(m).composition, Merged)}
+    needed = {
+        how.of for m in METHODS if isinstance(how := load_method(m).composition, Merged | Bundled)
+    }
     for method, kind, subject in kinds:
         if getattr(load_method(method), kind) is None:
             continue
@@ -416,8 +421,13 @@ def test_adapters_apply_and_images_are_made(
         how = load_method(method).how(about, method)
         if isinstance(how, Trained):
             assert set(adapter.deltas) == set(how.weights(base.unet))
-        elif method not in ("pretrained", "textual_inversion"):
+        elif method not in ("pretrained", "textual_inversion") and not isinstance(how, Bundled):
             assert set(adapter.deltas) == set(key_value_names(base.unet))
+        if isinstance(how, Bundled):  # cannot be installed
+            parts = unbundled(adapter)
+            assert all(set(part) == set(cross_attention_names(base.unet)) for part in parts)
+            check_images(path, about)
+            continue
         weights = dict(base.unet.named_parameters())
         before = {name: weights[name].clone() for name in adapter.deltas}
         with applied(base, adapter):
@@ -425,11 +435,15 @@ def test_adapters_apply_and_images_are_made(
         for name, delta in adapter.deltas.items():
             torch.testing.assert_close(changes[name], dense(delta), atol=1e-6, rtol=0)
         assert any(change.any() for change in changes.values()) is bool(adapter.deltas)
-        samples = read_tar(path.with_name("samples.tar"))
-        extra = CAPTIONS if len(about.concepts) == 1 else 0
-        assert len(samples) == IMAGES * len(about.prompts) + extra
-        for one in samples:
-            check_image(one["png"])
+        check_images(path, about)
+
+
+def check_images(path: Path, about: Subject) -> None:
+    samples = read_tar(path.with_name("samples.tar"))
+    extra = CAPTIONS if len(about.concepts) == 1 else 0
+    assert len(samples) == IMAGES * len(about.prompts) + extra
+    for one in samples:
+        check_image(one["png"])
 
 
 def check_image(png: bytes) -> None:

@@ -35,7 +35,7 @@ class Parameters(Analysis):
     def reads(self, grid: Grid) -> list[str]:
         """See `Analysis`."""
         made = shards(grid.concepts) + shards(grid.concepts, "generated")
-        return made + (["index"] if self.ridges else [])
+        return made + (["captions.json"] if self.ridges else [])
 
     def makes(self) -> list[str]:
         """See `Analysis`."""

@@ -51,7 +51,7 @@ class PrintedTable(Section):
     table: str = Field(description="its number in arXiv's last version")
     cvpr: str | None = Field(default=None, description="its number in the proceedings")
     title: str
-    kind: Literal["single", "compositions"]
+    kind: Literal["single", "compositions", "sequence"]
     steps: int | None = Field(
         default=None, description="of the sampler, if the protocol has others"
     )
@@ -138,6 +138,15 @@ def load_source(path: Path) -> Source:
 def sources() -> tuple[Source, ...]:
     """All that is known, Custom Diffusion first."""
     return tuple(load_source(path) for path in sorted(FOLDER.glob("*.yaml")))
+
+
+@cache
+def sequence_sources() -> tuple[Source, ...]:
+    """What is known of concepts learned one after the other, where only an order can be compared.
+
+    The subjects of its tables are the tasks, and numbers those after the last one.
+    """
+    return tuple(load_source(path) for path in sorted(FOLDER.glob("sequences/*.yaml")))
 
 
 def printed_tables(table: str | None = None) -> list[tuple[Source, PrintedTable]]:

@@ -94,6 +94,16 @@ def test_the_rest_of_the_grid_stays(project: Path, photos: Path) -> None:
     assert list(load_grid().concepts)[-1] == "my_cat"
 
 
+def test_a_concept_that_sequences_alone_have_is_not_there_twice(
+    project: Path, photos: Path
+) -> None:
+    before = (project / "grid.yaml").read_bytes()
+    assert concept_add.add_to_grid("toyland", {"tabby_cat": "cat"}) == 0
+    with pytest.raises(BenchError, match="'tabby_cat' is there already: choose another name"):
+        add_concept("tabby_cat", [photos], "cat")
+    assert (project / "grid.yaml").read_bytes() == before
+
+
 def test_own_prompts_caption_and_profile(
     project: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,7 +243,7 @@ def test_interrupt_undoes_everything(
 def test_stages_of_a_concept(project: Path) -> None:
     stages = new_stages("x", "smoke")
     assert stages["profiles/smoke/dvc.yaml"] == [
-        "retrieve@x", "shard@x", "gallery@x", "generate@x", "oracle@x",
+        "retrieve@x", "fetch@x", "shard@x", "gallery@x", "generate@x", "oracle@x",
     ]  # fmt: skip
     assert "profiles/smoke/cells/custom_diffusion_merge/dvc.yaml" not in stages
 

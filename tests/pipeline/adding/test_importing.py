@@ -141,7 +141,7 @@ def test_indexes_that_cannot_be_read(
     empty = tmp_path_factory.mktemp("empty")
     refused("no such file or folder", empty / "nowhere")
     refused("no data set of a known layout", empty)
-    refused("--layout 'zip': choose one of customconcept101, ", custom, layout="zip")
+    refused("--layout 'zip': choose one of cifc, ", custom, layout="zip")
     refused("no data set of dreambooth", custom, layout="dreambooth")
     refused("--images .*: no such folder", custom, images=empty / "nowhere")
     refused("leave out --class", custom, given=Given(class_noun="cat"))
@@ -194,7 +194,7 @@ def test_a_new_layout_is_one_file(
     assert nouns == {"tom": "tom", "rex": "rex"}  # folders that nothing says more of
     monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(tmp_path / "more")])
     # Tried before folders without an index, whatever its name.
-    assert [*layouts.layouts()] == ["customconcept101", "dreambooth", "zeta", "folders"]
+    assert [*layouts.layouts()] == ["cifc", "customconcept101", "dreambooth", "zeta", "folders"]
     assert import_concepts(tmp_path / "set") == 0
     assert [load_concept(name).class_noun for name in ("tom", "rex")] == ["cat", "dog"]
 

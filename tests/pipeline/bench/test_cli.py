@@ -89,7 +89,7 @@ def test_outside_of_the_root(tmp_path: Path, project: Path, profile: str | None)
     """The folder of a profile has a params.yaml too, which is not the default's."""
     elsewhere = project / "profiles" / profile if profile else tmp_path / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
-    run = bench("corpus", cwd=elsewhere)
+    run = bench("index", cwd=elsewhere)
     assert run.returncode == 2
     assert run.stderr == (
         "error: no params.yaml and datasets/ here: run `bench` in the project's root\n"
@@ -100,7 +100,7 @@ def test_help_is_light(tmp_path: Path) -> None:
     run = bench("--help", cwd=tmp_path)
     assert run.returncode == 0
     assert "heavy: False" in run.stdout
-    for command in ("corpus", "index", "retrieve", "shard", "train", "sample", "score", "oracle"):
+    for command in ("index", "retrieve", "fetch", "shard", "train", "sample", "score", "oracle"):
         assert command in run.stdout
 
 

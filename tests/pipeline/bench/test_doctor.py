@@ -410,7 +410,7 @@ def test_a_concept_has_the_name_of_its_folder(project):
 def test_a_method_needs_parameters_and_stages(project):
     grid, params = project / "grid.yaml", project / "params.yaml"
     assert check("stages").state == check("methods").state == "ready"
-    grid.write_text(f"{grid.read_text()}  - lora\n")
+    grid.write_text(grid.read_text().replace("methods:\n", "methods:\n  - lora\n"))
     found = check("methods")
     assert (found.state, found.note.split(":")[0]) == ("wrong", "params.yaml")
     assert "methods.lora: missing" in found.note

@@ -69,7 +69,8 @@ def test_without_folders_targets_of_the_same_noun_are_there(project: Path) -> No
         file.write_text(file.read_text().replace("name: cat", f"name: {name}"))
         picture(CAT.parent / name / "images" / "00.png", 10 + i)
         grid["concepts"][name] = {"class_noun": "cat"}
-    grid["compositions"], grid["triples"] = {}, {}
+    for group in ("compositions", "triples", "sequences", "sequence_concepts"):
+        grid[group] = {}
     yaml.dump(grid, project / "grid.yaml")
     alike = [name for name in load_grid().concepts if load_concept(name).class_noun == "cat"]
     assert {*alike} <= {*stand_ins(load_grid())}  # each of another one

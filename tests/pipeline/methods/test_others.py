@@ -180,6 +180,7 @@ def lab(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch) ->
     content["methods"] = ["custom_diffusion", "my_lab/mixture.py", "far"]
     content["concepts"] = {name: {"class_noun": name} for name in ("cat", "chair")}
     content["compositions"] = {"cat+chair": {"first": "cat", "second": "chair"}}
+    content["sequences"], content["sequence_concepts"] = {}, {}
     yaml.dump(content, grid)
     (project / "datasets/prompts/cat+chair.txt").write_text(PROMPT)
     (project / "datasets/prompts/cat.txt").write_text("a {} in the snow")

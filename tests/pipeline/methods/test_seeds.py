@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -17,10 +15,12 @@ from pipeline.bench.pipelines import pipelines
 from pipeline.common.errors import BenchError
 from pipeline.common.files import png_bytes, write_tar
 from pipeline.concepts.shards import samples_of
+from pipeline.corpus.captions import choose_captions
 from pipeline.methods import training_seeds
 from pipeline.models.adapter import Adapter, load_adapter
 from pipeline.settings.profile import load_grid, load_params
 from pipeline.train.inputs import regularization_captions
+from tests.pipeline.corpora import write_corpus
 from tests.pipeline.tiny import RARE_TOKENS, RESOLUTION, training_set, write_base
 
 CELLS = Path("runs/toyland/cells")
@@ -47,6 +47,7 @@ def seeds(project: Path) -> None:
     content["concepts"] = {name: {"class_noun": name} for name in ("cat", "chair")}
     content["compositions"] = {PAIR: {"first": "cat", "second": "chair"}}
     content["methods"].append("custom_diffusion_average")
+    content["sequences"], content["sequence_concepts"] = {}, {}
     yaml.dump(content, grid)
 
 
@@ -163,13 +164,15 @@ def test_stages_make_the_cells_of_each_seed(seeds) -> None:
 
 
 def test_captions_that_merges_keep_are_those_of_the_main_seed(seeds) -> None:
-    captions = [f"photo {i}" for i in range(200)]
-    table = pa.table({"caption": captions, "split": ["train"] * 200})
-    Path("runs/toyland/index").mkdir(parents=True)
-    pq.write_table(table, "runs/toyland/index/metadata.parquet")
-    chosen = regularization_captions(load_params())
+    write_corpus([(f"photo {i}", "train") for i in range(200)])
+
+    def chosen_captions() -> list[str]:
+        choose_captions("toyland")
+        return regularization_captions(load_params())
+
+    chosen = chosen_captions()
     rename("- 44", "- 45")
-    assert regularization_captions(load_params()) == chosen
+    assert chosen_captions() == chosen
     rename("- 42", "- 41")
-    assert regularization_captions(load_params()) != chosen
+    assert chosen_captions() != chosen
     assert len(chosen) == len(np.unique(chosen)) == 5

@@ -15,7 +15,7 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Subject
 from pipeline.methods import Batch, Step, Trained, TrainingSet, load_method, method_names
 from pipeline.methods.custom_diffusion import TRAINED
-from pipeline.methods.penalties import Consolidation, Quadratic
+from pipeline.methods.penalties import Consolidation, Quadratic, SharedSubspace, shared_rows
 from pipeline.models.adapter import Adapter, LowRank, applied, dense, load_adapter, save_adapter
 from pipeline.models.base import Base, to_tensor
 from pipeline.models.bundle import unbundled
@@ -78,7 +78,7 @@ def learn(
                     base, name, about, params, hyper,
                     [part for part in SETS if part.concept.name in needs.shards],
                     singles[:n] if needs.adapters else (),
-                    CAPTIONS if needs.index else (),
+                    CAPTIONS if needs.captions else (),
                     previous=made[-1] if needs.previous else None,
                 )
             )
@@ -460,41 +460,77 @@ def test_consolidation_written_out():
     products = [float(np.abs(new[n].numpy() @ p[n].numpy().T).mean()) for p in old for n in "ab"]
     ones = [float(((new[n].numpy() - 1) ** 2).mean()) for n in "ab"]
     expected = 0.1 * (np.mean(products) + np.mean(ones))
-    assert float(term(Consolidation(old, False, 0.1), new)) == pytest.approx(expected, rel=1e-5)
+    assert float(term(Consolidation(old, "released", 0.1), new)) == pytest.approx(
+        expected, rel=1e-5
+    )
     squares = [np.linalg.norm(p[n].numpy().T @ new[n].numpy()) ** 2 / 4 for p in old for n in "ab"]
     expected = 0.1 * np.mean(squares)
-    assert float(term(Consolidation(old, True, 0.1), new)) == pytest.approx(expected, rel=1e-5)
+    assert float(term(Consolidation(old, "orthogonal", 0.1), new)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
-def test_orthogonal_consolidation_keeps_size_and_the_released_product_does_not():
+def test_orthogonal_consolidation_keeps_size_and_the_published_product_does_not():
     draw = torch.Generator().manual_seed(2)
     old, (start,) = ups(draw, 1), ups(draw, 1)
 
-    def after(orthogonal: bool) -> dict[str, Tensor]:
+    def after(kind: str) -> dict[str, Tensor]:
         new = {n: up.clone().requires_grad_(True) for n, up in start.items()}
         optimizer = torch.optim.Adam(new.values(), 1e-2)
         for _ in range(1500):
             optimizer.zero_grad()
-            loss = term(Consolidation(old, orthogonal, 1.0), new)
-            if not orthogonal:  # without the term that draws to ones
-                loss = loss - torch.stack([(up - 1).pow(2).mean() for up in new.values()]).mean()
-            loss.backward()
+            term(Consolidation(old, kind, 1.0), new).backward()
             optimizer.step()
         return {n: up.detach() for n, up in new.items()}
 
+    orthogonal, published = after("orthogonal"), after("published")
     for n in "ab":
         meet, size = float((old[0][n].T @ start[n]).norm()), float(start[n].norm())
-        assert float((old[0][n].T @ after(True)[n]).norm()) < 0.01 * meet
-        assert float(after(True)[n].norm()) > 0.5 * size
-        assert float(after(False)[n].norm()) < 0.2 * size
+        assert float((old[0][n].T @ orthogonal[n]).norm()) < 0.01 * meet
+        assert float(orthogonal[n].norm()) > 0.5 * size
+        assert float(published[n].norm()) < 0.2 * size
+
+
+def test_the_shared_subspace_is_the_best_one_and_the_distance_to_it_the_least():
+    """Against numpy's least squares for H, and drawn subspaces in place of W."""
+    draw = np.random.default_rng(4)
+    old = [
+        LowRank(*(torch.tensor(draw.normal(size=s), dtype=torch.float32) for s in ((6, 2), (2, 9))))
+        for _ in range(3)
+    ]
+    dense_ones = np.concatenate([c.dense().numpy() for c in old]).astype(np.float64)
+
+    def distance(changes: np.ndarray, w: np.ndarray) -> float:
+        h = np.linalg.lstsq(w.T, changes.T, rcond=None)[0].T
+        return float(((changes - h @ w) ** 2).sum())
+
+    w = shared_rows(old, 4)
+    torch.testing.assert_close(w @ w.T, torch.eye(4), rtol=0, atol=1e-5)
+    least = distance(dense_ones, w.double().numpy())
+    values = np.linalg.svd(dense_ones, compute_uv=False)
+    assert least == pytest.approx((values[4:] ** 2).sum(), rel=1e-4)
+    for _ in range(20):
+        near = w.numpy() + 0.1 * draw.normal(size=w.shape)
+        assert distance(dense_ones, near) > least
+    assert shared_rows(old, 16).shape == (6, 9)  # no more directions than there are
+    new = LowRank(
+        *(torch.tensor(draw.normal(size=s), dtype=torch.float32) for s in ((6, 2), (2, 9)))
+    )
+    empty = torch.zeros(0)
+    step = Step({"a": new}, empty, Batch(0, empty, empty, None, empty, empty, empty))
+    found = float(SharedSubspace({"a": w}, 0.5)(step))
+    assert found == pytest.approx(0.5 * distance(new.dense().numpy(), w.numpy()), rel=1e-4)
+    inside = Step({"a": LowRank(new.up, w[:2])}, empty, step.batch)
+    assert float(SharedSubspace({"a": w}, 0.5)(inside)) == pytest.approx(0, abs=1e-8)
 
 
 CIDM = MethodParams(
-    learning_rate=1e-2, steps=STEPS, rank=2, own={"consolidation": 0.1}
+    learning_rate=1e-2, steps=STEPS, rank=2,
+    own={"consolidation": 0.1, "sharing": 1.0, "shared_rank": 4},
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cidm", "cidm_orthogonal"])
+@pytest.mark.parametrize("name", ["cidm", "cidm_orthogonal", "cidm_paper", "cidm_subspace"])
 def test_cidm_adds_parts_and_leaves_those_before_alone(base, params, ed_loras, name):
     made = learn(base, params, name, ed_loras, hyper=CIDM)
     first = unbundled(made[0])[0]
@@ -506,7 +542,7 @@ def test_cidm_adds_parts_and_leaves_those_before_alone(base, params, ed_loras, n
     assert list(made[2].tokens) == [f"<new{i}{p}>" for i in (1, 2, 3) for p in ("", "_2")]
     # Without the term a part is what ED-LoRA trains alone.
     plain = learn(base, params, name, ed_loras, 2, CIDM.model_copy(
-        update={"own": {"consolidation": 0.0}}
+        update={"own": {"consolidation": 0.0, "sharing": 0.0, "shared_rank": 4}}
     ))[-1]  # fmt: skip
     second, other = unbundled(plain)[1], unbundled(made[1])[1]
     assert all(torch.equal(second[n].up, ed_loras[1].deltas[n].up) for n in second)
@@ -589,5 +625,6 @@ def test_joint_has_the_images_of_all_concepts_so_far(base, params):
 def test_every_method_with_sequences_is_tested_here():
     tested = {*CHAINS, "custom_diffusion_merge", "custom_diffusion_average", "textual_inversion"}
     tested |= {"lora_merge", "lora_compose", "ed_lora_ewa", "cidm", "cidm_orthogonal", "c_lora"}
+    tested |= {"cidm_paper", "cidm_subspace"}
     tested |= {"orthogonal_adaptation", "joint"}
     assert {n for n in method_names() if load_method(n).sequence} == tested

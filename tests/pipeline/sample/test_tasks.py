@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.common.errors import BenchError
 from pipeline.concepts.concept import load_subject
+from pipeline.concepts.shards import samples_of
+from pipeline.methods import Chained
 from pipeline.models.adapter import Adapter, Provenance, save_adapter
+from pipeline.sample import sampler
 from pipeline.sample.requests import cell_requests, task_requests
 from pipeline.settings.profile import Params, load_params
 from pipeline.settings.protocol import protocol_path
@@ -62,6 +67,41 @@ def test_a_task_asks_for_each_concept_from_the_noise_of_its_own_cell(params: Par
     assert params.task_sampler().steps == 7
     with pytest.raises(BenchError, match="its adapter is of <new1> cat, not of cat, dog"):
         task_requests(params, task, ["<new1> cat"])
+
+
+def test_a_sequence_itself_is_its_last_model_asked_for_class_nouns(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    class Nothing:
+        latent_shape = ()
+
+    def images(_base, group, how, session):
+        asked.append([request.prompt for request in group])
+        assert how.steps == 7 and session == "toys/task-3"
+        return [Image.new("RGB", (4, 4))] * len(group)
+
+    opened = lambda how, base, adapter: nullcontext(adapter.provenance.subject)  # noqa: E731
+    monkeypatch.setattr(sampler, "load_base", lambda _: Nothing())
+    monkeypatch.setattr(sampler, "sample_all", images)
+    monkeypatch.setattr(Chained, "open", opened)
+    references = ("<new1> cat", "<new2> dog", "<new3> chair")
+    rows = {f"<new{n}>": torch.ones(3) for n in (1, 2, 3)}
+    made = Provenance(METHOD, "toys/task-3", "base", "hash", references)
+    save_adapter(
+        Adapter(rows, {}, made), params.cell(METHOD, "toys/task-3") / "adapter.safetensors"
+    )
+    path = sampler.sample_cell(METHOD, "toys")
+    assert path == params.cell(METHOD, "toys") / "samples.tar"
+    concepts = [load_subject(name) for name in ("cat", "dog", "chair")]
+    assert asked == [[p for p in c.scored_prompts() for _ in range(2)] for c in concepts]
+    samples = samples_of(params, METHOD, "toys")
+    assert {s["json"]["concept"] for s in samples} == {"cat", "dog", "chair"}
+    # From the noise of the pretrained model's cells, which asks for the same words.
+    cell = cell_requests(params, concepts[1], ["dog"], [])
+    seeds = {s["json"]["seed"] for s in samples if s["json"]["concept"] == "dog"}
+    assert seeds <= {request.seed for request in cell}
 
 
 def test_the_task_before_has_to_be_that(params: Params) -> None:

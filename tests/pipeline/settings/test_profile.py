@@ -80,7 +80,8 @@ def test_profiles_differ_in_size_alone(project: Path) -> None:
         assert getattr(default, section) == getattr(full, section)
     assert set(default.methods) <= set(full.methods)
     for name, method in default.methods.items():  # fewer steps may ask for another rate
-        assert (method.steps or 0) <= (full.methods[name].steps or 0)
+        more = full.methods[name]  # that of sequences alone has compositions there
+        assert (method.steps or 0) <= (more.steps or more.composition_steps or 0)
     assert default.protocol.score == full.protocol.score
 
 
@@ -184,8 +185,33 @@ def test_a_triple_names_three_concepts(project: Path) -> None:
 
 
 def with_sequences(content: str) -> None:
-    with open("grid.yaml", "a", encoding="utf-8") as file:
-        file.write(f"sequences:\n{content}")
+    """The default profile's sequences and their concepts are replaced by these."""
+    path = Path("grid.yaml")
+    before = path.read_text(encoding="utf-8").partition("sequence_concepts:")[0]
+    path.write_text(f"{before}sequences:\n{content}", encoding="utf-8")
+
+
+def test_concepts_of_sequences_alone_are_subjects_of_no_table(project: Path) -> None:
+    grid = load_grid()
+    assert grid.concepts_of("toys/task-2") == ("cat", "tabby_cat")
+    assert grid.concepts_of("tabby_cat") == ("tabby_cat",)
+    assert "tabby_cat" not in grid.subjects()
+    assert "tabby_cat" not in grid.concepts and "tabby_cat" in grid.all_concepts()
+    edit(Path("grid.yaml"), "  tabby_cat:", "  chair:")
+    with pytest.raises(BenchError, match="two subjects have the name 'chair'"):
+        load_grid()
+
+
+def test_concepts_of_sequences_have_cells_of_what_sequences_are_made_of(project: Path) -> None:
+    """And of the pretrained model, but not of the other methods."""
+    files = pipelines("toyland")
+    cells = {path.parent.name for path, text in files.items() if "_sequence_concept" in text}
+    assert cells - {""} == {"pretrained", "custom_diffusion"}
+    edit(Path("grid.yaml"), "[cat, tabby_cat, dog]", "[cat, tabby, dog]")
+    with pytest.raises(
+        BenchError, match="'tabby' is unknown: add it under `concepts` or `sequence_"
+    ):
+        load_grid()
 
 
 def test_tasks_of_a_sequence_are_subjects(project: Path) -> None:
