@@ -197,7 +197,7 @@ def stages_of(profile: str) -> set[str]:
     for concept in grid.concepts:
         names |= {f"{stage}@{concept}" for stage in fed}
         names |= {f"gallery@{concept}"} if params.protocol.score.galleries else set()
-    fed = ["retrieve", "shard", *(["gallery"] if params.protocol.score.galleries else [])]
+    fed = ["retrieve", "fetch", "shard", *(["gallery"] if params.protocol.score.galleries else [])]
     names |= {f"{s}_sequence_concept@{c}" for s in fed for c in grid.sequence_concepts}
     # Of concepts that sequences alone have, there is what those are made of and compared with.
     made_of = {"pretrained"}

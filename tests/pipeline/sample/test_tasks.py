@@ -12,6 +12,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.common.errors import BenchError
+from pipeline.common.files import png_bytes
 from pipeline.concepts.concept import load_subject
 from pipeline.concepts.shards import samples_of
 from pipeline.methods import Chained
@@ -74,17 +75,14 @@ def test_a_sequence_itself_is_its_last_model_asked_for_class_nouns(
 ) -> None:
     asked: list[list[str]] = []
 
-    class Nothing:
-        latent_shape = ()
-
-    def images(_base, group, how, session):
-        asked.append([request.prompt for request in group])
+    def pngs(_base, groups, how, session, _unfinished):
+        asked.extend([request.prompt for request in group] for group in groups)
         assert how.steps == 7 and session == "toys/task-3"
-        return [Image.new("RGB", (4, 4))] * len(group)
+        return [png_bytes(Image.new("RGB", (4, 4)))] * sum(map(len, groups))
 
     opened = lambda how, base, adapter: nullcontext(adapter.provenance.subject)  # noqa: E731
-    monkeypatch.setattr(sampler, "load_base", lambda _: Nothing())
-    monkeypatch.setattr(sampler, "sample_all", images)
+    monkeypatch.setattr(sampler, "load_base", lambda _: None)
+    monkeypatch.setattr(sampler, "sample_pngs", pngs)
     monkeypatch.setattr(Chained, "open", opened)
     references = ("<new1> cat", "<new2> dog", "<new3> chair")
     rows = {f"<new{n}>": torch.ones(3) for n in (1, 2, 3)}
