@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.common.files import atomic
-from pipeline.common.unfinished import Unfinished
+from pipeline.common.unfinished import KEPT_EVERY, Unfinished
 from pipeline.train.encoder import Encoder
+
+SHARE = 0.05  # of a training's time, that writing its state may take
 
 
 @dataclass
@@ -44,6 +46,7 @@ class State:
         """
         if not (self.unfinished.due(self.last) or (self.kept and done == steps)):
             return
+        began = time.monotonic()
         tensors = {f"latents.{name}": part for name, part in encode.state().items()}
         for i, parameter in enumerate(_parameters(optimizer)):
             tensors[f"trained.{i}"] = parameter.detach()
@@ -55,6 +58,8 @@ class State:
         with atomic(self.path) as temporary:
             save_file(tensors, temporary, {"key": self.unfinished.key, "done": str(done)})
         self.kept, self.last = True, time.monotonic()
+        # All weights of a large model are gigabytes: of the time a twentieth goes there, at most.
+        self.last += max(0.0, (self.last - began) / SHARE - KEPT_EVERY)
 
     @torch.no_grad()
     def resume(self, optimizer: torch.optim.Optimizer, encode: Encoder) -> int:
