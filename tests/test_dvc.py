@@ -151,7 +151,18 @@ class Collected(logging.Handler):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stages find the stand-in for `bench`."""
+    path = tmp_path_factory.mktemp("bin") / "bench"
+    path.write_text(BENCH.format(python=sys.executable))
+    path.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(stand_in: None, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Profile smoke, run once."""
     root = tmp_path_factory.mktemp("pipeline") / "root"
     names = ("params.yaml", "grid.yaml", "profiles", "datasets", ".dvc/config", ".dvc/.gitignore")
@@ -164,23 +175,39 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             shutil.copytree(ROOT / name, root / name, ignore=made)
         else:
             shutil.copy(ROOT / name, root / name)
-    stand_in = tmp_path_factory.mktemp("bin") / "bench"
-    stand_in.write_text(BENCH.format(python=sys.executable))
-    stand_in.chmod(0o755)
     project = Project(root)
     project.git("init", "-q")
     project.prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
-        assert project.dvc("repro", "-q") == stages_of("smoke")
-        project.commit()
-        yield project
+    assert project.dvc("repro", "-q") == stages_of("smoke")
+    project.commit()
+    return project
 
 
 @pytest.fixture
 def project(finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A copy of the finished one, as the current directory."""
     shutil.copytree(finished.root, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return Project(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def trained_twice(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished one with a second seed, which ran the stages of that seed alone."""
+    project = Project(tmp_path_factory.mktemp("seeds") / "copy")
+    shutil.copytree(finished.root, project.root)
+    with chdir(project.root):
+        before = stages_of("smoke")
+        new = seeded(project, "[42, 43]") - before
+        assert len(new) == 3 * 3 * 3 + 3 and all("_seed_43@" in name for name in new)
+        assert project.dvc("repro", "-q") == new | LAST
+    return project
+
+
+@pytest.fixture
+def with_seeds(trained_twice: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A copy of that one, as the current directory."""
+    shutil.copytree(trained_twice.root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return Project(tmp_path / "copy")
 
@@ -330,33 +357,29 @@ def seeded(project: Project, seeds: str, **fewer: int) -> set[str]:
     return stages_of("smoke")
 
 
-def test_another_seed_runs_its_own_stages_alone(project: Project) -> None:
+def test_another_seed_runs_its_own_stages_alone(with_seeds: Project) -> None:
     """Once a seed was added, adding one more trains nothing of those before it."""
-    before = stages_of("smoke")
-    after = seeded(project, "[42, 43]")
-    new = after - before
-    assert len(new) == 3 * 3 * 3 + 3 and all("_seed_43@" in name for name in new)
-    assert project.dvc("repro", "-q") == new | LAST
+    project, after = with_seeds, stages_of("smoke")
     made = project.folder / "runs/cells/custom_diffusion_merge/cat+chair/seed-43"
     assert {path.name for path in made.iterdir()} == {"adapter.safetensors", "samples.tar"}
     record = project.folder / "reports/cells/custom_diffusion_merge/cat+chair/seed-43"
     assert {path.name for path in record.iterdir()} == {"cost.json", "samples.jpg", "scores.csv"}
     more = seeded(project, "[42, 43, 7]") - after
-    assert len(more) == len(new) and all("_seed_7@" in name for name in more)
+    assert len(more) == 3 * 3 * 3 + 3 and all("_seed_7@" in name for name in more)
     assert project.stale() == more | LAST
 
 
-def test_a_further_seed_of_a_part_makes_its_merge_again(project: Project) -> None:
-    seeded(project, "[42, 43]")
-    project.dvc("repro", "-q")
-    (project.folder / "runs/cells/custom_diffusion/cat/seed-43/adapter.safetensors").write_text("?")
+def test_a_further_seed_of_a_part_makes_its_merge_again(with_seeds: Project) -> None:
+    (with_seeds.folder / "runs/cells/custom_diffusion/cat/seed-43/adapter.safetensors").write_text(
+        "?"
+    )
     cells = "cells/custom_diffusion"
     expected = {f"{cells}/dvc.yaml:{step}_seed_43@cat" for step in ("train", "sample", "score")}
     expected |= {
         f"{cells}_merge/dvc.yaml:{step}_composition_seed_43@cat+chair"
         for step in ("train", "sample", "score")
     }
-    assert project.stale() == expected | LAST
+    assert with_seeds.stale() == expected | LAST
 
 
 def test_another_main_seed_trains_all_and_draws_the_corpus_parts_anew(project: Project) -> None:
@@ -434,14 +457,12 @@ def test_what_tasks_depend_on() -> None:
 def test_a_concept_learned_last_runs_nothing_old(project: Project) -> None:
     old = {name: learning(name, "two", (1, 2)) for name in LEARNING}
     assert stages_of("smoke") > set().union(*old.values())
-    add_concept("my_dog", [project.root / "datasets/concepts/dog/images"], "dog", profile="smoke")
-    project.prepare()
-    project.dvc("repro", "-q")
+    own = added(project)
     edit(project.folder / "grid.yaml", "concepts: [chair, cat]", "concepts: [chair, cat, my_dog]")
     write_pipelines(["smoke"])
     project.prepare()
     expected = set().union(*(learning(name, "two", (3,)) for name in LEARNING))
-    assert project.stale() == expected | LAST
+    assert project.stale() == own | expected | LAST
 
 
 def test_another_order_is_another_sequence(project: Project) -> None:
@@ -458,16 +479,21 @@ def test_a_parameter_of_a_chain_runs_its_tasks_alone(project: Project) -> None:
     assert project.stale() == learning("custom_diffusion_lwf", "two", (1, 2)) | LAST
 
 
-def test_added_concept_runs_its_own_stages(project: Project) -> None:
+def added(project: Project) -> set[str]:
+    """Adds the concept `my_dog`; returns its own stages."""
     add_concept("my_dog", [project.root / "datasets/concepts/dog/images"], "dog", profile="smoke")
-    expected = {
+    return {
         f"{prefix}{stage}"
         for path, names in new_stages("my_dog", "smoke").items()
         for prefix in [f"{path}:".removeprefix("profiles/smoke/").removeprefix("dvc.yaml:")]
         for stage in names
     }
-    assert len(expected) == 5 + 4 * 3
-    assert project.stale() == expected | LAST
+
+
+def test_added_concept_runs_its_own_stages(project: Project) -> None:
+    own = added(project)
+    assert len(own) == 6 + 4 * 3
+    assert project.stale() == own | LAST
 
 
 def test_removed_concept_reruns_the_report_alone(project: Project) -> None:
