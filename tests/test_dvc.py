@@ -406,7 +406,7 @@ def test_code_of_a_method_reruns_its_cells(project: Project) -> None:
 
 
 def test_parameter_of_another_profile_runs_nothing(project: Project) -> None:
-    edit(project.root / "params.yaml", "steps: 250\n  dreambooth", "steps: 251\n  dreambooth")
+    edit(project.root / "params.yaml", "weight_decay: 0.01", "weight_decay: 0.02")
     assert project.stale() == set()
 
 
