@@ -38,13 +38,15 @@ GALLERIES = shutil.ignore_patterns("held_out", "lookalikes")
 
 
 def copy_definitions(folder: Path) -> None:
-    """Copies the project's definitions, but for the galleries, to an empty folder."""
+    """Copies the project's definitions to an empty folder; galleries hold nothing there."""
     for name in DEFINITIONS:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=GALLERIES)
         else:
             shutil.copy(source, folder / name)
+    for gallery in (ROOT / "datasets/concepts").glob("*/lookalikes"):
+        (folder / gallery.relative_to(ROOT)).mkdir()
 
 
 @pytest.fixture

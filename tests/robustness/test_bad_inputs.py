@@ -144,7 +144,7 @@ def set_to_diverge() -> None:
     write_base(Path("tiny"))
     replaced("params.yaml", "path: models/toyland/base", "path: tiny")()
     replaced("params.yaml", "  resolution: 64\n  #", f"  resolution: {RESOLUTION}\n  #")()
-    replaced("params.yaml", "learning_rate: 3.0e-4", "learning_rate: 9.0")()
+    replaced("params.yaml", "learning_rate: 6.0e-4", "learning_rate: 9.0")()
     one = training_set("cat", "cat")
     pictures = [
         ("target-0", one.targets[0]),
@@ -412,7 +412,7 @@ ROWS: list[Row] = [
         "params.yaml: retrieve.t",
     ),
     (
-        replaced("params.yaml", "rate: 4.0e-2", "rate: .nan"),
+        replaced("params.yaml", "rate: 1.0e-2", "rate: .nan"),
         "table",
         "params.yaml: methods.textual",
     ),

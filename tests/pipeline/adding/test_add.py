@@ -65,7 +65,7 @@ def test_adds_a_concept(project: Path, photos: Path, capsys: pytest.CaptureFixtu
 
     said = capsys.readouterr().out
     assert "added my_cat: 3 images and 20 prompts" in said
-    assert "`dvc repro` will run these 17 stages" in said
+    assert "`dvc repro` will run these 18 stages" in said
     assert "cells/dreambooth/dvc.yaml: train@my_cat sample@my_cat score@my_cat" in said
 
 

@@ -29,11 +29,19 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (64, 64)) -> np.ndarr
     return pixels
 
 
+@pytest.fixture
+def bare(project: Path) -> Path:
+    """A project without galleries."""
+    for gallery in CAT.parent.glob("*/lookalikes"):
+        gallery.rmdir()
+    return project
+
+
 def sources(part: list[dict]) -> list[str]:
     return [sample["json"]["source"] for sample in part]
 
 
-def test_folders_say_whose_pictures_there_are(project: Path) -> None:
+def test_folders_say_whose_pictures_there_are(bare: Path) -> None:
     own = picture(CAT / "held_out" / "00.png", 0)
     wide = picture(CAT / "lookalikes" / "07" / "b.png", 1, (151, 90))
     picture(CAT / "lookalikes" / "tom" / "a.png", 2)
@@ -57,10 +65,10 @@ def test_folders_say_whose_pictures_there_are(project: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_without_folders_targets_of_the_same_noun_are_there(project: Path) -> None:
+def test_without_folders_targets_of_the_same_noun_are_there(bare: Path) -> None:
     """As of concepts that were imported: dogs are look-alikes of dogs, and no chair is."""
     yaml = YAML()
-    grid = yaml.load(project / "grid.yaml")
+    grid = yaml.load(bare / "grid.yaml")
     grid["concepts"] = {"cat": {"class_noun": "cat"}, "chair": {"class_noun": "chair"}}
     for i in range(3):
         name = f"cat{i}"
@@ -71,7 +79,7 @@ def test_without_folders_targets_of_the_same_noun_are_there(project: Path) -> No
         grid["concepts"][name] = {"class_noun": "cat"}
     for group in ("compositions", "triples", "sequences", "sequence_concepts"):
         grid[group] = {}
-    yaml.dump(grid, project / "grid.yaml")
+    yaml.dump(grid, bare / "grid.yaml")
     alike = [name for name in load_grid().concepts if load_concept(name).class_noun == "cat"]
     assert {*alike} <= {*stand_ins(load_grid())}  # each of another one
     make_gallery("cat", "toyland")
@@ -92,7 +100,7 @@ def test_without_folders_targets_of_the_same_noun_are_there(project: Path) -> No
     assert "chair" not in stand_ins(load_grid())
 
 
-def test_what_cannot_be_used_is_named(project: Path) -> None:
+def test_what_cannot_be_used_is_named(bare: Path) -> None:
     (CAT / "held_out").mkdir()
     with pytest.raises(BenchError, match=r"cat/held_out: holds no pictures: put some there, or re"):
         make_gallery("cat", "toyland")
@@ -112,12 +120,12 @@ def test_what_cannot_be_used_is_named(project: Path) -> None:
     assert not Path("runs/toyland/galleries/cat.tar").exists()
 
 
-def test_a_missing_gallery_is_told(project: Path) -> None:
+def test_a_missing_gallery_is_told(bare: Path) -> None:
     with pytest.raises(BenchError, match=r"galleries/cat\.tar: the shard is missing: run `dvc rep"):
         gallery_of(load_params(), "cat")
 
 
-def test_keys_keep_the_order_of_many_pictures(project: Path) -> None:
+def test_keys_keep_the_order_of_many_pictures(bare: Path) -> None:
     for i in range(12):
         picture(CAT / "held_out" / f"{i:02d}.png", i, (16, 16))
     make_gallery("cat", "toyland")
