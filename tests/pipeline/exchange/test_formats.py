@@ -424,7 +424,7 @@ def test_two_layouts_in_one_folder_are_refused(base, adapter, tmp_path):
 def importing(base, monkeypatch):
     """`import_file` with the small base."""
     monkeypatch.setattr(formats, "load_params", lambda _: SimpleNamespace(base=None))
-    monkeypatch.setattr(formats, "load_base", lambda _: base)
+    monkeypatch.setattr(formats, "load_base", lambda *_: base)
     return formats.import_file
 
 
