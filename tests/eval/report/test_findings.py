@@ -178,8 +178,8 @@ def test_how_rates_were_tuned_is_read_from_the_trials() -> None:
     """The committed trials, and parameters that they do not mark."""
     params, grid = load_params(), load_grid()
     assert rates(params, grid) == (
-        "learning rates chosen by one rule on other concepts (teddybear and table), for "
-        "dreambooth and custom diffusion among short trainings only"
+        "learning rates chosen by one rule on other concepts (teddybear, table, striped dog and "
+        "picket gate)"
     )
     other = params.methods["dreambooth"].model_copy(update={"steps": 126})
     changed = params.model_copy(update={"methods": {**params.methods, "dreambooth": other}})
