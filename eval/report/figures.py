@@ -39,9 +39,15 @@ def write_figures(results: Results, folder: Path) -> list[Path]:
         for name, figure in charts.items():
             if figure is not None:
                 path = folder / f"{name}.svg"
-                figure.savefig(path, metadata={"Date": None})
+                save_chart(figure, path)
                 written.append(path)
     return written
+
+
+def save_chart(figure: Figure, path: Path) -> None:
+    """Writes a chart as SVG; the same one gives the same bytes."""
+    with mpl.rc_context(STYLE):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def scatter(results: Results, kind: str) -> Figure | None:

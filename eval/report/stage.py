@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eval.continual import load_sequences
 from eval.report.cost import cost_table
-from eval.report.figures import write_figures
+from eval.report.figures import save_chart, write_figures
 from eval.report.grids import (
     PAGE_PIXELS,
     PIXELS,
@@ -76,8 +76,7 @@ def write_report(profile: str) -> None:
     with atomic_folder(folder / "figures", (".svg", ".png")) as temporary:
         write_figures(results, temporary)
         for sequence in sequences:
-            path = temporary / f"sequence_{sequence.name}.svg"
-            course_chart(sequence).savefig(path, metadata={"Date": None})
+            save_chart(course_chart(sequence), temporary / f"sequence_{sequence.name}.svg")
         if rows:
             _write_overview(grid, profile, rows, temporary)
     sheets: dict[str, Sheet] = {}

@@ -259,7 +259,13 @@ def pipelines(profile: str) -> dict[Path, str]:
             if grid.sequence_concepts
             else {"concepts": ""},
             stand_ins=stand_ins(grid),
-            trials=[here(path) for name, path in trials(params).items() if name != profile],
+            # Files, as DVC sees nothing in the folder of another project.
+            trials=[
+                here(path / file)
+                for name, path in trials(params).items()
+                if name != profile
+                for file in ("prompts.csv", "trials.csv")
+            ],
             analyses=[
                 {
                     "name": name,
