@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from pipeline.cluster.package import copy_to, package
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "profiles/smoke"
@@ -64,17 +65,7 @@ class Clone:
 
 def make_clone(root: Path) -> Clone:
     """Copies to an empty folder what git holds, or would; without any lock of the profile."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
+    copy_to(root, ROOT, package(ROOT, ()))
     for lock in root.glob(f"{FOLDER}/**/dvc.lock"):
         lock.unlink()
     (root / "bin").mkdir()

@@ -328,10 +328,7 @@ def connect(address: str | None, working_dir: str | None = None) -> None:
             **(local if address is None else {}),
         )
     except (ConnectionError, ValueError) as error:
-        raise BenchError(
-            f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}): start "
-            "one with `ray start --head`, and see docs/cluster.md"
-        ) from error
+        raise _silent(address, str(error).splitlines()[0]) from error
 
 
 def _reach(address: str) -> None:
@@ -346,10 +343,14 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise BenchError(
-            f"--address {address}: no Ray cluster answers ({error}): start one with "
-            "`ray start --head`, and see docs/cluster.md"
-        ) from error
+        raise _silent(address, error) from error
+
+
+def _silent(address: str | None, why: object) -> BenchError:
+    return BenchError(
+        f"--address {address}: no Ray cluster answers ({why}): start one with "
+        "`ray start --head`, and see docs/cluster.md"
+    )
 
 
 def _gpus(threads: int) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.settings.profile import Params, load_params
 from pipeline.settings.protocol import protocol_path
+
+if TYPE_CHECKING:
+    from pipeline.models.base import Base
 
 Settings = Callable[..., None]
 
@@ -32,6 +36,20 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
     bag_of_words(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    """The small base with random weights."""
+    from tests.pipeline.tiny import new_base  # imports torch
+
+    return new_base()
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    """Those of the default profile."""
+    return load_params()
 
 
 @pytest.fixture

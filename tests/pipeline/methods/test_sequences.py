@@ -26,7 +26,7 @@ from pipeline.models.crossattn import (
     key_value_names,
 )
 from pipeline.sample.sampler import sample
-from pipeline.settings.profile import MethodParams, Params, SamplerParams, load_params
+from pipeline.settings.profile import MethodParams, Params, SamplerParams
 from pipeline.train.augment import draw_view, render_view, view_mask
 from pipeline.train.making import Making, first_rows
 from tests.pipeline.tiny import RARE_TOKENS, new_base, task, training_set
@@ -38,16 +38,6 @@ HYPER = MethodParams(
 )  # fmt: skip
 CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
 SETS = [training_set(noun, noun, i) for i, noun in enumerate(("cat", "chair", "dog"))]
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
-
-
-@pytest.fixture(scope="module")
-def params() -> Params:
-    return load_params()
 
 
 def single(base: Base, params: Params, name: str, part: TrainingSet) -> Adapter:

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from pipeline.models.arithmetic import arithmetic, computing_in
 from pipeline.models.base import Base
-from tests.pipeline.tiny import new_base
 
 CPU = torch.device("cpu")
 # Of a number's size: half of the distance to the next one of 8 significant bits.
@@ -37,11 +36,6 @@ def test_on_a_cpu_products_are_rounded_and_attention_is_not() -> None:
         assert torch.equal(F.scaled_dot_product_attention(query, key, value), plain)
         halves = (x.bfloat16() for x in (query, key, value))
         assert F.scaled_dot_product_attention(*halves).dtype == torch.float32
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
 
 
 def test_a_base_takes_and_gives_float32_within_bfloat16s_rounding(base: Base) -> None:

@@ -19,15 +19,9 @@ from pipeline.models.crossattn import (
     key_value_names,
     texts_by_layer,
 )
-from tests.pipeline.tiny import new_base
 
 PROMPTS = ["", "", "", "a <new1> in the snow", "<new2> and <new1>", "a house"]
 PAPER = Router("dot", "mean_max", 2.0, 2.0, 1.0)
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
 
 
 def part(base: Base, seed: int, layered: bool = True) -> Adapter:

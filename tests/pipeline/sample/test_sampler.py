@@ -21,11 +21,6 @@ from tests.pipeline.tiny import RARE_TOKENS, new_base
 PARAMS = SamplerParams(steps=5, guidance_scale=6, eta=1, batch_size=4)
 
 
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
-
-
 def random_adapter(base: Base) -> Adapter:
     """A change that is large enough to be seen."""
     g = torch.Generator().manual_seed(3)

@@ -23,7 +23,7 @@ from pipeline.models.crossattn import (
     key_value_names,
 )
 from pipeline.sample.sampler import sample
-from pipeline.settings.profile import MethodParams, Params, SamplerParams, load_params
+from pipeline.settings.profile import MethodParams, Params, SamplerParams
 from pipeline.train import loop as training
 from pipeline.train.ahead import AHEAD, made_ahead
 from pipeline.train.making import Making
@@ -32,16 +32,6 @@ from tests.pipeline.tiny import new_base, subject, task, training_set
 
 ONE = training_set("cat", "cat")
 HYPER = MethodParams(learning_rate=1e-3, rank=2, ridge=1e-6, steps=3)
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
-
-
-@pytest.fixture(scope="module")
-def params() -> Params:
-    return load_params()
 
 
 def run(base: Base, params: Params, name: str, hyper: MethodParams = HYPER, **train) -> Adapter:

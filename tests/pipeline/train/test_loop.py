@@ -21,7 +21,7 @@ from pipeline.models.crossattn import (
     detached_start_token,
     key_value_names,
 )
-from pipeline.settings.profile import MethodParams, Params, load_params
+from pipeline.settings.profile import MethodParams, Params
 from pipeline.train import loop as training
 from pipeline.train.augment import render_view, view_mask
 from pipeline.train.encoder import Encoder, Row
@@ -32,16 +32,6 @@ from tests.pipeline.tiny import RARE_TOKENS, new_base, subject, training_set
 CAPTIONS = [f"photo of a {a} {b}" for a in ("red", "blue", "green") for b in ("dog", "house")]
 ONE = training_set("cat", "cat")
 HYPER = MethodParams(learning_rate=1e-2, rank=2, ridge=1e-6)
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
-
-
-@pytest.fixture(scope="module")
-def params() -> Params:
-    return load_params()
 
 
 def make(

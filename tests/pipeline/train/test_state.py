@@ -18,16 +18,11 @@ from pipeline.models.base import Base
 from pipeline.settings.profile import MethodParams, load_params
 from pipeline.train.making import Making
 from tests.pipeline.sample.test_sampler import random_adapter
-from tests.pipeline.tiny import new_base, subject, training_set
+from tests.pipeline.tiny import subject, training_set
 
 STEPS = 4
 HYPER = MethodParams(learning_rate=1e-2, rank=2, steps=STEPS, composition_steps=STEPS)
 ONE, TWO = training_set("cat", "cat"), training_set("chair", "chair", 1)
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return new_base()
 
 
 @pytest.fixture(autouse=True)
