@@ -30,6 +30,7 @@ from pipeline.methods import Trained, TrainingSet, load_method
 from pipeline.models import compiling as compiling_module
 from pipeline.models.adapter import Provenance
 from pipeline.models.base import Base
+from pipeline.models.texts import TextEncoders
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams, load_params
 from pipeline.toyland.pretrain.denoiser import scheduler
@@ -111,7 +112,8 @@ def random_base(device: torch.device, resolution: int, width: int = WIDTH) -> Ba
     for model in (unet, vae, text):
         model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     words = CLIPTokenizer.from_pretrained(WORDS, model_max_length=CONTEXT)
-    base = Base("random/v1-4-size", unet, vae, text, words, scheduler(), resolution, device)
+    texts = TextEncoders((text,), (words,))
+    base = Base("random/v1-4-size", unet, vae, texts, scheduler(), resolution, device)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         base.store(torch.bfloat16)
@@ -164,7 +166,7 @@ def trainer(base: Base, part: TrainingSet, params: TrainParams) -> Callable[[int
     method = load_method(METHOD).single
     assert isinstance(method, Trained)
     about = Provenance(METHOD, CONCEPT, base.path, base.hash, REFERENCES)
-    rows, hyper = {TOKEN: base.embedding_row(0)}, MethodParams(learning_rate=1e-5)
+    rows, hyper = {TOKEN: base.texts.embedding_row(0)}, MethodParams(learning_rate=1e-5)
     return lambda steps: train_through(
         base, method, [part], REFERENCES, rows, params, hyper, [steps], about
     )

@@ -45,11 +45,12 @@ def train_through(
     ]
     weights = {n: w for n, w in base.unet.named_parameters() if n in method.weights(base.unet)}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
-    table = base.text_encoder.get_input_embeddings()
+    (encoder,), tokenizer = base.texts.models, base.texts.tokenizer
+    table = encoder.get_input_embeddings()
     whole = torch.cat([table.weight.detach(), torch.stack(list(tokens.values()))])
     embedding = nn.Embedding.from_pretrained(whole, freeze=False)
-    base.tokenizer.add_tokens(list(tokens))
-    base.text_encoder.set_input_embeddings(embedding)
+    tokenizer.add_tokens(list(tokens))
+    encoder.set_input_embeddings(embedding)
     trained = [weight.requires_grad_(True) for weight in weights.values()]
     optimizer = torch.optim.AdamW(
         [*trained, embedding.weight], hyper.learning_rate or 0.0, weight_decay=params.weight_decay
@@ -79,7 +80,7 @@ def train_through(
                 latents = base.vae.encode(to_tensor(pictures)).latent_dist
                 clean = (latents.mean + latents.std * posterior) * base.scale
             noisy = base.scheduler.add_noise(clean, noise, timesteps)
-            context = base.text_encoder(base.tokenize(captions))[0]
+            context = encoder(base.texts.tokenize(captions))[0]
             predicted = base.unet(noisy, timesteps, context).sample
             losses = loss_of_rows(predicted - noise, torch.stack(masks))
             # Each concept's mean, and the sum of these.
@@ -93,7 +94,7 @@ def train_through(
             optimizer.zero_grad()
     rows_after = embedding.weight.detach()[len(table.weight) :]
     deltas: dict[str, Any] = {n: weights[n].detach() - originals[n] for n in weights}
-    base.text_encoder.set_input_embeddings(table)
+    encoder.set_input_embeddings(table)
     base.unet.requires_grad_(False)
     with torch.no_grad():
         for name, original in originals.items():
@@ -140,8 +141,8 @@ def sample(
     """As `pipeline.sample.sampler.sample`, by diffusers' StableDiffusionPipeline."""
     pipeline = StableDiffusionPipeline(
         base.vae,
-        base.text_encoder,
-        base.tokenizer,
+        *base.texts.models,
+        *base.texts.tokenizers,
         base.unet,
         DDIMScheduler.from_config(base.scheduler.config),
         None,

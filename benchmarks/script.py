@@ -119,15 +119,16 @@ def train(base: Base, part: TrainingSet, params: TrainParams, steps: int) -> lis
         The loss of each, which the script asks for in every step.
     """
     device, dtype = base.device, base.stored
-    table = base.text_encoder.get_input_embeddings()
+    (encoder,), tokenizer = base.texts.models, base.texts.tokenizer
+    table = encoder.get_input_embeddings()
     before = table.weight.detach()
     longer = torch.cat([before, before[:1]])
-    base.tokenizer.add_tokens([TOKEN])
+    tokenizer.add_tokens([TOKEN])
     embedding = nn.Embedding.from_pretrained(longer, freeze=False)
-    others = torch.arange(len(longer), device=device) != base.tokenizer.convert_tokens_to_ids(TOKEN)
+    others = torch.arange(len(longer), device=device) != tokenizer.convert_tokens_to_ids(TOKEN)
     losses = []
     with tempfile.TemporaryDirectory() as folder, _processors(base) as trained:
-        base.text_encoder.set_input_embeddings(embedding)
+        encoder.set_input_embeddings(embedding)
         half = params.batch_size // 2
         loader = DataLoader(
             Pictures(Path(folder), part, base, steps * half), half, num_workers=WORKERS,
@@ -148,7 +149,7 @@ def train(base: Base, part: TrainingSet, params: TrainParams, steps: int) -> lis
                 optimizer.zero_grad(set_to_none=True)
                 losses.append(loss.detach().item())
         finally:
-            base.text_encoder.set_input_embeddings(table)
+            encoder.set_input_embeddings(table)
     return losses
 
 
@@ -169,7 +170,7 @@ def _loss(base: Base, batch: dict[str, Any], device: torch.device, dtype: torch.
     limit = base.scheduler.config.num_train_timesteps
     timesteps = torch.randint(0, limit, (len(latents),), device=device)
     noisy = base.scheduler.add_noise(latents, noise, timesteps)
-    text = base.text_encoder(base.tokenize(batch["captions"]))[0]
+    text = base.condition(batch["captions"]).text
     predicted, prior = base.unet(noisy, timesteps, text).sample.chunk(2)
     target, other = noise.chunk(2)
     mask = batch["mask"].to(device)

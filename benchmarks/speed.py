@@ -46,7 +46,7 @@ def load(side: str) -> Base:
     base = load_base(load_params().base, torch.device("cpu"))
     if side == "official":
         base.dtype = torch.float32
-        for model in (base.unet, base.vae, base.text_encoder):
+        for model in (base.unet, base.vae, *base.texts.models):
             model.to(memory_format=torch.contiguous_format)
     return base
 

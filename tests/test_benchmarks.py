@@ -38,7 +38,7 @@ def train(side, count: int, monkeypatch) -> tuple[Base, Adapter, list[torch.Tens
     method = load_method("custom_diffusion").single
     assert isinstance(method, Trained)
     sets = [training_set(noun, noun, i) for i, noun in enumerate(("cat", "chair")[:count])]
-    tokens = {f"<new{i + 1}>": base.embedding_row(RARE_TOKENS[i]) for i in range(count)}
+    tokens = {f"<new{i + 1}>": base.texts.embedding_row(RARE_TOKENS[i]) for i in range(count)}
     references = tuple(f"{t} {part.concept.class_noun}" for t, part in zip(tokens, sets))
     about = Provenance("custom_diffusion", "s", base.path, base.hash, references)
     adapter = side.train_through(
@@ -86,7 +86,7 @@ def test_both_ways_of_training_give_the_same_losses_and_the_same_adapter(count, 
     # The other side leaves the base as it was, too.
     for name, weight in base.unet.state_dict().items():
         assert torch.equal(weight, other.unet.state_dict()[name])
-    text = [b.text_encoder.get_input_embeddings().weight for b in (base, other)]
+    text = [b.texts.models[0].get_input_embeddings().weight for b in (base, other)]
     assert torch.equal(*text)
 
 
@@ -120,16 +120,14 @@ def test_the_table_says_which_goals_are_met():
 
 def test_the_model_of_full_size_has_as_many_parameters_as_the_published_one():
     base = full_size.random_base(torch.device("meta"), 512)
-    counts = {
-        name: sum(p.numel() for p in getattr(base, name).parameters())
-        for name in ("unet", "vae", "text_encoder")
-    }
+    models = {"unet": base.unet, "vae": base.vae, "text_encoder": base.texts.models[0]}
+    counts = {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}
     assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
     trained = dict(base.unet.named_parameters())
     matrices = [trained[name] for name in key_value_names(base.unet)]
     assert len(matrices) == 32
     assert sum(m.numel() for m in matrices) * 4 == pytest.approx(76.7e6, rel=1e-3)
-    assert (base.latent_shape, base.tokenizer.model_max_length) == ((4, 64, 64), 77)
+    assert (base.latent_shape, base.texts.tokenizer.model_max_length) == ((4, 64, 64), 77)
 
 
 def test_operations_are_those_of_the_products():

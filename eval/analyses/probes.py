@@ -59,7 +59,7 @@ def words_of(base: Base, prompt: str) -> list[Word]:
     found: list[Word] = []
     place = 1  # after the start token
     for word in prompt.split():
-        count = len(base.tokenizer(word, add_special_tokens=False).input_ids)
+        count = len(base.texts.tokenizer(word, add_special_tokens=False).input_ids)
         found.append((word, list(range(place, place + count))))
         place += count
     return found

@@ -30,6 +30,7 @@ from pipeline.common.schema import read_yaml
 from pipeline.common.text import aligned
 from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
 from pipeline.concepts.photos import distinct_photos
+from pipeline.models.layout import INDEX, Layout, layout_in
 from pipeline.settings.external import external_tar, is_external, load_external
 from pipeline.settings.profile import (
     BaseParams,
@@ -50,16 +51,8 @@ PROJECT, LOCK = Path("pyproject.toml"), Path("requirements.lock")
 OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads them
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
-# The files of a base model in diffusers' format that are read, by component.
-BASE_FILES = {
-    "unet": (CONFIG, WEIGHTS),
-    "vae": (CONFIG, WEIGHTS),
-    "text_encoder": (CONFIG, "model.safetensors"),
-    "tokenizer": TOKENIZER_FILES,
-    "scheduler": ("scheduler_config.json",),
-}
-# Of models on the hub: has the last word on what texts are padded with, and is easily left out.
-SPECIAL_TOKENS = "tokenizer/special_tokens_map.json"
+# Of tokenizers on the hub: has the last word on what texts are padded with, and is easily left out.
+SPECIAL_TOKENS = "special_tokens_map.json"
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 SHA256_DIGITS = 64
 
@@ -327,15 +320,38 @@ def _base(base: BaseParams, settings: Path) -> Iterator[Check]:
         return
     if fault := _revision_fault(base):
         yield Check("base model: revision", "wrong", f"{settings}: base.revision: {fault}")
-    for component, files in BASE_FILES.items():
+    try:
+        layout = layout_in(_base_config(base), path)
+    except BenchError as error:
+        yield Check("base model", "wrong", str(error))
+        return
+    for component, files in base_files(layout).items():
         what = f"base model: {component}"
         if is_hub_id(path):
-            names = [f"{component}/{file}" for file in files]
-            names += [SPECIAL_TOKENS] if component == "tokenizer" else []
+            names = [str(Path(component, file)) for file in files]
+            if component in layout.tokenizers:
+                names.append(f"{component}/{SPECIAL_TOKENS}")
             yield _downloaded(what, path, names, base.revision)
         else:
             folder = Path(path) / component
             yield _folder(what, folder, [part for file in files for part in _parts(folder, file)])
+    if layout.pooled:
+        what = "base model: index"
+        if is_hub_id(path):
+            yield _downloaded(what, path, [INDEX], base.revision)
+        else:
+            yield _folder(what, Path(path), [INDEX])
+
+
+def base_files(layout: Layout) -> dict[str, tuple[str, ...]]:
+    """The files of a base model in diffusers' format that are read, by component."""
+    kinds = {
+        **dict.fromkeys(layout.weights, (CONFIG, WEIGHTS)),
+        **dict.fromkeys(layout.encoders, (CONFIG, "model.safetensors")),
+        **dict.fromkeys(layout.tokenizers, TOKENIZER_FILES),
+        "scheduler": ("scheduler_config.json",),
+    }
+    return {component: kinds[component] for component in layout.components}
 
 
 def _revision_fault(base: BaseParams) -> str | None:

@@ -9,6 +9,9 @@
 
 `custom-diffusion` and `official` hold weights, not changes of weights. What is written is what
 the sampler uses; reading it back finds changes that give these very bits.
+
+A file of a token is `{token: row}`. Of a base with two text encoders it holds a row for each, by
+the names that diffusers' examples have for Stable Diffusion XL's; the token is the file's name.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ LORA_SETTINGS = "lora_adapter_metadata"  # where diffusers' trainers put alpha a
 CPU = torch.device("cpu")  # where a base's weights are as exact as its files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKEN = re.compile(r"[^\s/\\]+")  # also a file name
+ENCODERS = ("clip_l", "clip_g")  # of Stable Diffusion XL, in files of tokens
 
 # What a key is, and the name of the UNet's parameter or the token that its groups make.
 KEYS = (
@@ -93,7 +97,7 @@ def export_adapter(adapter: Adapter, base: Base, layout: str, folder: str | Path
     for name, tensors in files.items():
         with atomic(Path(folder) / name) as temporary:
             if name.endswith(".bin"):
-                temporary.write_bytes(_pickled(tensors))
+                temporary.write_bytes(_pickled(tensors, base.texts.widths))
             else:
                 save_file(tensors, temporary, {MADE_FOR: base.hash})
     return [Path(folder) / name for name in files]
@@ -184,20 +188,22 @@ def _custom_diffusion(adapter: Adapter, base: Base) -> dict[str, Tensors]:
     # diffusers' loader wants each attention layer named, and takes empty for unchanged.
     changed = {key.split(".to_")[0] for key in tensors}
     tensors |= {name: torch.zeros(0) for name in base.unet.attn_processors if name not in changed}
-    return {"pytorch_custom_diffusion_weights.safetensors": tensors, **_token_files(adapter)}
+    return {"pytorch_custom_diffusion_weights.safetensors": tensors, **_token_files(adapter, base)}
 
 
-def _textual_inversion(adapter: Adapter, _base: Base) -> dict[str, Tensors]:
+def _textual_inversion(adapter: Adapter, base: Base) -> dict[str, Tensors]:
     if adapter.deltas or not adapter.tokens:
         has = "changes weights" if adapter.deltas else "has no token"
         raise BenchError(f"{_label(adapter)} {has}: layout textual-inversion holds tokens alone")
-    files = _token_files(adapter)
-    if len(files) == 1:  # the name that diffusers looks for; a file can hold no more than one
+    files = _token_files(adapter, base)
+    if (
+        len(files) == len(base.texts.models) == 1
+    ):  # the name that diffusers looks for; a file can hold no more than one
         return {"learned_embeds.safetensors": next(iter(files.values()))}
     return files
 
 
-def _lora(adapter: Adapter, _base: Base) -> dict[str, Tensors]:
+def _lora(adapter: Adapter, base: Base) -> dict[str, Tensors]:
     low: dict[str, LowRank] = {}
     for name, delta in adapter.deltas.items():
         if isinstance(delta, LowRank):
@@ -221,7 +227,7 @@ def _lora(adapter: Adapter, _base: Base) -> dict[str, Tensors]:
         module, more = name.removesuffix(".weight"), rank - delta.down.shape[0]
         tensors[f"unet.{module}.lora_A.weight"] = F.pad(_copy(delta.down), (0, 0, 0, more))
         tensors[f"unet.{module}.lora_B.weight"] = F.pad(_copy(delta.up), (0, more))
-    return {"pytorch_lora_weights.safetensors": tensors, **_token_files(adapter)}
+    return {"pytorch_lora_weights.safetensors": tensors, **_token_files(adapter, base)}
 
 
 def _official(adapter: Adapter, base: Base) -> dict[str, Tensors]:
@@ -252,21 +258,29 @@ def _keys_and_values(adapter: Adapter, base: Base) -> Tensors:
     return {name: _copy(weights[name]) for name in names}
 
 
-def _token_files(adapter: Adapter) -> dict[str, Tensors]:
+def _token_files(adapter: Adapter, base: Base) -> dict[str, Tensors]:
+    """A file for each token."""
     for token in adapter.tokens:
         if not TOKEN.fullmatch(token):
             raise BenchError(f"{_label(adapter)}: token {token!r} cannot be a file's name")
-    return {
-        f"{token}.safetensors": {token: _copy(row)[None]} for token, row in adapter.tokens.items()
-    }
+    files = {}
+    for token, row in adapter.tokens.items():
+        rows = [_copy(part)[None] for part in row.split(base.texts.widths)]
+        names = ENCODERS if len(rows) > 1 else (token,)
+        files[f"{token}.safetensors"] = dict(zip(names, rows, strict=True))
+    return files
 
 
-def _pickled(tensors: Tensors) -> bytes:
-    """`part.name` keys as a dict for each part, in the official code's file format."""
-    content: dict[str, Tensors] = {"unet": {}, "modifier_token": {}}
+def _pickled(tensors: Tensors, widths: Sequence[int]) -> bytes:
+    """`part.name` keys as a dict for each part, in the official code's file format.
+
+    A token is its row, or a list of one for each text encoder, of these widths.
+    """
+    content: dict[str, dict[str, Tensor | list[Tensor]]] = {"unet": {}, "modifier_token": {}}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
-        content[part][name] = tensor
+        several = part == "modifier_token" and len(widths) > 1
+        content[part][name] = [_copy(p) for p in tensor.split(widths)] if several else tensor
     buffer = io.BytesIO()  # to a path, it would put the temporary file's name into the file
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -340,6 +354,9 @@ def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
 def _parts(file: Path, base: Base) -> list[tuple[str, str, _Part]]:
     """What the file's tensors are: (kind, name of the parameter or the token, tensor)."""
     tensors, metadata = _read(file)
+    if tensors.keys() == set(ENCODERS):
+        row = torch.cat([tensors[name].flatten() for name in ENCODERS])
+        tensors = {f"modifier_token.{file.stem}": row}
     if FORMAT in metadata.get("adapter", ""):
         raise BenchError(f"{file}: is an adapter of this project: use it as it is")
     if metadata.get(MADE_FOR, base.hash) != base.hash:
@@ -455,13 +472,14 @@ def _low_ranks(parts: dict[str, dict[str, _Part]], base: Base) -> dict[str, Delt
 
 def _row(token: str, part: _Part, base: Base) -> Tensor:
     """A token's embedding [d]."""
-    width = base.text_encoder.get_input_embeddings().weight.shape[1]
+    width = base.texts.width
     if tuple(part.tensor.shape) not in ((width,), (1, width)):
         raise part.error(
             f"{list(part.tensor.shape)} is no embedding of the base {base.path}, which are "
             f"[{width}] or [1, {width}]: import it with the base it was made for"
         )
-    vocabulary, size = base.tokenizer.get_vocab(), base.tokenizer.vocab_size
+    tokenizer = base.texts.tokenizer
+    vocabulary, size = tokenizer.get_vocab(), tokenizer.vocab_size
     # Ids behind the vocabulary belong to tokens that adapters added.
     is_word = any(vocabulary.get(word, size) < size for word in (token, f"{token}</w>"))
     if is_word or not TOKEN.fullmatch(token):

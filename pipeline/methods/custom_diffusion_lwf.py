@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.adapter import Adapter
-    from pipeline.models.base import Base, Condition
+    from pipeline.models.base import Base
+    from pipeline.models.texts import Condition
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Distilled:
         """The term, a scalar."""
         import torch  # tables ask methods, and need no torch
 
-        from pipeline.models.base import Condition
+        from pipeline.models.texts import Condition
 
         batch = step.batch
         draw = torch.Generator().manual_seed(seed_of(self.seed, batch.step))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -74,7 +74,8 @@ class Provenance:
 class Adapter:
     """Modifier-token rows by token, changes by UNet parameter name, and where they are from.
 
-    A row is [d], or [layers, d] if each layer of cross-attention sees one of its own.
+    A row is [d], or [layers, d] if each layer of cross-attention sees one of its own. Where a base
+    has several text encoders, it is what each of them embeds the token as, one after the other.
     """
 
     tokens: dict[str, Tensor]
@@ -228,19 +229,17 @@ def applied(base: Base, adapter: Adapter) -> Iterator[Base]:
     """
     check_fits(base, adapter)
     weights = dict(base.unet.named_parameters())
-    table = base.text_encoder.get_input_embeddings()
     originals = {name: weights[name].detach().clone() for name in adapter.deltas}
+    tokens = base.texts.modifier_tokens(adapter.tokens) if adapter.tokens else nullcontext()
     try:
-        if adapter.tokens:
-            base.add_modifier_tokens(adapter.tokens)
         with torch.no_grad():
             for name, delta in adapter.deltas.items():
                 # In float32, as a change may be smaller than what a stored weight resolves.
                 changed = weights[name].float() + dense(delta).to(weights[name].device)
                 weights[name].copy_(changed)
-        yield base
+        with tokens:
+            yield base
     finally:
-        base.text_encoder.set_input_embeddings(table)
         with torch.no_grad():
             for name, original in originals.items():
                 weights[name].copy_(original)
@@ -258,7 +257,7 @@ def check_fits(base: Base, adapter: Adapter) -> None:
             f"adapter {made_for.method}/{made_for.subject} was made for base {made_for.base} "
             f"({made_for.base_hash}), not for {base.path} ({base.hash})"
         )
-    width = base.text_encoder.config.hidden_size
+    width = base.texts.width
     for name, row in adapter.tokens.items():
         if row.shape not in ((width,), (len(cross_attention_layers(base.unet)), width)):
             raise BenchError(

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipeline.common.errors import BenchError
 from pipeline.common.files import sha256
@@ -35,34 +35,12 @@ from pipeline.models.arithmetic import (
     full_float32,
 )
 from pipeline.models.crossattn import texts_by_layer
-from pipeline.models.tokens import ModifierEmbedding
+from pipeline.models.layout import INDEX, Layout, layout_in, layout_of
+from pipeline.models.texts import Condition, TextEncoders
 from pipeline.settings.profile import BaseParams, is_hub_id
 
-COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 NOISE, VELOCITY = "epsilon", "v_prediction"  # as schedulers' configurations call them
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What texts tell the UNet."""
-
-    # Features [n, context, d]: last hidden states after the final norm, of the dtype that
-    # weights are stored in. If tokens differ by layer of cross-attention, [n, layers, context, d].
-    text: Tensor
-
-    @cached_property
-    def by_layer(self) -> list[Tensor]:
-        """What each layer sees, [n, context, d]; always the same tensors, as caches go by that."""
-        return [part.contiguous() for part in self.text.unbind(1)]
-
-    def split(self) -> list[Condition]:
-        """One for each text."""
-        return [Condition(row) for row in self.text.split(1)]
-
-    @staticmethod
-    def joined(parts: Sequence[Condition]) -> Condition:
-        """Of the texts of all parts, in their order."""
-        return Condition(torch.cat([part.text for part in parts]))
+ZEROS = "force_zeros_for_empty_prompt"  # in the index of a base; what it does not say is true
 
 
 @dataclass
@@ -76,8 +54,7 @@ class Base:
     path: str
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    texts: TextEncoders
     scheduler: DDIMScheduler
     resolution: int
     device: torch.device
@@ -104,9 +81,8 @@ class Base:
         folder = Path(self.path)
         if not folder.is_dir():
             return f"{self.path}@{self.revision}" if self.revision else self.path
-        files = [
-            p for c in ("unet", "text_encoder") for p in sorted((folder / c).glob("*.safetensors"))
-        ]
+        parts = ("unet", "text_encoder", "text_encoder_2")
+        files = [p for part in parts for p in sorted((folder / part).glob("*.safetensors"))]
         return hashlib.sha256("".join(sha256(p) for p in files).encode()).hexdigest()[:16]
 
     def store(self, dtype: torch.dtype) -> None:
@@ -114,7 +90,7 @@ class Base:
 
         Without autocast nothing is cast from layer to layer, and half of the memory is read.
         """
-        for model in (self.unet, self.vae, self.text_encoder):
+        for model in (self.unet, self.vae, *self.texts.models):
             nn.Module.to(model, dtype)  # diffusers' own warns of what these models do not have
         self.dtype = self.stored = dtype
 
@@ -139,68 +115,9 @@ class Base:
             return nullcontext()
         return computing_in(self.dtype, self.device)
 
-    def add_modifier_tokens(self, rows: dict[str, Tensor]) -> ModifierEmbedding:
-        """Teaches the tokenizer and the text encoder these tokens; the table itself stays as is.
-
-        Args:
-            rows: the embedding [d] of each modifier token, or those [layers, d] of all of them.
-
-        Returns:
-            The layer that now embeds tokens; its `rows` [n, d] or [n, layers, d] are theirs.
-        """
-        table = self.text_encoder.get_input_embeddings()
-        if isinstance(table, ModifierEmbedding):
-            table = table.table
-        self.tokenizer.add_tokens(list(rows))
-        ids = self.tokenizer.convert_tokens_to_ids(list(rows))
-        embedding = ModifierEmbedding(table, ids, torch.stack(list(rows.values())))
-        self.text_encoder.set_input_embeddings(embedding.to(self.device))
-        return embedding
-
-    def embedding_row(self, token_id: int) -> Tensor:
-        """A copy of the input embedding, float32 [d], of a token of the original vocabulary."""
-        table = self.embedding_table()
-        size = table.shape[0]
-        if not 0 <= token_id < size:
-            raise BenchError(
-                f"params.yaml: base.modifier_token_ids: {token_id} is not in the vocabulary of "
-                f"{self.path}, which has {size} tokens"
-            )
-        return table[token_id].clone()
-
-    def embedding_table(self) -> Tensor:
-        """The input embeddings, float32 [vocabulary, d], of the original vocabulary."""
-        table = self.text_encoder.get_input_embeddings()
-        table = table.table if isinstance(table, ModifierEmbedding) else table
-        return table.weight.detach().float()
-
-    @property
-    def context(self) -> int:
-        """Tokens of an encoded text, begin, end and padding among them."""
-        # A tokenizer that does not know its length says a huge number.
-        places = self.text_encoder.config.max_position_embeddings
-        return int(min(self.tokenizer.model_max_length, places))
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids int64 [n, context], padded and truncated."""
-        return self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.context,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
-
     def condition(self, texts: Sequence[str]) -> Condition:
-        """What these texts tell the UNet; gradients reach modifier tokens through it."""
-        ids, embedding = self.tokenize(texts), self.text_encoder.get_input_embeddings()
-        if not (isinstance(embedding, ModifierEmbedding) and embedding.layers):
-            return Condition(self.text_encoder(ids)[0])
-        found = []
-        for layer in range(embedding.layers):
-            embedding.layer = layer
-            found.append(self.text_encoder(ids)[0])
-        return Condition(torch.stack(found, 1))
+        """What these texts tell the UNet; see `TextEncoders.condition`."""
+        return self.texts.condition(texts)
 
     def predict(
         self,
@@ -222,11 +139,29 @@ class Base:
         """
         with self.autocast(), self._saving_memory(condition), self.seeing(condition) as text:
             arguments = (noisy.to(self.stored), timesteps, text.to(self.stored))
+            more = {"added_cond_kwargs": self._added(condition)}
             if weights is None:
-                predicted: Tensor = self.unet(*arguments).sample
+                predicted: Tensor = self.unet(*arguments, **more).sample
             else:
-                predicted = torch.func.functional_call(self.unet, dict(weights), arguments).sample
+                call = torch.func.functional_call
+                predicted = call(self.unet, dict(weights), arguments, more).sample
         return predicted.float()
+
+    def _added(self, condition: Condition) -> dict[str, Tensor] | None:
+        """What a UNet that reads pooled texts is told beside the text itself."""
+        if condition.pooled is None:
+            return None
+        pooled = condition.pooled.to(self.stored)
+        return {"text_embeds": pooled, "time_ids": self.sizes.expand(len(pooled), -1)}
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """What such a UNet is told of a picture, float32 [1, 6]: it is all there, and that large.
+
+        Height and width before it was cropped, where the crop begins, and those wanted.
+        """
+        side = self.resolution
+        return torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).to(self.device)
 
     @contextmanager
     def seeing(self, condition: Condition) -> Iterator[Tensor]:
@@ -361,21 +296,9 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
         scheduler = _scheduler(
             params.path, DDIMScheduler.load_config(**where, subfolder="scheduler")
         )
-        models = {
-            # What is stored in half precision is used in full.
-            name: _loaded(kind, where, name)
-            .float()
-            .eval()
-            .requires_grad_(False)
-            # Convolutions are faster in this layout; no number of a file changes its place.
-            .to(device, memory_format=torch.channels_last)
-            for name, kind in (
-                ("unet", UNet2DConditionModel),
-                ("vae", AutoencoderKL),
-                ("text_encoder", CLIPTextModel),
-            )
-        }
-        tokenizer = CLIPTokenizer.from_pretrained(**where, subfolder="tokenizer")
+        unet = _loaded(UNet2DConditionModel, where, "unet", device)
+        vae = _loaded(AutoencoderKL, where, "vae", device)
+        texts = _texts(layout_of(unet.config, params.path), where, device)
     except (OSError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         # The libraries tell in all these ways that weights do not fit their configuration.
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
@@ -385,13 +308,14 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
         ) from error
     base = Base(
         path=params.path,
-        tokenizer=tokenizer,
+        unet=unet,
+        vae=vae,
+        texts=texts,
         scheduler=scheduler,
         resolution=params.resolution,
         device=device,
         revision=params.revision,
         dtype=arithmetic(device),
-        **models,
     )
     _check_parts(base)
     if device.type == "cuda":
@@ -441,13 +365,28 @@ def _check_parts(base: Base) -> None:
     Raises:
         BenchError: names what does not fit.
     """
-    where, unet = f"base.path: {base.path!r}", base.unet.config
-    reads, makes = unet.cross_attention_dim, base.text_encoder.config.hidden_size
+    where, unet, texts = f"base.path: {base.path!r}", base.unet.config, base.texts
+    reads, makes = unet.cross_attention_dim, texts.width
     if isinstance(reads, int) and reads != makes:
         raise BenchError(
             f"{where}: its unet reads text features of {reads} numbers, and its text_encoder makes "
             f"{makes}: they are parts of different models"
         )
+    if any(t.get_vocab() != texts.tokenizer.get_vocab() for t in texts.tokenizers[1:]):
+        raise BenchError(
+            f"{where}: its tokenizers have different vocabularies, and a modifier token is the "
+            "same for all: choose a model whose text encoders share one"
+        )
+    if texts.pooled:
+        hears = base.unet.add_embedding.linear_1.in_features
+        told = base.sizes.shape[1] * unet.addition_time_embed_dim
+        told += texts.models[-1].config.projection_dim
+        if hears != told:
+            raise BenchError(
+                f"{where}: its unet reads {hears} numbers of a pooled text and the picture's "
+                f"sizes, and its {len(texts.models)} text encoders and six sizes make {told}: "
+                "they are parts of different models"
+            )
     channels = base.vae.config.latent_channels
     if (unet.in_channels, unet.out_channels) != (channels, channels):
         raise BenchError(
@@ -461,14 +400,32 @@ def _check_parts(base: Base) -> None:
         )
 
 
-def _loaded(kind: Any, where: Mapping[str, str | None], name: str) -> Any:
-    """A component of a base model with all its weights from the files there."""
+def _loaded(kind: Any, where: Mapping[str, str | None], name: str, device: torch.device) -> Any:
+    """A component of a base model with all its weights from the files there, frozen."""
     model, found = kind.from_pretrained(
         **where, subfolder=name, use_safetensors=True, output_loading_info=True
     )
     if missing := found["missing_keys"]:  # the libraries fill these with random numbers
         raise ValueError(f"{name} lacks {len(missing)} weights, such as {min(missing)}")
-    return model
+    # What is stored in half precision is used in full.
+    model = model.float().eval().requires_grad_(False)
+    # Convolutions are faster in this layout; no number of a file changes its place.
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def _texts(layout: Layout, where: Mapping[str, str | None], device: torch.device) -> TextEncoders:
+    """What a base of this layout reads texts with."""
+    kinds = [CLIPTextModel] * len(layout.encoders)
+    if layout.pooled:
+        kinds[-1] = CLIPTextModelWithProjection
+    return TextEncoders(
+        tuple(_loaded(kind, where, name, device) for kind, name in zip(kinds, layout.encoders)),
+        tuple(CLIPTokenizer.from_pretrained(**where, subfolder=t) for t in layout.tokenizers),
+        penultimate=layout.penultimate,
+        pooled=layout.pooled,
+        empty_is_zero=layout.pooled
+        and bool(DiffusionPipeline.load_config(**where).get(ZEROS, True)),
+    )
 
 
 def check_base(params: BaseParams) -> None:
@@ -487,11 +444,12 @@ def check_base(params: BaseParams) -> None:
             f"base.revision: {params.revision} is of a hub id, and base.path, {path}, is a folder: "
             "remove it"
         )
-    for component in COMPONENTS:
+    layout = layout_in(folder / "unet" / "config.json", path)
+    for component in layout.components:
         files = list((folder / component).glob("*.json")) if (folder / component).is_dir() else []
         if not files:
             raise BenchError(f"{folder / component}: the base model lacks its {component}")
-        weights = component in ("unet", "vae", "text_encoder")
+        weights = component in layout.weights
         if weights and not list((folder / component).glob("*.safetensors")):
             raise BenchError(f"{folder / component}: holds no .safetensors weights")
         for file in files:
@@ -504,3 +462,5 @@ def check_base(params: BaseParams) -> None:
             for part in sorted(set(named.values())):
                 if not (folder / component / part).is_file():
                     raise BenchError(f"{folder / component / part}: missing, {file.name} names it")
+    if layout.pooled and not (folder / INDEX).is_file():
+        raise BenchError(f"{folder / INDEX}: missing: it says what the base makes of an empty text")

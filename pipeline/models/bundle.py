@@ -24,8 +24,9 @@ from pipeline.models.adapter import (
     applied,
     check_fits,
 )
-from pipeline.models.base import Base, Condition
+from pipeline.models.base import Base
 from pipeline.models.crossattn import cross_attention_layers
+from pipeline.models.texts import Condition
 
 
 def bundled(parts: Sequence[Adapter], tokens: dict[str, Tensor], provenance: Provenance) -> Adapter:
@@ -180,10 +181,8 @@ def routed(base: Base, adapter: Adapter, router: Router) -> Iterator[RoutedSessi
                     f"{made.method} on {made.subject}: {name} is no low-rank change of "
                     "cross-attention, which alone can be mixed by prompt"
                 )
-    table = base.text_encoder.get_input_embeddings()
     with ExitStack() as stack:
-        stack.callback(base.text_encoder.set_input_embeddings, table)
-        base.add_modifier_tokens(adapter.tokens)
+        stack.enter_context(base.texts.modifier_tokens(adapter.tokens))
         session = RoutedSession(base, adapter, router)
         for name in dict.fromkeys(name for part in parts for name in part):
             layer = layers[name.partition(".attn2")[0] + ".attn2"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class ModifierEmbedding(nn.Module):
-    """A frozen embedding table with a few rows of its own for modifier tokens.
+    """A frozen embedding table with a few rows beside it for modifier tokens.
 
     Only `rows` can train. So an optimizer neither moves nor decays the table, and there is no
     gradient the size of the vocabulary (the official code masks one instead).
@@ -19,17 +19,19 @@ class ModifierEmbedding(nn.Module):
 
     ids: Tensor
 
-    def __init__(self, table: nn.Embedding, ids: Sequence[int], rows: Tensor) -> None:
+    def __init__(
+        self, table: nn.Embedding, ids: Sequence[int], rows: nn.Parameter, own: slice
+    ) -> None:
         """`rows` are the embeddings of the token ids `ids`, in any order.
 
         They are [n, d], or [n, layers, d]: one for each layer of cross-attention, of which that of
-        `layer` counts at a time.
+        `layer` counts at a time. Of the d numbers this table's are those at `own`.
         """
         super().__init__()
         self.table = table
         self.layer = 0
-        self.rows = nn.Parameter(rows.detach().clone().float(), requires_grad=False)
-        self.register_buffer("ids", torch.tensor(ids), persistent=False)
+        self.rows, self.own = rows, own
+        self.register_buffer("ids", torch.tensor(ids, device=rows.device), persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -43,7 +45,7 @@ class ModifierEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings [..., d] of token ids [...], for `layer`."""
-        rows = self.rows[:, self.layer] if self.layers else self.rows
+        rows = (self.rows[:, self.layer] if self.layers else self.rows)[:, self.own]
         same = ids[..., None] == self.ids
         ours, place = same.any(-1), same.int().argmax(-1)
         frozen = self.table(torch.where(ours, 0, ids))

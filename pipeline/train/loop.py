@@ -18,9 +18,10 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import PHOTO_CAPTION
 from pipeline.methods import TOKENS, Batch, Step, Trained, TrainingSet
 from pipeline.models.adapter import Adapter, Delta, LowRank, Provenance, not_finite
-from pipeline.models.base import Base, Condition, moved
+from pipeline.models.base import Base, moved
 from pipeline.models.compiling import compiled
 from pipeline.models.crossattn import detached_start_token
+from pipeline.models.texts import Condition
 from pipeline.settings.profile import MethodParams, TrainParams
 from pipeline.train.ahead import made_ahead
 from pipeline.train.augment import draw_view
@@ -176,11 +177,10 @@ def train_through(
     names = method.weights(unet)
     weights = {name: unet.get_parameter(name) for name in names}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
-    table = base.text_encoder.get_input_embeddings()
     try:
         base.gradient_checkpointing = params.gradient_checkpointing
         with ExitStack() as stack:
-            embedding = base.add_modifier_tokens(tokens)
+            token_rows = stack.enter_context(base.texts.modifier_tokens(tokens))
             factors: dict[str, LowRank] = {}
             masters = Masters({} if method.low_rank else weights)
             stack.callback(masters.let_go)
@@ -196,7 +196,7 @@ def train_through(
             else:
                 trained = {name: [masters[name]] for name in names}
             if method.train_token:
-                trained[TOKENS] = [embedding.rows.requires_grad_(True)]
+                trained[TOKENS] = [token_rows.requires_grad_(True)]
             if method.detach_start_token:
                 stack.enter_context(detached_start_token(unet))
             # Texts of each layer come with hooks of each step, which a compiler would look at anew.
@@ -210,11 +210,11 @@ def train_through(
                 if method.penalty is None:
                     return None
                 return method.penalty(
-                    Step({name: change(name) for name in names}, embedding.rows, batch)
+                    Step({name: change(name) for name in names}, token_rows, batch)
                 )
 
             def changed(done: int) -> Adapter:
-                rows = embedding.rows.detach().cpu()
+                rows = token_rows.detach().cpu()
                 with torch.no_grad():
                     deltas = {name: _copied(change(name)) for name in names}
                 by_token = {token: row.clone() for token, row in zip(tokens, rows)}
@@ -236,7 +236,6 @@ def train_through(
             made = {done: changed(done) for done in training.steps(state) if done in checkpoints}
     finally:
         base.gradient_checkpointing = False
-        base.text_encoder.set_input_embeddings(table)
         unet.requires_grad_(False)
         with torch.no_grad():
             for name, original in originals.items():

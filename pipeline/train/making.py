@@ -199,10 +199,10 @@ def first_rows(
         if method.token == "pair":
             for piece, word in enumerate(concept.class_noun.split(), 1):
                 part = modifier_token(place, piece)
-                ids[part] = base.tokenizer(word, add_special_tokens=False).input_ids[-1]
-                words[part] = base.embedding_row(ids[part])
+                ids[part] = base.texts.tokenizer(word, add_special_tokens=False).input_ids[-1]
+                words[part] = base.texts.embedding_row(ids[part])
         if method.token in ("normal", "pair"):
-            table = base.embedding_table()
+            table = base.texts.embedding_table()
             generator = torch.Generator().manual_seed(seed_of(seed, "token", concept.name))
             drawn = torch.randn(table.shape[1], generator=generator)
             rows[token] = table.mean(0).cpu() + table.std(0).cpu() * drawn
@@ -213,8 +213,8 @@ def first_rows(
         else:
             # The last piece of a word that the vocabulary does not have as a whole.
             word = concept.class_noun.split()[-1]
-            ids[token] = base.tokenizer(word, add_special_tokens=False).input_ids[-1]
-        rows[token] = base.embedding_row(ids[token])
+            ids[token] = base.texts.tokenizer(word, add_special_tokens=False).input_ids[-1]
+        rows[token] = base.texts.embedding_row(ids[token])
     if method.layered:
         layers = len(cross_attention_layers(base.unet))
         rows = {token: row.expand(layers, -1).clone() for token, row in rows.items()}

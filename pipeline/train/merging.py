@@ -187,29 +187,25 @@ def _features(
     template_words: bool,
 ) -> tuple[list[Tensor], Tensor]:
     """The rows [s, d] of C of each concept, and C_reg [n, d]."""
-    table = base.text_encoder.get_input_embeddings()
-    base.add_modifier_tokens(tokens)
-    try:
+    with base.texts.modifier_tokens(tokens):
         features = []
         for token, concept in zip(tokens, concepts):
             reference = f"{token} {concept.class_noun}"
-            before = len(base.tokenizer(concept.caption.split("{}")[0]).input_ids) - 2
+            before = len(base.texts.tokenizer(concept.caption.split("{}")[0]).input_ids) - 2
             named = _word_features(base, [reference])
             captioned = _word_features(base, [concept.caption.format(reference)])
             features.append(torch.cat([named, captioned[0 if template_words else before :]]))
         return features, _word_features(base, captions)
-    finally:
-        base.text_encoder.set_input_embeddings(table)
 
 
 @torch.no_grad()
 def _word_features(base: Base, texts: Sequence[str]) -> Tensor:
     """Text features [n, d] of all words and the first end token of the texts, on the CPU."""
-    end = base.tokenizer.eos_token_id
+    end = base.texts.tokenizer.eos_token_id
     rows = []
     for start in range(0, len(texts), 64):
         part = texts[start : start + 64]
-        ids = base.tokenize(part)
+        ids = base.texts.tokenize(part)
         for features, words in zip(base.condition(part).text, ids):
             length = int((words == end).nonzero()[0]) if bool((words == end).any()) else len(words)
             rows.append(features[1 : length + 1].cpu())

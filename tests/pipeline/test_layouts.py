@@ -359,7 +359,7 @@ def test_the_layout_is_the_published_one(project: Path, layout: Layout, base: Ba
     assert base.scale == pytest.approx(0.18215)
     assert base.condition(["a cat"]).text.shape == (1, CONTEXT, layout.width)
     padding = vocabulary(learn_merges(WORDS)).index(layout.padding)
-    assert base.tokenize(["a cat"])[0, 4:].unique().tolist() == [padding]
+    assert base.texts.tokenize(["a cat"])[0, 4:].unique().tolist() == [padding]
     base.scheduler.set_timesteps(50)
     assert base.scheduler.timesteps.tolist() == list(range(981, 0, -20))
     assert base.scheduler.config.clip_sample is False

@@ -120,7 +120,7 @@ def edit(
         cross_share: of the steps, from the first one on, in which cross-attention is replaced.
         self_share: the same for self-attention.
     """
-    mapping = token_mapping(words_of(base, source), words_of(base, target), base.context)
+    mapping = token_mapping(words_of(base, source), words_of(base, target), base.texts.context)
     steps = [round(share * params.steps) for share in (cross_share, self_share)]
     count = len(seeds)
     prompts = [source] * count + [target] * count

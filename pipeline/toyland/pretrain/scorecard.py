@@ -345,7 +345,9 @@ def measure_letters(base: Base) -> Measures:
     means: dict[str, list[Tensor]] = {"letter": [], "noun": []}  # of each letter to the others
     for noun in CATEGORIES:
         texts = [f"photo of a {letter} {noun}" for letter in LETTERS]
-        tokens = base.tokenizer(texts[0]).input_ids  # start, photo, of, a, letter, noun ..., end
+        tokens = base.texts.tokenizer(
+            texts[0]
+        ).input_ids  # start, photo, of, a, letter, noun ..., end
         features = F.normalize(base.condition(texts).text, dim=-1)
         for name, place in (("letter", 4), ("noun", len(tokens) - 2)):
             at = features[:, place]

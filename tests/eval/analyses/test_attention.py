@@ -100,11 +100,11 @@ def test_words_are_found_by_their_tokens(base: Base) -> None:
     base.add_modifier_tokens({"<new1>": torch.zeros(32), "<new2>": torch.ones(32)})
     text = words_of(base, prompt)
     assert [word for word, _ in text] == prompt.split()
-    ids = base.tokenize([prompt])[0]
+    ids = base.texts.tokenize([prompt])[0]
     for word, places in text:
-        assert base.tokenizer.decode(ids[places]).replace(" ", "") == word
+        assert base.texts.tokenizer.decode(ids[places]).replace(" ", "") == word
     (first,) = find(text, "<new1>")
-    assert base.tokenizer.convert_tokens_to_ids("<new1>") == ids[first[1][0]]
+    assert base.texts.tokenizer.convert_tokens_to_ids("<new1>") == ids[first[1][0]]
     assert [word for word, _ in find(text, "<new2> cat")] == ["<new2>", "cat"]
     with pytest.raises(BenchError, match="'a dog' is not in"):
         find(text, "a dog")
@@ -112,7 +112,7 @@ def test_words_are_found_by_their_tokens(base: Base) -> None:
 
 def test_a_words_map_is_the_mean_of_its_tokens(base: Base) -> None:
     _, maps = recorded(base, "a wooden pot", [1, 2], load_params().sampler())
-    assert maps.shape == (2, base.tokenize(["a"]).shape[1], 8, 8)
+    assert maps.shape == (2, base.texts.tokenize(["a"]).shape[1], 8, 8)
     # What all tokens get together is everything.
     assert maps.sum(1).numpy() == pytest.approx(np.ones((2, 8, 8)), abs=1e-4)
     found = word_map(maps[1], [("wooden", [2, 3]), ("pot", [4])])

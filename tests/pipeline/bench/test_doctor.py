@@ -24,6 +24,7 @@ from pipeline.bench.doctor import Check, doctor, examine
 from pipeline.bench.pipelines import write_pipelines
 from pipeline.common.errors import BenchError
 from pipeline.methods import load_method
+from pipeline.models.layout import LAYOUTS, Layout
 from pipeline.settings.profile import load_grid, load_params
 
 ROOT = Path(__file__).parents[3]
@@ -49,8 +50,8 @@ def write_weights(path: Path) -> Path:
     return path
 
 
-def write_base(folder: Path) -> None:
-    for component, files in module.BASE_FILES.items():
+def write_base(folder: Path, layout: Layout = LAYOUTS[None]) -> None:
+    for component, files in module.base_files(layout).items():
         for file in files:
             path = folder / component / file
             if path.suffix == ".safetensors":
@@ -172,7 +173,7 @@ def test_a_downloaded_base_is_compared_with_the_digests_of_the_hub(project, monk
     found = check("base model: tokenizer")
     assert found.state == "missing"
     assert f"`hf download {REPOSITORY} tokenizer/special_tokens_map.json`" in found.note
-    (snapshot / module.SPECIAL_TOKENS).write_text("{}")
+    (snapshot / "tokenizer" / module.SPECIAL_TOKENS).write_text("{}")
     assert check("base model: tokenizer").state == "ready"
     found = check("base model: revision")
     assert found.state == "wrong"
@@ -475,11 +476,12 @@ def test_an_unknown_profile_is_an_error(project):
 
 
 def test_names_of_files_are_those_of_the_shipped_base():
-    for component, files in module.BASE_FILES.items():
+    files_of = module.base_files(LAYOUTS[None])
+    for component, files in files_of.items():
         for file in files:
             assert (ROOT / "models/toyland/base" / component / file).is_file()
     index = json.loads((ROOT / "models/toyland/base/model_index.json").read_text())
-    assert set(module.BASE_FILES) <= set(index)
+    assert set(files_of) <= set(index)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def ours(base: Base, adapter: Adapter, prompt: str) -> np.ndarray:
     with applied(base, adapter):
-        parts = (base.vae, base.text_encoder, base.tokenizer, base.unet)
+        parts = (base.vae, base.texts.models[0], base.texts.tokenizer, base.unet)
         pipe = StableDiffusionPipeline(
             *parts, base.scheduler, None, None, requires_safety_checker=False
         )

@@ -228,8 +228,8 @@ def averaged_image(base: Base, parts: list[Adapter], prompt: str, seed: int) -> 
             for name, weight in model.unet.named_parameters():
                 if name in part.deltas:
                     weight.add_(dense(part.deltas[name]))
-        model.add_modifier_tokens(part.tokens)
-        models.append((model.unet, model.text_encoder(model.tokenize(["", prompt]))[0]))
+        with model.texts.modifier_tokens(part.tokens):
+            models.append((model.unet, model.condition(["", prompt]).text))
     scheduler = DDIMScheduler.from_config(base.scheduler.config)
     scheduler.set_timesteps(params.steps)
     generator = torch.Generator().manual_seed(seed)
@@ -287,7 +287,7 @@ def test_a_package_with_an_entry_point_is_trained_and_sampled(lab: Path) -> None
     weights = dict(base.unet.named_parameters())
     for name, delta in adapter.deltas.items():
         torch.testing.assert_close(delta, rate - rate * decay * weights[name], rtol=1e-4, atol=1e-7)
-    row = base.embedding_row(RARE_TOKENS[0])
+    row = base.texts.embedding_row(RARE_TOKENS[0])
     change = adapter.tokens["<new1>"] - row
     torch.testing.assert_close(change, 5 * (rate - rate * decay * row), rtol=1e-3, atol=1e-6)
 

@@ -155,7 +155,7 @@ def plain_fisher(base: Base, params: Params, adapter: Adapter, part: TrainingSet
             noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
             wanted = base.target(clean, noise, timestep)
             caption = prefix + "photo of a " + adapter.provenance.references[-1]
-            text = base.text_encoder(base.tokenize([caption]))[0]
+            text = base.texts.models[0](base.texts.tokenize([caption]))[0]
             for weight in weights.values():
                 weight.requires_grad_(True)
             error = base.unet(noisy, timestep, text).sample - wanted
@@ -299,9 +299,8 @@ def test_distillation_compares_with_the_model_before_and_begins_at_zero(base, pa
     with torch.no_grad():
         for key, delta in parts[0].deltas.items():
             teacher.unet.get_parameter(key).add_(delta)
-    expected = []
-    teacher.add_modifier_tokens(parts[0].tokens)
-    asked = teacher.condition(["photo of a <new1> cat"]).text.expand(2, -1, -1)
+    with teacher.texts.modifier_tokens(parts[0].tokens):
+        asked = teacher.condition(["photo of a <new1> cat"]).text.expand(2, -1, -1)
     with torch.no_grad():
         known = teacher.unet(noisy[:2], timesteps[:2], asked).sample
         with applied(base, replace(parts[1], tokens={})):
@@ -358,8 +357,8 @@ def test_a_pair_is_a_random_token_and_one_for_each_word_for_all_layers_alike(bas
     assert list(rows) == ["<new2>", "<new2_2>", "<new2_3>"]
     layers = len(cross_attention_layers(base.unet))
     for piece, word in (("<new2_2>", "wooden"), ("<new2_3>", "pot")):
-        assert base.tokenizer.decode([ids[piece]]).strip() == word
-        assert torch.equal(rows[piece], base.embedding_row(ids[piece]).expand(layers, -1))
+        assert base.texts.tokenizer.decode([ids[piece]]).strip() == word
+        assert torch.equal(rows[piece], base.texts.embedding_row(ids[piece]).expand(layers, -1))
     other = first_rows(base, method, [PAIRS[2].concept], 1, params, 4)[0]
     assert not torch.equal(rows["<new2>"], other["<new2>"])
     assert torch.equal(rows["<new2>"], rows["<new2>"][:1].expand(layers, -1))

@@ -70,32 +70,33 @@ def test_stored_in_bfloat16_a_file_is_half_as_large_and_off_by_its_rounding(base
 
 def test_base_is_restored_bit_by_bit_even_after_an_error(base):
     before = {n: p.clone() for n, p in base.unet.state_dict().items()}
-    table = base.text_encoder.get_input_embeddings()
+    table = base.texts.models[0].get_input_embeddings()
     adapter = random_adapter(base)
     with pytest.raises(ZeroDivisionError), applied(base, adapter):
         name = next(iter(adapter.deltas))
         assert not torch.equal(base.unet.state_dict()[name], before[name])
-        assert isinstance(base.text_encoder.get_input_embeddings(), ModifierEmbedding)
+        assert isinstance(base.texts.models[0].get_input_embeddings(), ModifierEmbedding)
         raise ZeroDivisionError
     assert all(torch.equal(p, before[n]) for n, p in base.unet.state_dict().items())
-    assert base.text_encoder.get_input_embeddings() is table
+    assert base.texts.models[0].get_input_embeddings() is table
 
 
 def test_modifier_rows_embed_their_tokens_and_leave_others_alone(base):
     text = "photo of a cat and a dog"
     plain = base.condition([text]).text
-    row = base.embedding_row(RARE_TOKENS[0])
-    table = base.text_encoder.get_input_embeddings()
-    layer = base.add_modifier_tokens({"<new1>": row, "<new2>": row + 1})
-    ids = base.tokenize(["a <new1> cat"])
-    assert torch.equal(layer(ids)[0, 2], row)
-    assert torch.equal(layer(ids)[0, 3], table.weight[ids[0, 3]])
-    assert torch.equal(base.condition([text]).text, plain)
-    # A token that starts from a row of the table acts like that row's own token.
-    torch.testing.assert_close(
-        base.condition(["a <new1> cat"]).text, base.condition(["a q cat"]).text
-    )
-    base.text_encoder.set_input_embeddings(table)
+    row = base.texts.embedding_row(RARE_TOKENS[0])
+    table = base.texts.models[0].get_input_embeddings()
+    with base.texts.modifier_tokens({"<new1>": row, "<new2>": row + 1}):
+        layer = base.texts.models[0].get_input_embeddings()
+        ids = base.texts.tokenize(["a <new1> cat"])
+        assert torch.equal(layer(ids)[0, 2], row)
+        assert torch.equal(layer(ids)[0, 3], table.weight[ids[0, 3]])
+        assert torch.equal(base.condition([text]).text, plain)
+        # A token that starts from a row of the table acts like that row's own token.
+        torch.testing.assert_close(
+            base.condition(["a <new1> cat"]).text, base.condition(["a q cat"]).text
+        )
+    assert base.texts.models[0].get_input_embeddings() is table
 
 
 def test_modifier_rows_are_those_of_a_longer_table():
@@ -104,40 +105,43 @@ def test_modifier_rows_are_those_of_a_longer_table():
     The tokens are known already in another order, with one between them that has no row.
     """
     base, tokens = new_base(), ["<new3>", "<new1>", "<new2>"]
-    base.tokenizer.add_tokens(["<new1>", "<new2>", "<other>", "<new3>"])
+    base.texts.tokenizer.add_tokens(["<new1>", "<new2>", "<other>", "<new3>"])
     g = torch.Generator().manual_seed(1)
     rows = {token: torch.randn(32, generator=g) for token in tokens}
     texts = ["<new1> and a <new2> cat", "<new1> <new1>", "a dog", "the <new3>, <new2>"]
-    weight = torch.randn(len(texts), base.context, 32, generator=g)
-    table = base.text_encoder.get_input_embeddings()
+    weight = torch.randn(len(texts), base.texts.context, 32, generator=g)
+    table = base.texts.models[0].get_input_embeddings()
 
-    layer = base.add_modifier_tokens(rows)
-    layer.rows.requires_grad_(True)
-    ours = base.condition(texts).text
+    with base.texts.modifier_tokens(rows) as trained:
+        ours = base.condition(texts).text
+        assert not ours.requires_grad
+        trained.requires_grad_(True)
+        ours = base.condition(texts).text
     (ours * weight).sum().backward()
-    assert layer.rows.grad is not None
-    assert all(p.grad is None for n, p in base.text_encoder.named_parameters() if "rows" not in n)
+    assert trained.grad is not None
+    assert all(p.grad is None for p in base.texts.models[0].parameters())
 
     gap = torch.full((1, 32), torch.nan)
     more = [rows["<new1>"][None], rows["<new2>"][None], gap, rows["<new3>"][None]]
     longer = nn.Embedding.from_pretrained(torch.cat([table.weight, *more]), freeze=False)
-    base.text_encoder.set_input_embeddings(longer)
+    base.texts.models[0].set_input_embeddings(longer)
     theirs = base.condition(texts).text
     assert torch.equal(ours, theirs)
     (theirs * weight).sum().backward()
     assert longer.weight.grad is not None
     expected = longer.weight.grad[len(table.weight) :][[3, 0, 1]]
     assert expected.abs().min() > 0
-    torch.testing.assert_close(layer.rows.grad, expected)
+    torch.testing.assert_close(trained.grad, expected)
 
 
 def test_many_tokens_have_a_row_each():
     base, count = new_base(), 120
     rows = {f"<new{i}>": torch.full((32,), float(i)) for i in reversed(range(1, count + 1))}
-    layer = base.add_modifier_tokens(rows)
-    for i in (1, 2, 10, 11, 99, 100, count):
-        _, found, *_ = layer(base.tokenize([f"<new{i}>"]))[0, :, 0].tolist()
-        assert found == i
+    with base.texts.modifier_tokens(rows):
+        layer = base.texts.models[0].get_input_embeddings()
+        for i in (1, 2, 10, 11, 99, 100, count):
+            _, found, *_ = layer(base.texts.tokenize([f"<new{i}>"]))[0, :, 0].tolist()
+            assert found == i
 
 
 def test_tokens_come_back_in_the_order_of_their_numbers(base, tmp_path):
@@ -300,13 +304,13 @@ def test_a_token_of_another_shape_is_refused(base: Base, shape: tuple[int, ...])
     adapter = random_adapter(base)
     rows = adapter.tokens | {"<new1>": torch.zeros(shape)}
     wrong = Adapter(rows, adapter.deltas, adapter.provenance)
-    table = base.text_encoder.get_input_embeddings()
+    table = base.texts.models[0].get_input_embeddings()
     with (
         pytest.raises(BenchError, match="m/s: token <new1> .* embeddings are"),
         applied(base, wrong),
     ):
         pytest.fail("installed")
-    assert base.text_encoder.get_input_embeddings() is table
+    assert base.texts.models[0].get_input_embeddings() is table
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditi
 from safetensors.torch import load_file, save_file
 
 from pipeline.common.errors import BenchError
-from pipeline.models.base import Base, Condition, check_base, load_base
+from pipeline.models.base import Base, check_base, load_base
+from pipeline.models.texts import Condition
 from pipeline.settings.profile import BaseParams
 from tests.pipeline.tiny import new_base, write_base
 
@@ -65,7 +66,7 @@ def test_the_target_of_velocity_is_its_formula(velocity_base: Base) -> None:
 def test_a_condition_is_that_of_each_of_its_texts(base: Base) -> None:
     texts = ["photo of a cat", "a dog", "a red house in the snow"]
     condition = base.condition(texts)
-    assert condition.text.shape == (3, base.context, 32)
+    assert condition.text.shape == (3, base.texts.context, 32)
     for text, one in zip(texts, condition.split(), strict=True):
         torch.testing.assert_close(one.text, base.condition([text]).text)
     again = Condition.joined([condition.split()[i] for i in (2, 0, 2)])
@@ -86,11 +87,11 @@ def test_texts_are_as_long_as_tokenizer_and_text_encoder_both_allow(
     params, long = write_base(tmp_path), "a cat and " * 50
     path = tmp_path / "tokenizer" / "tokenizer_config.json"
     content = json.loads(path.read_text())
-    assert content["model_max_length"] == base.context == 32
+    assert content["model_max_length"] == base.texts.context == 32
     for said, context in ((7, 7), (10**30, 32)):
         path.write_text(json.dumps(content | {"model_max_length": said}))
         other = load_base(params, torch.device("cpu"))
-        assert other.context == context
+        assert other.texts.context == context
         assert other.condition(["a cat", long]).text.shape == (2, context, 32)
 
 

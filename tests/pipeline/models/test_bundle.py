@@ -154,7 +154,7 @@ def test_of_a_single_concept_the_papers_mix_is_its_adapter_and_the_released_a_sh
 
 def test_a_session_leaves_the_base_as_it_was(base):
     before = {name: value.clone() for name, value in base.unet.state_dict().items()}
-    table = base.text_encoder.get_input_embeddings()
+    table = base.texts.models[0].get_input_embeddings()
     noisy, timesteps = noise(base, 1)
     with torch.no_grad():
         plain = base.predict(noisy, timesteps, base.condition(["a house"]))
@@ -162,7 +162,7 @@ def test_a_session_leaves_the_base_as_it_was(base):
             with opened as session:
                 session.predict(noisy, timesteps, session.condition(["a <new1>"]))
             assert torch.equal(base.predict(noisy, timesteps, base.condition(["a house"])), plain)
-    assert base.text_encoder.get_input_embeddings() is table
+    assert base.texts.models[0].get_input_embeddings() is table
     assert all(torch.equal(value, before[n]) for n, value in base.unet.state_dict().items())
 
 
@@ -221,36 +221,32 @@ def test_layers_are_in_the_order_in_which_they_are_called(base):
 def test_equal_rows_of_all_layers_are_one_row(base):
     row = torch.randn(32, generator=torch.Generator().manual_seed(3))
     layers = len(cross_attention_layers(base.unet))
-    table = base.text_encoder.get_input_embeddings()
     found = []
     for rows in (row, row.expand(layers, -1)):
-        base.add_modifier_tokens({"<new1>": rows})
-        with torch.no_grad():
+        with torch.no_grad(), base.texts.modifier_tokens({"<new1>": rows}):
             found.append(base.predict(*noise(base, 2), base.condition(["", "a <new1>"])))
-    base.text_encoder.set_input_embeddings(table)
     assert torch.equal(*found)
 
 
 def test_each_layer_sees_its_own_row_and_gradients_reach_that_alone(base):
     layers = len(cross_attention_layers(base.unet))
-    table = base.text_encoder.get_input_embeddings()
     rows = torch.randn((layers, 32), generator=torch.Generator().manual_seed(4))
-    embedding = base.add_modifier_tokens({"<new1>": rows})
-    embedding.rows.requires_grad_(True)
-    calls, encoder = [], base.text_encoder
-    hook = encoder.register_forward_hook(lambda *_: calls.append(embedding.layer))
-    condition = base.condition(["a <new1>", "a house"])
-    hook.remove()
+    calls, encoder = [], base.texts.models[0]
+    with base.texts.modifier_tokens({"<new1>": rows}) as ours:
+        ours.requires_grad_(True)
+        embedding = encoder.get_input_embeddings()
+        hook = encoder.register_forward_hook(lambda *_: calls.append(embedding.layer))
+        condition = base.condition(["a <new1>", "a house"])
+        hook.remove()
     assert calls == list(range(layers))
     assert condition.text.shape[:2] == (2, layers)
     torch.testing.assert_close(condition.text[1], condition.text[1, :1].expand(layers, -1, -1))
     for layer in range(layers):
         (gradient,) = torch.autograd.grad(
-            condition.text[:, layer].pow(2).sum(), embedding.rows, retain_graph=True
+            condition.text[:, layer].pow(2).sum(), ours, retain_graph=True
         )
         others = [k for k in range(layers) if k != layer]
         assert gradient[0, layer].abs().max() > 0 and gradient[0, others].abs().max() == 0
-    base.text_encoder.set_input_embeddings(table)
 
 
 def test_a_layer_is_shown_its_text_whatever_the_model_is_given(base):

@@ -41,8 +41,8 @@ def pixels(images) -> np.ndarray:
 def diffusers_images(base: Base, prompts: list[str], seeds: list[int]) -> np.ndarray:
     pipeline = StableDiffusionPipeline(
         base.vae,
-        base.text_encoder,
-        base.tokenizer,
+        base.texts.models[0],
+        base.texts.tokenizer,
         base.unet,
         DDIMScheduler.from_config(base.scheduler.config),
         None,
@@ -83,12 +83,12 @@ def test_an_adapter_put_into_diffusers_by_hand_gives_the_same_images(base):
             for name, value in other.unet.state_dict().items()
         }
     )
-    other.tokenizer.add_tokens(list(adapter.tokens))
-    other.text_encoder.resize_token_embeddings(len(other.tokenizer), mean_resizing=False)
-    table = other.text_encoder.get_input_embeddings().weight
+    other.texts.tokenizer.add_tokens(list(adapter.tokens))
+    other.texts.models[0].resize_token_embeddings(len(other.texts.tokenizer), mean_resizing=False)
+    table = other.texts.models[0].get_input_embeddings().weight
     with torch.no_grad():
         for token, row in adapter.tokens.items():
-            table[other.tokenizer.convert_tokens_to_ids(token)] = row
+            table[other.texts.tokenizer.convert_tokens_to_ids(token)] = row
     theirs = diffusers_images(other, prompts, seeds)
     assert np.abs(ours - theirs).max() <= 1
     assert np.abs(ours - plain).max() > 20

@@ -16,12 +16,13 @@ from pipeline.common.failures import FailureError
 from pipeline.methods import Trained, load_method
 from pipeline.models import compiling
 from pipeline.models.adapter import Adapter, applied, dense
-from pipeline.models.base import Base, Condition
+from pipeline.models.base import Base
 from pipeline.models.crossattn import (
     cross_attention_layers,
     detached_start_token,
     key_value_names,
 )
+from pipeline.models.texts import Condition
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import MethodParams, Params, SamplerParams
 from pipeline.train import loop as training
@@ -115,13 +116,13 @@ def test_masters_take_steps_that_stored_weights_would_round_away():
 def test_precise_is_float32_and_gives_the_stored_weights_back():
     base = new_base()
     base.store(torch.bfloat16)
-    before = {n: p.clone() for n, p in base.text_encoder.state_dict().items()}
+    before = {n: p.clone() for n, p in base.texts.models[0].state_dict().items()}
     with base.precise():
         text = base.condition(["a cat"]).text
         assert text.dtype is torch.float32
     assert torch.equal(text, text.bfloat16().float()) is False
     assert base.condition(["a cat"]).text.dtype is torch.bfloat16
-    after = base.text_encoder.state_dict()
+    after = base.texts.models[0].state_dict()
     assert all(torch.equal(after[name], part) for name, part in before.items())
 
 
@@ -150,7 +151,7 @@ def test_layers_that_run_again_see_the_texts_that_they_saw(base, dtype, monkeypa
     g = torch.Generator().manual_seed(0)
     noisy = torch.randn(2, *base.latent_shape, generator=g)
     layers = len(cross_attention_layers(base.unet))
-    text = torch.randn(2, layers, base.context, 32, generator=g).requires_grad_(True)
+    text = torch.randn(2, layers, base.texts.context, 32, generator=g).requires_grad_(True)
     weight = base.unet.get_parameter(key_value_names(base.unet)[0]).requires_grad_(True)
     gradients = []
     for saving in (False, True):

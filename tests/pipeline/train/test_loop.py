@@ -72,7 +72,7 @@ def schedule(
 
 
 def state(base: Base) -> dict[str, Tensor]:
-    models = {"unet": base.unet, "vae": base.vae, "text": base.text_encoder}
+    models = {"unet": base.unet, "vae": base.vae, "text": base.texts.models[0]}
     return {
         f"{kind}.{name}": value.clone()
         for kind, model in models.items()
@@ -85,7 +85,7 @@ def check_restored(base: Base, before: dict[str, Tensor]) -> None:
     after = state(base)
     assert after.keys() == before.keys()
     assert [key for key in after if not torch.equal(after[key], before[key])] == []
-    parts = (base.unet, base.vae, base.text_encoder)
+    parts = (base.unet, base.vae, base.texts.models[0])
     assert not any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
 
@@ -187,7 +187,7 @@ def test_normal_token_has_the_tables_mean_and_deviation(base, params):
             for n in names
         ]
     )
-    table = base.embedding_table()
+    table = base.texts.embedding_table()
     scale = table.std(0)
     torch.testing.assert_close(drawn.mean(0) / scale, table.mean(0) / scale, rtol=0, atol=0.25)
     torch.testing.assert_close(drawn.std(0) / scale, torch.ones_like(scale), rtol=0, atol=0.25)
@@ -282,14 +282,14 @@ def plain_gradients(
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
     target = {"epsilon": noise, "v_prediction": velocity}[base.scheduler.config.prediction_type]
 
-    table = base.text_encoder.get_input_embeddings()
-    more = base.embedding_table()[RARE_TOKENS[:1]]
+    table = base.texts.models[0].get_input_embeddings()
+    more = base.texts.embedding_table()[RARE_TOKENS[:1]]
     longer = torch.nn.Embedding.from_pretrained(torch.cat([table.weight, more]), freeze=False)
-    base.tokenizer.add_tokens(["<new1>"])
-    assert base.tokenizer.convert_tokens_to_ids("<new1>") == len(table.weight)
-    base.text_encoder.set_input_embeddings(longer)
+    base.texts.tokenizer.add_tokens(["<new1>"])
+    assert base.texts.tokenizer.convert_tokens_to_ids("<new1>") == len(table.weight)
+    base.texts.models[0].set_input_embeddings(longer)
     weights = [base.unet.get_parameter(name).requires_grad_(True) for name in names]
-    text = base.text_encoder(base.tokenize([r.caption for r in rows]))[0]
+    text = base.texts.models[0](base.texts.tokenize([r.caption for r in rows]))[0]
     with detached_start_token(base.unet) if method.detach_start_token else nullcontext():
         error = base.unet(noisy, timesteps, text).sample - target
     total = 0.0
@@ -298,7 +298,7 @@ def plain_gradients(
         total = total + (e**2 * mask).sum() / mask.sum()
     *found, of_table = torch.autograd.grad(total / len(rows), [*weights, longer.weight])
     base.unet.requires_grad_(False)
-    base.text_encoder.set_input_embeddings(table)
+    base.texts.models[0].set_input_embeddings(table)
     return dict(zip(names, found)), of_table[-1]
 
 
@@ -324,7 +324,7 @@ def test_a_step_is_the_step_computed_plainly(params, predicts):
     gradients, of_token = plain_gradients(base, params, how("custom_diffusion"), one, names)
     for name, gradient in gradients.items():
         check_step(adapter.deltas[name], base.unet.get_parameter(name), gradient)
-    row = base.embedding_row(RARE_TOKENS[0])
+    row = base.texts.embedding_row(RARE_TOKENS[0])
     check_step(adapter.tokens["<new1>"] - row, row, of_token)
 
 
@@ -485,11 +485,8 @@ def test_merge_maps_each_concept_as_its_own_adapter(base, params, count, templat
         f"<new{i}> {noun}" for i, noun in enumerate(NOUNS[:count], 1)
     )
 
-    table = base.text_encoder.get_input_embeddings()
-    base.add_modifier_tokens(result.tokens)
-    with torch.no_grad():
+    with torch.no_grad(), base.texts.modifier_tokens(result.tokens):
         text = base.condition(list(result.provenance.references)).text
-    base.text_encoder.set_input_embeddings(table)
     weights = dict(base.unet.named_parameters())
     for i, part in enumerate(parts):
         assert torch.equal(result.tokens[f"<new{i + 1}>"], part.tokens["<new1>"])
@@ -559,7 +556,7 @@ def test_sequential_goes_on_from_the_first_concept_and_leaves_its_token(base, pa
     same = make(how, base, params, "s", hyper, *sets, parts=parts[:1])
     for name, delta in same.deltas.items():
         torch.testing.assert_close(delta, parts[0].deltas[name], rtol=0, atol=0)
-    assert torch.equal(same.tokens["<new3>"], base.embedding_row(RARE_TOKENS[2]))
+    assert torch.equal(same.tokens["<new3>"], base.texts.embedding_row(RARE_TOKENS[2]))
 
 
 def test_sequential_trains_on_a_base_that_is_the_first_concepts(base, params):
@@ -610,7 +607,7 @@ def test_a_penalty_on_changes_and_tokens_is_a_part_of_the_loss(base, params):
     for name, delta in adapter.deltas.items():
         expected = first_step(weights[name].double(), slopes[name].double())
         torch.testing.assert_close(delta.double(), expected, rtol=1e-4, atol=1e-6)
-    row = base.embedding_row(RARE_TOKENS[0])
+    row = base.texts.embedding_row(RARE_TOKENS[0])
     expected = first_step(row.double(), slopes["rows"][0].double())
     change = adapter.tokens["<new1>"] - row
     torch.testing.assert_close(change.double(), expected, rtol=1e-4, atol=1e-6)
@@ -671,7 +668,7 @@ def test_tokens_can_have_a_rate_of_their_own(base, params):
     hyper = HYPER.model_copy(update={"steps": 1})
     adapter = make(method, base, params, "m", hyper, ONE)
     weights, decay = dict(base.unet.named_parameters()), params.train.weight_decay
-    row = base.embedding_row(RARE_TOKENS[0])
+    row = base.texts.embedding_row(RARE_TOKENS[0])
     moved = {"tokens": (row, adapter.tokens["<new1>"] - row)}
     moved |= {name: (weights[name], delta) for name, delta in adapter.deltas.items()}
     for name, (start, change) in moved.items():

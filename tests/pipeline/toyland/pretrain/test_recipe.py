@@ -443,7 +443,7 @@ def test_pretraining_by_the_clock_writes_a_base_that_diffusers_and_this_project_
     assert same(ours.unet.state_dict(), pipe.unet.state_dict())
     assert ours.latent_shape == (6, 16, 16) and ours.unet.config.sample_size == 16
     # The text encoder is the one that was trained, not where it started from.
-    assert not same(ours.text_encoder.state_dict(), tower.half().float().state_dict())
+    assert not same(ours.texts.models[0].state_dict(), tower.half().float().state_dict())
 
     checks = list(doctor._base(params, Path("params.yaml")))
     assert {check.state for check in checks} == {"ready"}

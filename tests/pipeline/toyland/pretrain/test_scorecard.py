@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eval.metrics.kid import kid, kid_by_caption
 from pipeline.common.errors import BenchError
-from pipeline.models.base import Condition
+from pipeline.models.texts import Condition
 from pipeline.toyland.pretrain import prompts, scorecard
 from pipeline.toyland.pretrain.autoencoder import to_tensor
 from pipeline.toyland.pretrain.budget import BUDGET
@@ -400,7 +400,7 @@ def test_letters_are_compared_at_their_place_and_at_the_noun() -> None:
     def tokenizer(text: str) -> Any:
         return SimpleNamespace(input_ids=["start", *text.split(), "end"])
 
-    base: Any = SimpleNamespace(tokenizer=tokenizer, condition=condition)
+    base: Any = SimpleNamespace(texts=SimpleNamespace(tokenizer=tokenizer), condition=condition)
     measured = scorecard.measure_letters(base)
     assert measured["letters.cosine_letter"].value == pytest.approx(0, abs=1e-6)
     assert measured["letters.cosine_noun"].value == pytest.approx(1, abs=1e-6)
