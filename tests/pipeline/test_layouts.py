@@ -8,33 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-)
 
 from pipeline.common.files import png_bytes, read_tar, write_json, write_tar
 from pipeline.concepts.concept import Subject, load_subject
@@ -53,164 +36,28 @@ from pipeline.sample.sampler import sample as make_images
 from pipeline.sample.sampler import sample_cell
 from pipeline.settings.profile import SamplerParams, load_grid, load_params
 from pipeline.settings.protocol import PROTOCOLS
-from pipeline.toyland.pretrain.vocabulary import END, START, learn_merges, vocabulary
+from pipeline.toyland.pretrain.vocabulary import learn_merges, vocabulary
 from pipeline.train.stage import train_cell
+from tests.pipeline.checkpoints import (
+    CONTEXT,
+    LAYOUTS,
+    RESOLUTION,
+    WORDS,
+    Layout,
+    write_checkpoint,
+)
 
-RESOLUTION, CONTEXT = 64, 77
 IMAGES, CAPTIONS = 2, 2
 CONCEPTS, PAIR = {"cat": "cat", "pot": "wooden pot"}, "cat+pot"
-WORDS = "photo of a cat wooden pot in the snow and very small far away zoomed in close up".split()
-WIDTHS = (8, 16, 32, 32)  # 320, 640, 1280 and 1280 in the published ones
 # Those of profile `paper`: the others need sequences, or parameters of their own.
 # The paper's, and a method whose rows differ by layer, with those adapters mixed by prompt.
 METHODS = [*load_grid("paper").methods, "ed_lora", "ed_lora_ewa"]
-FOLDERS = frozenset(("feature_extractor", "scheduler", "text_encoder", "tokenizer", "unet", "vae"))
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What tells a published checkpoint from others."""
-
-    width: int  # of text features: 768 and 1024
-    padding: str  # the token that texts are padded with
-    predicts: str
-    text: Mapping[str, Any]
-    unet: Mapping[str, Any]
-    scheduler: type
-    folders: frozenset[str] = FOLDERS
-
-
-LAYOUTS = {
-    "v1-4": Layout(
-        width=16,
-        padding=END,
-        predicts="epsilon",
-        text={"hidden_act": "quick_gelu", "num_attention_heads": 2},
-        unet={"attention_head_dim": 8},  # the number of heads, in spite of its name
-        scheduler=PNDMScheduler,
-        folders=FOLDERS | {"safety_checker"},
-    ),
-    "2.1": Layout(
-        width=32,
-        padding="!",
-        predicts="v_prediction",
-        text={"hidden_act": "gelu", "num_attention_heads": 4, "projection_dim": 16},
-        unet={
-            "attention_head_dim": [1, 2, 4, 4],  # 5, 10, 20 and 20: numbers of heads, too
-            "use_linear_projection": True,
-            "upcast_attention": True,
-        },
-        scheduler=DDIMScheduler,
-    ),
-}
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def layout(request: pytest.FixtureRequest) -> Layout:
     """Each layout in turn."""
     return LAYOUTS[request.param]
-
-
-def tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's two files, with far fewer merges; 77 tokens, padded with the end token."""
-    merges = learn_merges(WORDS)
-    folder.mkdir(parents=True)
-    ids = {token: i for i, token in enumerate(vocabulary(merges))}
-    (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
-    lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
-    (folder / "merges.txt").write_text(lines + "\n", encoding="utf-8")
-    return CLIPTokenizer(
-        str(folder / "vocab.json"),
-        str(folder / "merges.txt"),
-        model_max_length=CONTEXT,
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        pad_token=END,
-    )
-
-
-def write_checkpoint(folder: Path, layout: Layout) -> None:
-    """Writes all components as the published checkpoint has them."""
-    torch.manual_seed(0)
-    words = tokenizer(folder.with_name("words"))
-    size = len(words)
-    down = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
-    up = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
-    text = {"hidden_size": layout.width, "intermediate_size": 4 * layout.width, **layout.text}
-    ends = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": 1}
-    checked = "safety_checker" in layout.folders
-    StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(4, 4, 8, 8),
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=RESOLUTION,
-            scaling_factor=0.18215,
-        ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=size,
-                num_hidden_layers=2,
-                max_position_embeddings=CONTEXT,
-                **text,
-                **ends,
-            )
-        ),
-        tokenizer=words,
-        unet=UNet2DConditionModel(
-            sample_size=RESOLUTION // 8,
-            block_out_channels=WIDTHS,
-            down_block_types=down,
-            up_block_types=up,
-            layers_per_block=2,
-            cross_attention_dim=layout.width,
-            norm_num_groups=8,
-            **layout.unet,
-        ),
-        scheduler=layout.scheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            num_train_timesteps=1000,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=layout.predicts,
-            **({"skip_prk_steps": True} if checked else {"clip_sample": False}),
-        ),
-        safety_checker=safety_checker(size, text, ends) if checked else None,
-        feature_extractor=CLIPImageProcessor(size=32, crop_size=32),
-        requires_safety_checker=checked,
-    ).save_pretrained(folder)
-    write_old_tokenizer(folder / "tokenizer", layout.padding)
-
-
-def safety_checker(
-    size: int, text: Mapping[str, Any], ends: Mapping[str, int]
-) -> StableDiffusionSafetyChecker:
-    width = text["hidden_size"]
-    vision = {key: value for key, value in text.items() if key != "hidden_act"}
-    config = CLIPConfig(
-        text_config=CLIPTextConfig(vocab_size=size, num_hidden_layers=1, **text, **ends).to_dict(),
-        vision_config=CLIPVisionConfig(num_hidden_layers=1, patch_size=32, **vision).to_dict(),
-        projection_dim=width,
-    )
-    return StableDiffusionSafetyChecker(config)
-
-
-def write_old_tokenizer(folder: Path, padding: str) -> None:
-    """Writes the configuration as it was when the models were published.
-
-    Two files name the padding, and that of the special tokens has the last word.
-    """
-    special = {"bos_token": START, "eos_token": END, "unk_token": END}
-    config = {"model_max_length": CONTEXT, "pad_token": END, "tokenizer_class": "CLIPTokenizer"}
-    config |= {"special_tokens_map_file": "./special_tokens_map.json", "add_prefix_space": False}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | special))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": padding, **special}))
 
 
 @pytest.fixture(scope="module")
@@ -352,14 +199,16 @@ def test_the_layout_is_the_published_one(project: Path, layout: Layout, base: Ba
     assert {path.name for path in folder.iterdir()} == {"model_index.json", *layout.folders}
     weights = {path.suffix for path in folder.rglob("*") if "model" in path.stem} - {".json"}
     assert weights == {".safetensors"}
-    assert len(key_value_names(base.unet)) == 32
-    assert len(attention_names(base.unet)) == 128
-    assert len([n for n, _ in base.unet.named_parameters()]) == 686  # as the published UNets have
+    assert len(key_value_names(base.unet)) == 2 * layout.layers
+    assert len(attention_names(base.unet)) == 8 * layout.layers
+    # As the published UNets have.
+    assert len([n for n, _ in base.unet.named_parameters()]) == layout.weights
     assert base.latent_shape == (4, RESOLUTION // 8, RESOLUTION // 8)
-    assert base.scale == pytest.approx(0.18215)
+    assert base.scale == pytest.approx(layout.scale)
     assert base.condition(["a cat"]).text.shape == (1, CONTEXT, layout.width)
-    padding = vocabulary(learn_merges(WORDS)).index(layout.padding)
-    assert base.texts.tokenize(["a cat"])[0, 4:].unique().tolist() == [padding]
+    paddings = [vocabulary(learn_merges(WORDS)).index(text.padding) for text in layout.texts]
+    assert [tokenizer.pad_token_id for tokenizer in base.texts.tokenizers] == paddings
+    assert base.texts.tokenize(["a cat"])[0, 4:].unique().tolist() == paddings[:1]
     base.scheduler.set_timesteps(50)
     assert base.scheduler.timesteps.tolist() == list(range(981, 0, -20))
     assert base.scheduler.config.clip_sample is False
@@ -368,16 +217,19 @@ def test_the_layout_is_the_published_one(project: Path, layout: Layout, base: Ba
     assert json.loads(path.read_text()).get("clip_sample", False) is False
 
 
-def test_images_are_those_of_diffusers_own_pipeline(project: Path, base: Base) -> None:
+def test_images_are_those_of_diffusers_own_pipeline(
+    project: Path, layout: Layout, base: Base
+) -> None:
     """Nothing of ours loads or samples on the other side."""
-    pipeline = StableDiffusionPipeline.from_pretrained("models/own/base", safety_checker=None)
+    unsafe = {"safety_checker": None} if "safety_checker" in layout.folders else {}
+    pipeline = DiffusionPipeline.from_pretrained("models/own/base", **unsafe)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     prompts, seeds = ["photo of a cat", "a wooden pot in the snow"], [1, 2]
     theirs = pipeline(
         prompts,
-        RESOLUTION,
-        RESOLUTION,
+        height=RESOLUTION,
+        width=RESOLUTION,
         num_inference_steps=5,
         guidance_scale=6.0,
         eta=1.0,

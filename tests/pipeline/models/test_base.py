@@ -204,10 +204,14 @@ def test_weights_from_the_hub_are_those_of_the_revision(
 
     first, newest = loaded(FIRST), loaded(None)
     local = load_base(params, torch.device("cpu"))
-    for part in ("unet", "vae", "text_encoder"):
-        (name, weight), *_ = getattr(local, part).named_parameters()
-        for found, more in ((first, 0), (newest, 1)):
-            assert torch.equal(getattr(found, part).get_parameter(name), weight + more)
+
+    def models(base: Base) -> list[torch.nn.Module]:
+        return [base.unet, base.vae, *base.texts.models]
+
+    for part, *others in zip(models(local), models(first), models(newest)):
+        (name, weight), *_ = part.named_parameters()
+        for found, more in zip(others, (0, 1)):
+            assert torch.equal(found.get_parameter(name), weight + more)
     # Adapters of one commit are not those of another.
     assert first.hash == f"owner/name@{FIRST}"
     assert newest.hash == "owner/name"
