@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +49,15 @@ from tests.pipeline.checkpoints import (
 
 IMAGES, CAPTIONS = 2, 2
 CONCEPTS, PAIR = {"cat": "cat", "pot": "wooden pot"}, "cat+pot"
-# Those of profile `paper`: the others need sequences, or parameters of their own.
-# The paper's, and a method whose rows differ by layer, with those adapters mixed by prompt.
+# The paper's, and a method whose rows differ by layer, with those adapters mixed by prompt. The
+# others need sequences, or parameters of their own.
 METHODS = [*load_grid("paper").methods, "ed_lora", "ed_lora_ewa"]
+# One of each kind; all of them are in `methods/test_two_encoders.py`.
+FEW = [
+    "pretrained", "textual_inversion", "dreambooth", "custom_diffusion", "custom_diffusion_merge",
+    "ed_lora", "ed_lora_ewa",
+]  # fmt: skip
+METHODS_OF = {name: FEW if name == "XL" else METHODS for name in LAYOUTS}
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -61,19 +67,27 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Iterator[Path]:
+def methods(layout: Layout) -> list[str]:
+    """Those that run on the layout."""
+    return next(METHODS_OF[name] for name, one in LAYOUTS.items() if one is layout)
+
+
+@pytest.fixture(scope="module")
+def project(
+    tmp_path_factory: pytest.TempPathFactory, layout: Layout, methods: list[str]
+) -> Iterator[Path]:
     """A project with such a base, two concepts and the shards of a corpus that never was."""
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("pipeline.common.unfinished.KEPT_EVERY", 0.0)  # all stages keep their state
         write_checkpoint(root / "models" / "own" / "base", layout)
-        write_profile(root)
+        write_profile(root, methods)
         write_inputs()
         yield root
 
 
-def write_profile(root: Path) -> None:
+def write_profile(root: Path, methods: Sequence[str]) -> None:
     rare = [vocabulary(learn_merges(WORDS)).index(f"{letter}</w>") for letter in "qxj"]
     hyper = {"learning_rate": 1e-2, "steps": 2, "composition_steps": 1, "rank": 2, "ridge": 1e-6}
     sampler = {"guidance_scale": 6.0, "eta": 1.0}
@@ -110,14 +124,14 @@ def write_profile(root: Path) -> None:
             "seeds": [42],
             "regularization_captions": 5,
         },
-        "methods": {name: hyper for name in METHODS},
+        "methods": {name: hyper for name in methods},
         "protocol": "test",
         "sample": {"batch_size": 4},
     }
     grid = {
         "concepts": {name: {"class_noun": noun} for name, noun in CONCEPTS.items()},
         "compositions": {PAIR: {"first": "cat", "second": "pot"}},
-        "methods": METHODS,
+        "methods": list(methods),
     }
     yaml = YAML(typ="safe", pure=True)
     yaml.dump(params, root / "params.yaml")
@@ -169,15 +183,15 @@ def picture(seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def cells(project: Path) -> dict[tuple[str, str], Path]:
+def cells(project: Path, methods: list[str]) -> dict[tuple[str, str], Path]:
     """The adapters of all methods on a concept, on the other where something needs it, and both."""
     for name in CONCEPTS:
         generate(name)
     found = {}
-    kinds = [(m, "single", name) for m in METHODS for name in CONCEPTS]
-    kinds += [(m, "composition", PAIR) for m in METHODS]
+    kinds = [(m, "single", name) for m in methods for name in CONCEPTS]
+    kinds += [(m, "composition", PAIR) for m in methods]
     needed = {
-        how.of for m in METHODS if isinstance(how := load_method(m).composition, Merged | Bundled)
+        how.of for m in methods if isinstance(how := load_method(m).composition, Merged | Bundled)
     }
     for method, kind, subject in kinds:
         if getattr(load_method(method), kind) is None:
@@ -256,7 +270,12 @@ def test_nothing_half_done_is_left(cells: object) -> None:
     assert not list((load_params().runs() / "unfinished").iterdir())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("layout", "method"),
+    [(name, method) for name, methods in METHODS_OF.items() for method in methods],
+    indirect=["layout"],
+    scope="module",
+)
 def test_adapters_apply_and_images_are_made(
     cells: dict[tuple[str, str], Path], base: Base, method: str
 ) -> None:
