@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from safetensors.torch import load_file, save_file
 
@@ -30,6 +32,11 @@ from pipeline.models.adapter import (
 )
 from pipeline.models.base import Base, load_base
 from pipeline.models.crossattn import key_value_names
+from pipeline.sample.sampler import sample
+from pipeline.settings.profile import BaseParams, SamplerParams
+from tests.pipeline.checkpoints import LAYOUTS as PUBLISHED
+from tests.pipeline.checkpoints import RESOLUTION as SIDE
+from tests.pipeline.checkpoints import write_checkpoint
 from tests.pipeline.sample.test_sampler import random_adapter
 from tests.pipeline.tiny import write_base
 
@@ -133,7 +140,8 @@ def test_diffusers_alone_draws_the_same_image(base, adapter, case):
     tokens_alone = Adapter(adapter.tokens, {}, adapter.provenance)
     other = "photo of a cat" if case == "textual-inversion" else prompt
     assert np.abs(expected - ours(base, tokens_alone, other)).max() > 0.02
-    got = theirs(place, prompt, case)
+    more = [] if case == "textual-inversion" else ["tokens"]
+    got = theirs(place, prompt, case, *more)
     print(case, np.abs(got - expected).max())
     # Two processes may sum float32 in another order: 1.1e-6 was seen, of an effect above 0.02.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 if case == "lora" else 1e-5)
@@ -455,3 +463,79 @@ def test_files_that_are_there_stay(adapter, base, tmp_path):
         export_adapter(adapter, base, "custom-diffusion", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [mine.name]
     assert mine.read_text() == "mine"
+
+
+# --- A base with two text encoders
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory) -> Base:
+    folder = tmp_path_factory.mktemp("xl") / "base"
+    write_checkpoint(folder, PUBLISHED["XL"])
+    params = BaseParams(path=str(folder), resolution=SIDE, modifier_token_ids=[0])
+    return load_base(params, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("case", ["custom-diffusion", "textual-inversion", "lora"])
+def test_diffusers_draws_the_same_image_with_two_text_encoders(xl, case, monkeypatch):
+    adapter = random_adapter(xl)
+    if case == "lora":
+        pytest.importorskip("peft")
+        adapter = compress(adapter, 0.5)
+    if case == "textual-inversion":
+        adapter = one_token(adapter)
+    place = Path(xl.path).parent
+    monkeypatch.chdir(place)
+    shutil.rmtree(place / "exported", ignore_errors=True)
+    files = export_adapter(adapter, xl, case, "exported")
+    assert {f"{token}.safetensors" for token in adapter.tokens} <= {file.name for file in files}
+    scope: dict[str, Any] = {}
+    weights = [] if case == "textual-inversion" else [case]
+    for name in ("pipeline of XL", *weights, "tokens of XL"):
+        exec(SNIPPETS[name], scope)
+    pipe = scope["pipe"]
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    prompt = "photo of a <new1> cat" + (" and a <new2> dog" if len(adapter.tokens) > 1 else "")
+    how = SamplerParams(steps=3, guidance_scale=6, eta=0, batch_size=1)
+    (got,) = pipe(
+        prompt, height=SIDE, width=SIDE, num_inference_steps=how.steps, eta=how.eta,
+        guidance_scale=how.guidance_scale, generator=torch.Generator().manual_seed(7),
+    ).images  # fmt: skip
+    with applied(xl, adapter):
+        (expected,) = sample(xl, [prompt], [7], how)
+    with applied(xl, Adapter(adapter.tokens, {}, adapter.provenance)):
+        other = "photo of a cat" if case == "textual-inversion" else prompt
+        (plain,) = sample(xl, [other], [7], how)
+    got, expected, plain = (np.asarray(i).astype(int) for i in (got, expected, plain))
+    assert np.abs(got - expected).max() <= 1
+    assert np.abs(plain - expected).max() > 5
+    back = import_adapter("exported", xl, "s", NOUNS[: len(adapter.tokens)])
+    assert same_bits(back.tokens, adapter.tokens)
+
+
+def test_official_file_of_two_text_encoders_has_a_list_of_rows(xl, tmp_path):
+    adapter = random_adapter(xl)
+    export_adapter(adapter, xl, "official", tmp_path)
+    content = torch.load(tmp_path / "delta.bin", weights_only=True)
+    row = adapter.tokens["<new1>"]
+    for found, expected in zip(content["modifier_token"]["<new1>"], row.split(xl.texts.widths)):
+        assert torch.equal(found, expected)
+    scope: dict[str, Any] = {}
+    code = SNIPPETS["convert"].replace('"delta.bin"', repr(str(tmp_path / "delta.bin")))
+    (tmp_path / "converted").mkdir()
+    converted = str(tmp_path / "converted" / "converted.safetensors")
+    exec(code.replace('"converted.safetensors"', repr(converted)), scope)
+    for path in (tmp_path / "delta.safetensors", converted):
+        back = import_adapter(path, xl, "s", NOUNS)
+        assert same_bits(back.tokens, adapter.tokens)
+
+
+def test_a_token_of_one_text_encoder_is_refused_by_two_and_the_other_way_round(xl, base, tmp_path):
+    export_adapter(one_token(random_adapter(xl)), xl, "textual-inversion", tmp_path / "two")
+    export_adapter(one_token(random_adapter(base)), base, "textual-inversion", tmp_path / "one")
+    for path, other, width in ((tmp_path / "two", base, 32), (tmp_path / "one", xl, 40)):
+        for file in path.iterdir():  # without the hash of the base
+            save_file(load_file(file), file)
+        with pytest.raises(BenchError, match=rf"is no embedding of the base .* \[{width}\]"):
+            import_adapter(path, other, "s", ("cat",))

@@ -28,7 +28,7 @@ def random_adapter(base: Base) -> Adapter:
     deltas = {
         n: 0.5 * torch.randn(weights[n].shape, generator=g) for n in key_value_names(base.unet)
     }
-    rows = {"<new1>": torch.randn(32, generator=g), "<new2>": torch.randn(32, generator=g)}
+    rows = {token: torch.randn(base.texts.width, generator=g) for token in ("<new1>", "<new2>")}
     ids = {"<new1>": RARE_TOKENS[0], "<new2>": RARE_TOKENS[1]}
     provenance = Provenance("m", "s", base.path, base.hash, ("<new1> cat", "<new2> dog"), ids)
     return Adapter(rows, deltas, provenance)
