@@ -37,6 +37,20 @@ V1_UNET = {
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
 }
+XL_UNET = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+    "layers_per_block": 2,
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 REPOSITORY = "CompVis/stable-diffusion-v1-4"
 
 
@@ -145,6 +159,38 @@ def test_a_local_base_is_complete_whole_and_readable(project, settings):
     assert check("base model: unet").state == "missing"
     (project / "models/own/base/vae/config.json").write_text("{")
     assert "not valid JSON" in check("base model: vae").note
+
+
+def test_a_base_with_two_text_encoders_has_more_parts(project, monkeypatch, settings):
+    """Its UNet's configuration tells, of a folder as of the hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
+    layout, folder = LAYOUTS["text_time"], project / "models/own/base"
+    write_base(folder, layout)
+    (folder / "unet/config.json").write_text(json.dumps(XL_UNET))
+    settings(base={"path": "models/own/base"})
+    states = {c.what: c.state for c in examine("toyland") if c.what.startswith("base model")}
+    parts = ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+    assert list(states) == [f"base model: {part}" for part in (*parts, "scheduler", "index")]
+    assert [what for what, state in states.items() if state != "ready"] == ["base model: index"]
+    assert "models/own/base lacks model_index.json" in check("base model: index").note
+    (folder / "model_index.json").write_text("{}")
+    assert check("base model: index").state == "ready"
+    (folder / "text_encoder_2/model.safetensors").unlink()
+    assert check("base model: text_encoder_2").state == "missing"
+    (folder / "unet/config.json").write_text('{"addition_embed_type": "image"}')
+    assert "addition_embed_type: 'image' is not supported" in check("base model").note
+
+    snapshot = project / "hub" / "models--owner--xl" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    settings(base={"path": "owner/xl", "revision": "0123"})
+    assert not [c for c in examine("toyland") if c.what == "base model: tokenizer_2"]
+    (snapshot / "unet").mkdir()
+    (snapshot / "unet/config.json").write_text(json.dumps(XL_UNET))
+    found = check("base model: tokenizer_2")
+    assert found.state == "missing"
+    assert "`hf download owner/xl tokenizer_2/vocab.json " in found.note
+    assert "tokenizer_2/special_tokens_map.json --revision 0123`" in found.note
+    assert "`hf download owner/xl model_index.json " in check("base model: index").note
 
 
 def test_a_folder_has_no_revision(project, settings):
@@ -482,6 +528,20 @@ def test_names_of_files_are_those_of_the_shipped_base():
             assert (ROOT / "models/toyland/base" / component / file).is_file()
     index = json.loads((ROOT / "models/toyland/base/model_index.json").read_text())
     assert set(files_of) <= set(index)
+
+
+def test_changes_of_xl_are_counted_in_its_true_size(tmp_path):
+    """2,567,463,684 weights as published; K and V read 2048 numbers in 10 and 60 layers."""
+    (tmp_path / "config.json").write_text(json.dumps(XL_UNET))
+    unet = disk.unet_of(tmp_path / "config.json")
+    params, grid = load_params("paper"), load_grid("paper")
+
+    def changes(method: str) -> int:
+        how = load_method(method).of(1)
+        return disk.adapter_bytes(how, ["a"], params, grid, unet, method)
+
+    assert changes("dreambooth") == 4 * 2_567_463_684
+    assert changes("custom_diffusion") == 4 * 2 * 2048 * (10 * 640 + 60 * 1280)
 
 
 @pytest.mark.parametrize(
