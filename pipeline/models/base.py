@@ -88,7 +88,9 @@ class Base:
     def store(self, dtype: torch.dtype) -> None:
         """Keeps all weights in this dtype, in which models then compute throughout.
 
-        Without autocast nothing is cast from layer to layer, and half of the memory is read.
+        Without autocast nothing is cast from layer to layer, and half of the memory is read. A VAE
+        whose configuration has `force_upcast` is no exception: as in diffusers, that is about
+        float16, which it overflows; bfloat16 has the range of float32.
         """
         for model in (self.unet, self.vae, *self.texts.models):
             nn.Module.to(model, dtype)  # diffusers' own warns of what these models do not have

@@ -23,11 +23,10 @@ from pipeline.models.tokens import ModifierEmbedding
 class Condition:
     """What texts tell the UNet, in the dtype that weights are stored in."""
 
-    # Features [n, context, d]. If tokens differ by layer of cross-attention, [n, layers, context,
-    # d].
+    # Features: [n, context, d], or [n, layers, context, d] if tokens differ by layer of
+    # cross-attention.
     text: Tensor
-    # One vector for each text, [n, p], of a base whose UNet reads it.
-    pooled: Tensor | None = None
+    pooled: Tensor | None = None  # [n, p]: a vector for each text, of a base whose UNet reads it
 
     @cached_property
     def by_layer(self) -> list[Tensor]:
@@ -57,15 +56,16 @@ class TextEncoders:
 
     models: tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]
     tokenizers: tuple[CLIPTokenizer, ...]
-    penultimate: bool = False  # features are those before the last layer and the final norm
+    # Features are the hidden states before the last layer, or else the last ones after the norm.
+    penultimate: bool = False
     pooled: bool = False  # the last encoder also makes one vector of a text
-    empty_is_zero: bool = False  # an empty text has no features: they are zeros
+    empty_is_zero: bool = False  # an empty text tells nothing: all its features are zeros
 
     def __post_init__(self) -> None:
-        """Lets a text's vector be that of its first end token, whatever other tokens there are.
+        """Lets a text's one vector be that of its first end token, whatever tokens are added.
 
-        Of a published configuration, whose end token has a wrong number, transformers takes the
-        place of the largest token: of a modifier token, if there is one.
+        Where a configuration has a wrong number for the end token, as the published ones do,
+        transformers takes the largest token's place instead: that of a modifier token.
         """
         if self.pooled:
             self.models[-1].text_model.eos_token_id = self.tokenizers[-1].eos_token_id
