@@ -25,6 +25,7 @@ NAMES = (
     "sampler",
     "attention",
     "editing",
+    "regions",
     "truth",
     "cost",
 )
