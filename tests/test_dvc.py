@@ -219,7 +219,8 @@ def stages_of(profile: str) -> set[str]:
     names |= {"table"} if params.world else set()
     names |= {f"analyse_{name}" for name in params.analyses}
     hows = [how for method in grid.methods if (how := load_method(method).single)]
-    generated = any(how.needs(["a"]).generated for how in hows) or bool(params.analyses)
+    training = {"steps", "tuning"} & set(params.analyses)
+    generated = any(how.needs(["a"]).generated for how in hows) or bool(training)
     fed = ["retrieve", "fetch", "shard", "oracle", *(["generate"] if generated else [])]
     for concept in grid.concepts:
         names |= {f"{stage}@{concept}" for stage in fed}

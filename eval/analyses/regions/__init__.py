@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from eval.analyses.analysis import Analysis, Share, adapters, shards
-from pipeline.sample.layouts import Rule, layout_path
+from pipeline.regions.layouts import Rule, layout_path
 from pipeline.settings.profile import Grid, Params
 
 

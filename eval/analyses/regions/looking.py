@@ -17,7 +17,7 @@ from pipeline.common.files import png_bytes
 from pipeline.concepts.concept import Subject
 from pipeline.concepts.shards import image_of, targets_of
 from pipeline.models.base import to_tensor
-from pipeline.sample.layouts import Box, Layout
+from pipeline.regions.layouts import Box, Layout
 from pipeline.toyland.pretrain.judge import load_judge
 from pipeline.toyland.world.scenes import CATEGORIES
 
@@ -34,7 +34,8 @@ MEASURES = {
     "all_in": "all present and bound",
     "text_alignment": "text-alignment of the picture",
 }
-OF_PICTURES = ("all_in", "text_alignment")  # the others are of each region
+WHOLE = -1  # the region of a measure that is of the picture
+SHARES = ("bound", "present", "leak", "all_in")  # of yes and no
 LOWER_IS_BETTER = ("other", "leak")
 
 
@@ -88,9 +89,7 @@ class Looker:
             for concept in subject.concepts
         ]
 
-    def measured(
-        self, images: Sequence[Image.Image], layout: Layout, regions: Sequence[int] | None = None
-    ) -> pd.DataFrame:
+    def measured(self, images: Sequence[Image.Image], layout: Layout) -> pd.DataFrame:
         """What each box of pictures shows.
 
         A measure that cannot be taken is left out: `other` and `bound` where all regions have one
@@ -100,21 +99,19 @@ class Looker:
         Args:
             images: of a layout.
             layout: the boxes, and what should be in each.
-            regions: those that are looked at; all if absent.
 
         Returns:
-            Columns image, region (-1 if the measure is of the picture), measure and value.
+            Columns image, region (or WHOLE), measure and value.
         """
         rows: list[pd.DataFrame] = []
         count, right = range(len(images)), np.ones(len(images), bool)
 
-        def add(measure: str, values: object, region: int = -1) -> None:
+        def add(measure: str, values: object, region: int = WHOLE) -> None:
             found = {"image": count, "region": region, "measure": measure}
             rows.append(pd.DataFrame(found | {"value": np.asarray(values, np.float64)}))
 
         judged = self.classifier is not None
-        for place in range(len(layout.regions)) if regions is None else regions:
-            region = layout.regions[place]
+        for place, region in enumerate(layout.regions):
             about = self.concepts[region.concept]
             beside = [r.concept for r in layout.regions if r.concept != region.concept]
             crops = [png_bytes(enlarged(image, region.box)) for image in images]
@@ -137,7 +134,7 @@ class Looker:
             if nouns.count(about.class_noun) == 1:
                 rest = [without(image, region.box) for image in images]
                 add("leak", self._shows(rest, about.class_noun), place)
-        if judged and regions is None:
+        if judged:
             add("all_in", right)
         asked = layout.prompt.format(*(concept.class_noun for concept in self.concepts))
         add("text_alignment", self.judge.text_alignment(images, [asked] * len(images)))

@@ -27,7 +27,7 @@ from eval.analyses.common import (
     write_results,
 )
 from eval.analyses.regions import Parameters
-from eval.analyses.regions.looking import MEASURES, Looker
+from eval.analyses.regions.looking import MEASURES, SHARES, WHOLE, Looker
 from eval.analyses.regions.truth import DRAWN, can_draw, drawn, validated
 from eval.statistics import clustered_mean, interval
 from eval.style import COLOURS, GREY, STYLE, words
@@ -36,8 +36,8 @@ from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Subject, load_subject
 from pipeline.methods import load_method
 from pipeline.models.base import Base, load_base
-from pipeline.sample.layouts import Layout, check_cells, load_layouts
-from pipeline.sample.regions import Mode, Place, coarsest, regional
+from pipeline.regions.layouts import Layout, check_cells, load_layouts
+from pipeline.regions.sessions import Mode, Place, coarsest, regional
 from pipeline.sample.requests import Request
 from pipeline.sample.sampler import sample_all
 from pipeline.settings.profile import Params, load_grid, load_params
@@ -150,8 +150,8 @@ def _truth(
         return parts, shown
     for number, layout in enumerate(layouts):
         for kind, regions, images in drawn(subject, layout, about.images, size):
-            whole = len(regions) == len(layout.regions)
-            found = looker.measured(images, layout, None if whole else regions)
+            found = looker.measured(images, layout)
+            found = found[found["region"].isin([*regions, WHOLE])]
             parts.append(found.assign(method="", mode=kind, subject=subject.name, layout=number))
             shown += [outlined(image, layout) for image in images[:SHOWN] if kind == DRAWN]
     return parts, shown
@@ -165,7 +165,7 @@ def summary(values: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
         truth: see `validated`.
 
     Returns:
-        Columns method, mode, measure, valid, mean, low, high, n, clusters, and difference,
+        Columns method, mode, measure, valid, mean, low, high, n, clusters, and difference_mean,
         difference_low and difference_high (from `none`, image by image; empty for `none` itself).
         Errors are clustered by layout.
     """
@@ -177,22 +177,23 @@ def summary(values: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
             if of.empty:
                 continue
             row = {"method": method, "mode": mode, "measure": measure}
-            row |= {"valid": valid.get(measure, False), **_estimate(of, "mean", "")}
+            least, most = (0.0, 1.0) if measure in SHARES else (-np.inf, np.inf)
+            row |= {"valid": valid.get(measure, False), **_estimate(of, "", least, most)}
             row |= {"n": len(of), "clusters": len({key[:2] for key in of.index})}
-            plain = values[(values["method"] == method) & (values["mode"] == MODES[0])]
-            before = plain.set_index(KEYS)["value"].reindex(of.index)
             if method and mode != MODES[0]:
-                row |= _estimate(of - before, "difference", "difference_")
+                plain = values[(values["method"] == method) & (values["mode"] == MODES[0])]
+                more = of - plain.set_index(KEYS)["value"].reindex(of.index)
+                row |= _estimate(more, "difference_", least - most, most - least)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _estimate(values: pd.Series, name: str, prefix: str) -> dict[str, float]:
-    """A mean under its name, with the interval that layouts give it."""
+def _estimate(values: pd.Series, prefix: str, least: float, most: float) -> dict[str, float]:
+    """A mean with the interval that layouts give it, within what is possible."""
     layouts = [f"{subject} {layout}" for subject, layout, *_ in values.index]
     found = clustered_mean(values, layouts)
-    low, high = interval(found)
-    return {name: found.mean, f"{prefix}low": low, f"{prefix}high": high}
+    low, high = (float(np.clip(end, least, most)) for end in interval(found))
+    return {f"{prefix}mean": found.mean, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def chart(means: pd.DataFrame) -> Figure:
@@ -202,25 +203,19 @@ def chart(means: pd.DataFrame) -> Figure:
     across = min(len(measures), 4)
     down = -(-len(measures) // across)
     with mpl.rc_context(STYLE):
-        high = 0.45 * len(methods) + 1.3
-        figure = Figure(figsize=(3.2 * across, high * down), layout="constrained")
+        size = (3.2 * across, (0.45 * len(methods) + 1.3) * down)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
         for ax in axes[len(measures) :]:
             ax.set_visible(False)
         for ax, measure in zip(axes, measures):
             part = means[means["measure"] == measure].set_index(["method", "mode"])
             for number, mode in enumerate(MODES):
-                points = [part.loc[(method, mode)] for method in methods]
+                points = part.reindex([(method, mode) for method in methods])
+                mean, low, high = (points[name].to_numpy() for name in ("mean", "low", "high"))
                 places = np.arange(len(methods)) + 0.22 * (number - 1)
-                centres = [point["mean"] for point in points]
-                errors = [
-                    [point["mean"] - point["low"] for point in points],
-                    [point["high"] - point["mean"] for point in points],
-                ]
-                ax.errorbar(
-                    centres, places, xerr=errors, fmt="o", ms=5, color=COLOURS[number],
-                    label=words(mode),
-                )  # fmt: skip
+                style = {"fmt": "o", "ms": 5, "color": COLOURS[number], "label": words(mode)}
+                ax.errorbar(mean, places, xerr=[mean - low, high - mean], **style)
             if ("", DRAWN) in part.index:
                 ax.axvline(part.loc[("", DRAWN), "mean"], color=GREY, ls="--", label=DRAWN)
             mark = "" if part["valid"].any() else " †"
@@ -228,7 +223,8 @@ def chart(means: pd.DataFrame) -> Figure:
             ax.set_xlabel(MEASURES[measure], fontsize=8)
         axes[0].set_yticks(range(len(methods)), [words(method) for method in methods])
         axes[0].invert_yaxis()
-        axes[0].legend(fontsize=8)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=9)
         if not means["valid"].all():
             figure.supxlabel("† does not tell drawn layouts from wrong ones", fontsize=8)
     return figure

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from eval.analyses.regions.looking import LOWER_IS_BETTER
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Subject
-from pipeline.sample.layouts import Box, Layout
+from pipeline.regions.layouts import Box, Layout
 from pipeline.toyland.world.drawing import Placed, draw_things
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import BACKGROUNDS, TINT_NUMBERS, Thing, random_thing

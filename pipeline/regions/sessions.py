@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pipeline.methods import Session
 from pipeline.models.base import Base
 from pipeline.models.crossattn import cross_attention_layers
-from pipeline.sample.layouts import Box, Rule, cells
+from pipeline.regions.layouts import Box, Rule, cells
 
 # The prompt alone; boxes in attention, as in Mix-of-Show; a prediction for each box, as in CIDM.
 Mode = Literal["none", "mix_of_show", "cidm"]

@@ -16,8 +16,8 @@ from pipeline.models.adapter import applied
 from pipeline.models.base import Base
 from pipeline.models.bundle import Router, composed, routed
 from pipeline.models.crossattn import cross_attention_layers
-from pipeline.sample.layouts import Box, cells
-from pipeline.sample.regions import (
+from pipeline.regions.layouts import Box, cells
+from pipeline.regions.sessions import (
     Place,
     attended,
     coarsest,
