@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import chdir, closing
+from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from dvc.cli import main
 from dvc.repo import Repo
 
 from pipeline.adding.add import add_concept, new_stages
-from pipeline.bench.pipelines import pipelines, write_pipelines
+from pipeline.bench.pipelines import files_of, pipelines, write_pipelines
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.methods import load_method, method_names
 from pipeline.settings.profile import load_grid, load_params, profile_folder, profile_names
@@ -151,6 +151,18 @@ class Collected(logging.Handler):
         self.messages.append(record.getMessage())
 
 
+@contextmanager
+def short_lists() -> Iterator[None]:
+    """In it, stages depend on one file of each room of code, so that DVC has less to write.
+
+    That the lists are whole is for `test_files_are_what_the_command_would_write` and
+    tests/test_architecture.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.bench.pipelines.files_of", lambda room: files_of(room)[:1])
+        yield
+
+
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Stages find the stand-in for `bench`."""
@@ -178,6 +190,8 @@ def finished(stand_in: None, tmp_path_factory: pytest.TempPathFactory) -> Projec
             shutil.copy(ROOT / name, root / name)
     project = Project(root)
     project.git("init", "-q")
+    with chdir(root), short_lists():
+        write_pipelines(["smoke"])
     project.prepare()
     assert project.dvc("repro", "-q") == stages_of("smoke")
     project.commit()
@@ -185,11 +199,14 @@ def finished(stand_in: None, tmp_path_factory: pytest.TempPathFactory) -> Projec
 
 
 @pytest.fixture
-def project(finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
     """A copy of the finished one, as the current directory."""
     shutil.copytree(finished.root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    return Project(tmp_path / "copy")
+    with short_lists():
+        yield Project(tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +214,7 @@ def trained_twice(finished: Project, tmp_path_factory: pytest.TempPathFactory) -
     """The finished one with a second seed, which ran the stages of that seed alone."""
     project = Project(tmp_path_factory.mktemp("seeds") / "copy")
     shutil.copytree(finished.root, project.root)
-    with chdir(project.root):
+    with chdir(project.root), short_lists():
         before = stages_of("smoke")
         new = seeded(project, "[42, 43]") - before
         assert len(new) == 3 * 3 * 3 + 3 and all("_seed_43@" in name for name in new)
@@ -206,11 +223,14 @@ def trained_twice(finished: Project, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def with_seeds(trained_twice: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def with_seeds(
+    trained_twice: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
     """A copy of that one, as the current directory."""
     shutil.copytree(trained_twice.root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    return Project(tmp_path / "copy")
+    with short_lists():
+        yield Project(tmp_path / "copy")
 
 
 def stages_of(profile: str) -> set[str]:

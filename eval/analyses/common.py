@@ -26,7 +26,7 @@ from pipeline.clip.openclip import load_clip
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import RESULTS, atomic_folder, png_bytes
-from pipeline.concepts.concept import Subject
+from pipeline.concepts.concept import Concept, Subject
 from pipeline.concepts.shards import held_out_of, image_of, targets_of
 from pipeline.models.adapter import Adapter, applied, load_adapter
 from pipeline.models.base import Base
@@ -146,10 +146,21 @@ def adapter_scores(
     requests = requests_of(judge.params, about, adapter.provenance.references, count)
     with applied(base, adapter):
         images = sample_all(base, requests, judge.params.sampler(len(about.concepts)))
-    alignments = [judge.image_alignment(images, concept.name) for concept in about.concepts]
+    return prompt_scores(judge, requests, images, about.name, about.concepts)
+
+
+def prompt_scores(
+    judge: Judge,
+    requests: Sequence[Request],
+    images: Sequence[Image.Image],
+    subject: str,
+    concepts: Sequence[Concept],
+) -> pd.DataFrame:
+    """Scores of images of a subject's prompts, as `adapter_scores` returns them."""
+    alignments = [judge.image_alignment(images, concept.name) for concept in concepts]
     frame = pd.DataFrame(
         {
-            "subject": about.name,
+            "subject": subject,
             "prompt_index": [request.record["prompt_index"] for request in requests],
             "text_alignment": judge.text_alignment(
                 images, [str(request.record["scored_prompt"]) for request in requests]

@@ -19,6 +19,7 @@ NAMES = (
     "weights",
     "spectra",
     "compression",
+    "scales",
     "drift",
     "steps",
     "tuning",

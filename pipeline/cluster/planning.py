@@ -14,7 +14,7 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from pipeline.common.errors import BenchError
 
 # Stages that compute nothing with a model; each other one gets a GPU where there are any.
-WITHOUT_GPU = {"shard", "gallery"}
+WITHOUT_GPU = {"fetch", "shard", "gallery"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Stage:
     @property
     def needs_gpu(self) -> bool:
         """Whether it computes with a model."""
-        return self.name.partition("@")[0] not in WITHOUT_GPU
+        kind = self.name.partition("@")[0].removesuffix("_sequence_concept")
+        return kind not in WITHOUT_GPU
 
 
 @dataclass(frozen=True)

@@ -355,6 +355,8 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
             do not fit each other or the resolution.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # A GPU convolves faster in this layout; a CPU takes ten times as long for norms of groups.
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     check_base(params)
     where = {"pretrained_model_name_or_path": params.path, "revision": params.revision}
     try:
@@ -367,8 +369,7 @@ def load_base(params: BaseParams, device: torch.device | None = None) -> Base:
             .float()
             .eval()
             .requires_grad_(False)
-            # Convolutions are faster in this layout; no number of a file changes its place.
-            .to(device, memory_format=torch.channels_last)
+            .to(device, memory_format=layout)  # no number of a file changes its place
             for name, kind in (
                 ("unet", UNet2DConditionModel),
                 ("vae", AutoencoderKL),

@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "weights": {"methods": ["custom_diffusion"]},
     "spectra": {"concepts": ["cat"]},
     "compression": {"concepts": ["cat"], "shares": [1]},
+    "scales": {"methods": ["custom_diffusion"], "subjects": ["cat", "cat+chair"], "scales": [1]},
     "drift": {"concepts": ["cat"], "images": 2},
     "attention": {"images": 1},
     "editing": {"concept": "cat", "edits": [{"source": "a {}", "target": "a red {}"}]},

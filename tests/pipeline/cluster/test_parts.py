@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc.utils.serialize import modify_yaml
 
 from pipeline.cluster.check import Machine, faults, look, versions
@@ -79,6 +80,18 @@ def test_merging_six_hundred_entries_is_quick(tmp_path: Path) -> None:
 
 
 # --- what runs where ----------------------------------------------------------------------------
+
+
+def test_what_only_fetches_and_packs_holds_no_gpu() -> None:
+    """By what the default profile's stages run, of concepts of sequences as of others."""
+    packing = {"toyland draw", "fetch", "shard", "gallery"}
+    for address, stage in make_plan(ROOT).shared.items():
+        file, _, name = address.partition(":")
+        found = yaml.safe_load((ROOT / file).read_text())["stages"][name.partition("@")[0]]
+        command = found.get("do", found)["cmd"]
+        lines = [command] if isinstance(command, str) else command
+        packs = all(any(line.startswith(f"bench {kind} ") for kind in packing) for line in lines)
+        assert stage.needs_gpu != packs, address
 
 
 def test_a_plan_has_every_cell_with_what_it_reads(toy: Toy) -> None:
