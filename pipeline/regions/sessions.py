@@ -125,12 +125,10 @@ class _Mixed:
     def replace(self, _module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         """Hooked before the last projection."""
         (own,) = inputs
-        call, side = self.calls, math.isqrt(own.shape[1])
+        name, call, side = self.name, self.calls, math.isqrt(own.shape[1])
         self.calls += 1
         others = [
-            attended(
-                self.query, text.keys[self.name][call], text.values[self.name][call], self.heads
-            )
+            attended(self.query, text.keys[name][call], text.values[name][call], self.heads)
             for text, _ in self.parts
         ]
         where = torch.stack([inside(side, side).flatten() for _, inside in self.parts])

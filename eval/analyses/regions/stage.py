@@ -34,7 +34,7 @@ from eval.style import COLOURS, GREY, STYLE, words
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.common.seeds import seed_of
 from pipeline.concepts.concept import Subject, load_subject
-from pipeline.methods import load_method
+from pipeline.methods import How, load_method
 from pipeline.models.base import Base, load_base
 from pipeline.regions.layouts import Layout, check_cells, load_layouts
 from pipeline.regions.sessions import Mode, Place, coarsest, regional
@@ -57,10 +57,14 @@ def analyse_regions(profile: str = DEFAULT_PROFILE) -> Path:
             makes no adapters of a subject, or files are missing.
         FailureError: no adapter could be made.
     """
-    params = load_params(profile)
+    params, grid = load_params(profile), load_grid(profile)
     about = Parameters.of(params)
     subjects = {name: load_subject(name, profile) for name in about.subjects}
     layouts = {name: load_layouts(subject) for name, subject in subjects.items()}
+    hows = {
+        (method, name): load_method(method, grid).how(subject, method)
+        for method, (name, subject) in product(about.methods, subjects.items())
+    }
     base, judge = load_base(params.base), Judge(params)
     for name, found in layouts.items():
         check_cells(name, found, coarsest(base), about.cells)
@@ -73,9 +77,10 @@ def analyse_regions(profile: str = DEFAULT_PROFILE) -> Path:
 
     def of(cell: tuple[str, str]) -> tuple[pd.DataFrame, Pictures]:
         method, name = cell
-        return _sampled(base, lookers[name], method, subjects[name], layouts[name], about, profile)
+        looker, found = lookers[name], layouts[name]
+        return _sampled(base, looker, hows[cell], method, subjects[name], found, about)
 
-    for (method, name), (values, pictures) in made(product(about.methods, subjects), of):
+    for (method, name), (values, pictures) in made(hows, of):
         parts.append(values)
         shown = {words(mode): images for mode, images in pictures.items()}
         shown |= {DRAWN: right[name]} if right[name] else {}
@@ -99,16 +104,15 @@ def analyse_regions(profile: str = DEFAULT_PROFILE) -> Path:
 def _sampled(
     base: Base,
     looker: Looker,
+    how: How,
     method: str,
     subject: Subject,
     layouts: Sequence[Layout],
     about: Parameters,
-    profile: str,
 ) -> tuple[pd.DataFrame, Pictures]:
     """What a method's pictures of all layouts show in each mode, and the first of them."""
     params = looker.judge.params
     adapter = adapter_of(params, method, subject.name)
-    how = load_method(method, load_grid(profile)).how(subject, method)
     parts: list[pd.DataFrame] = []
     pictures: Pictures = {mode: [] for mode in MODES}
     with how.open(base, adapter) as session:

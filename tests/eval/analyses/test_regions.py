@@ -97,7 +97,7 @@ def test_measures_of_layouts_are_validated_by_drawings(profile: Path) -> None:
     auc = table.set_index(["measure", "wrong"])["auc"]
     assert auc["present", "missing"] > 0.9 and auc["leak", "swapped"] > 0.9
     assert table.set_index("measure").loc[["present", "leak"], "valid"].all()
-    for (measure, wrong), one in auc.items():
+    for measure, wrong, one in table[["measure", "wrong", "auc"]].itertuples(index=False):
         of = values[values["measure"] == measure]
         sign = -1 if measure in ("other", "leak") else 1
         right, bad = (sign * of.loc[of["mode"] == kind, "value"] for kind in (DRAWN, wrong))
@@ -162,4 +162,12 @@ def test_a_box_that_is_too_small_is_told_before_sampling(
     path = Path("datasets/layouts/cat+chair.yaml")
     path.write_text(path.read_text().replace("[0.0, 0.4, 0.5, 0.95]", "[0.0, 0.4, 0.1, 0.95]", 1))
     with pytest.raises(BenchError, match=r"cat\+chair\.yaml: 0\.regions\.0\.box: .* smallest box"):
+        analyse_regions()
+
+
+def test_a_method_that_makes_no_such_adapters_is_told_before_sampling(
+    configure: Configure, base: Base
+) -> None:
+    configure(regions={**SECTION, "methods": ["pretrained", "custom_diffusion_merge", "ed_lora"]})
+    with pytest.raises(BenchError, match=r"'ed_lora' makes no adapters of compositions"):
         analyse_regions()
