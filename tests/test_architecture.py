@@ -29,6 +29,7 @@ ORDER = (
     "pipeline/methods",
     "pipeline/train",
     "pipeline/sample",
+    "pipeline/regions",
     "pipeline/exchange",
     "pipeline/toyland/world",
     "pipeline/toyland/pretrain",
@@ -51,7 +52,7 @@ ORDER = (
     "benchmarks",
 )
 # What makes adapters and images: of eval/, only the analyses do.
-MAKING = ("pipeline/methods", "pipeline/train", "pipeline/sample")
+MAKING = ("pipeline/methods", "pipeline/train", "pipeline/sample", "pipeline/regions")
 # What a stage's command goes through; no result depends on it.
 COMMAND = ("pipeline/bench",)
 

@@ -26,6 +26,7 @@ NAMES = (
     "sampler",
     "attention",
     "editing",
+    "regions",
     "truth",
     "cost",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -647,8 +648,19 @@ _OPENING = {"wooden pot": 0.66, "vase": 0.84}
 _INSIDE = {"flower": 0.3, "tree": 0.2}  # how much of what is inside is hidden
 
 
-def _placed(scene: Scene) -> list[tuple[Thing, float, float, float, bool]]:
-    """Things from back to front: thing, x, ground (downwards), scale, whether only its front."""
+class Placed(NamedTuple):
+    """A thing in the frame of a picture, whose unit is its side."""
+
+    thing: Thing
+    x: float
+    ground: float  # downwards
+    scale: float
+    front: bool = False  # only the parts in front of what is inside
+    shadow: bool = True  # on the ground, where it stands
+
+
+def _placed(scene: Scene) -> list[Placed]:
+    """Things from back to front."""
     dx, dy = scene.position
     if not scene.things:
         return []
@@ -659,25 +671,25 @@ def _placed(scene: Scene) -> list[tuple[Thing, float, float, float, bool]]:
             "normal": (0.5 + 0.08 * dx, 0.9 + 0.03 * dy, 0.74 + 0.04 * dy),
             "large": (0.5 + 0.05 * dx, 1.06 + 0.04 * dy, 1.12),
         }[scene.size]
-        return [(thing, x, y, scale, False)]
+        return [Placed(thing, x, y, scale)]
     first, second = scene.things
     zoom = {"small": 0.6, "normal": 1.0, "large": 1.25}[scene.size]
     x, y = 0.5 + 0.06 * dx, 0.9 + 0.03 * dy
     if scene.relation == "on":
         scale = 0.66 * zoom
         above = y - scale * _SURFACE[second.category]
-        return [(second, x, y, scale, False), (first, x, above, 0.46 * zoom, False)]
+        return [Placed(second, x, y, scale), Placed(first, x, above, 0.46 * zoom, shadow=False)]
     if scene.relation == "in":
         scale = 0.56 * zoom
         inner = (0.56 if first.category in _INSIDE else 0.5) * zoom
         above = y - scale * _OPENING[second.category] + inner * _INSIDE.get(first.category, 0.36)
         return [
-            (second, x, y, scale, False),
-            (first, x, above, inner, False),
-            (second, x, y, scale, True),
+            Placed(second, x, y, scale),
+            Placed(first, x, above, inner, shadow=False),
+            Placed(second, x, y, scale, front=True, shadow=False),
         ]
     scale, apart = 0.46 * zoom, 0.245 * zoom
-    return [(first, x - apart, y, scale, False), (second, x + apart, y, scale, False)]
+    return [Placed(first, x - apart, y, scale), Placed(second, x + apart, y, scale)]
 
 
 def _watercolour(pixels: Image.Image) -> Image.Image:
@@ -708,30 +720,53 @@ def draw(scene: Scene, size: int = 64) -> npt.NDArray[np.uint8]:
 
     A scene without things is its bare background.
     """
-    side = SUPERSAMPLING * size
-    image = Image.new("RGB", (side, side))
-    line = round(0.026 * side)
-    place, shadow = PLACES[scene.background]
-    pen = Pen(image, 0, side, side, line)
-    place(pen, scene.tint)
-    stacked = scene.relation in ("in", "on")
-    for rank, (thing, x, y, scale, front) in enumerate(_placed(scene)):
-        if thing.category != "moon" and not (stacked and rank):
-            pen.oval(x, 1 - y, 0.52 * scale, 0.07 * scale, shadow, outlined=False)
-        narrow = line if scale > 0.4 else round(0.8 * line)
-        frame = Pen(image, x * side, y * side, scale * side, narrow)
-        frame.front = front
-        frame.ink = _mix(thing.rgb, (16, 10, 20), 0.72)
-        THINGS[thing.category](frame, thing)
-    small = image.reduce(SUPERSAMPLING)
+    small = _drawn(scene.background, scene.tint, _placed(scene), size)
     if scene.flip:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if scene.style == "watercolor painting":
         small = _watercolour(small)
     elif scene.style == "pencil sketch":
         small = _sketch(small)
-    # Slightly soft edges, as a lens gives: they cost an autoencoder 5 dB less than sharp ones.
-    return np.array(small.filter(ImageFilter.GaussianBlur(0.85 * size / 64)))
+    return _softened(small)
+
+
+def draw_things(
+    background: str, tint: tuple[float, ...], things: Sequence[Placed], size: int = 64
+) -> npt.NDArray[np.uint8]:
+    """A photograph of things, wherever they are: uint8 [size, size, 3].
+
+    Args:
+        background: one of BACKGROUNDS.
+        tint: as that of a scene.
+        things: from back to front.
+        size: pixels.
+    """
+    return _softened(_drawn(background, tint, things, size))
+
+
+def _drawn(
+    background: str, tint: tuple[float, ...], things: Sequence[Placed], size: int
+) -> Image.Image:
+    side = SUPERSAMPLING * size
+    image = Image.new("RGB", (side, side))
+    line = round(0.026 * side)
+    place, shadow = PLACES[background]
+    pen = Pen(image, 0, side, side, line)
+    place(pen, tint)
+    for thing, x, ground, scale, front, shadowed in things:
+        if thing.category != "moon" and shadowed:
+            pen.oval(x, 1 - ground, 0.52 * scale, 0.07 * scale, shadow, outlined=False)
+        narrow = line if scale > 0.4 else round(0.8 * line)
+        frame = Pen(image, x * side, ground * side, scale * side, narrow)
+        frame.front = front
+        frame.ink = _mix(thing.rgb, (16, 10, 20), 0.72)
+        THINGS[thing.category](frame, thing)
+    return image.reduce(SUPERSAMPLING)
+
+
+def _softened(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Slightly soft edges, as a lens gives: they cost an autoencoder 5 dB less than sharp ones."""
+    return np.array(image.filter(ImageFilter.GaussianBlur(0.85 * image.width / 64)))
 
 
 def sheet(images: Sequence[npt.NDArray[np.uint8]], columns: int) -> Image.Image:

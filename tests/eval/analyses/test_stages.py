@@ -24,6 +24,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "drift": {"concepts": ["cat"], "images": 2},
     "attention": {"images": 1},
     "editing": {"concept": "cat", "edits": [{"source": "a {}", "target": "a red {}"}]},
+    "regions": {"subjects": ["cat+chair"], "methods": ["custom_diffusion"], "images": 1},
     "truth": {"concepts": ["cat"], "scenes": 3, "grades": 2, "sets": 3, "set_images": 4},
     "cost": {},
 }
