@@ -41,8 +41,8 @@ class Analysis(Section):
         """The subjects whose prompts it samples."""
         return []
 
-    def makes(self) -> list[str]:
-        """The methods that it makes adapters with."""
+    def uses(self) -> list[str]:
+        """The methods whose own files it runs: it makes adapters with them, or opens theirs."""
         return []
 
     @classmethod

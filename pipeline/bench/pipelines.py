@@ -275,7 +275,7 @@ def pipelines(profile: str) -> dict[Path, str]:
                         *code(
                             f"eval.analyses.{name}.stage",
                             "eval.analyses.stages",
-                            methods=analysis.makes(),
+                            methods=analysis.uses(),
                         ),
                         *map(here, analysis.deps(params, grid)),
                     ],

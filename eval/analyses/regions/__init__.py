@@ -40,6 +40,10 @@ class Parameters(Analysis):
         """See `Analysis`."""
         return adapters(self.methods, self.subjects) + shards(self._concepts(grid))
 
+    def uses(self) -> list[str]:
+        """See `Analysis`."""
+        return self.methods
+
     def deps(self, params: Params, grid: Grid) -> list[str]:
         """See `Analysis`."""
         layouts = dict.fromkeys(layout_path(name).as_posix() for name in self.subjects)

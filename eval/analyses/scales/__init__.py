@@ -20,31 +20,21 @@ class Parameters(Analysis):
 
     methods: list[str] = Field(min_length=1)
     subjects: list[str] = Field(
-        min_length=1, description="concepts, compositions, or sequences after their last task"
+        min_length=1, description="concepts, compositions, tasks of sequences"
     )
     scales: list[Annotated[float, Field(ge=0)]] = Field(default=[0.4, 0.6, 0.8, 1], min_length=1)
     images_per_prompt: int = Field(default=1, ge=1)
 
-    def subject(self, grid: Grid, name: str) -> str:
-        """What has the adapter: of a sequence, its last task."""
-        return [*grid.tasks(name)][-1] if name in grid.sequences else name
-
     def reads(self, grid: Grid) -> list[str]:
         """See `Analysis`."""
-        of = [self.subject(grid, name) for name in self.subjects]
-        concepts = dict.fromkeys(c for subject in of for c in grid.concepts_of(subject))
-        return shards(concepts) + adapters(self.methods, of)
+        concepts = dict.fromkeys(c for name in self.subjects for c in grid.concepts_of(name))
+        return shards(concepts) + adapters(self.methods, self.subjects)
 
-    def makes(self) -> list[str]:
-        """The methods say how their adapters are opened."""
+    def uses(self) -> list[str]:
+        """See `Analysis`."""
         return self.methods
 
     def samples(self, grid: Grid) -> list[str]:
-        """See `Analysis`; of a sequence, what its concepts are asked for."""
-        return [
-            name
-            for subject in self.subjects
-            for name in (
-                grid.sequences[subject].concepts if subject in grid.sequences else [subject]
-            )
-        ]
+        """See `Analysis`; of a task, what its concepts are asked for."""
+        tasks = grid.all_tasks()
+        return [one for name in self.subjects for one in tasks.get(name, (name,))]

@@ -69,12 +69,12 @@ def analyse_scales(profile: str = DEFAULT_PROFILE) -> Path:
     """
     params, grid = load_params(profile), load_grid(profile)
     about = Parameters.of(params)
-    subjects = {name: load_subject(about.subject(grid, name), profile) for name in about.subjects}
+    subjects = {name: load_subject(name, profile) for name in about.subjects}
     hows = {
         (method, name): load_method(method, grid).how(subject, method)
         for method, (name, subject) in product(about.methods, subjects.items())
     }
-    whole = dict(made(hows, lambda cell: adapter_of(params, cell[0], subjects[cell[1]].name)))
+    whole = dict(made(hows, lambda cell: adapter_of(params, *cell)))
     base, judge = load_base(params.base), Judge(params)
     parts = []
     for (method, name), adapter in whole.items():
@@ -95,7 +95,10 @@ def analyse_scales(profile: str = DEFAULT_PROFILE) -> Path:
     return write_results(
         folder_of(params, "scales"),
         {"prompts": found, "scales": table},
-        {str(name): chart(part, grid) for name, part in table.groupby("of", sort=False)},
+        {
+            str(name).replace("/", "-"): chart(part, grid)
+            for name, part in table.groupby("of", sort=False)
+        },
     )
 
 

@@ -31,7 +31,7 @@ class Parameters(Analysis):
         made = how.needs(self.concepts).generated if how else ()
         return shards(self.concepts) + shards(made, "generated")
 
-    def makes(self) -> list[str]:
+    def uses(self) -> list[str]:
         """See `Analysis`."""
         return [self.method]
 

@@ -37,7 +37,7 @@ class Parameters(Analysis):
         made = shards(grid.concepts) + shards(grid.concepts, "generated")
         return made + (["captions.json"] if self.ridges else [])
 
-    def makes(self) -> list[str]:
+    def uses(self) -> list[str]:
         """See `Analysis`."""
         return [*self.rates, *self.ridges]
 

@@ -51,11 +51,11 @@ def test_a_share_of_a_change_scores_as_an_adapter_of_that_share(
     assert (folder / "cat.png").is_file()
 
 
-def test_of_a_sequence_the_last_adapter_is_asked_for_every_concept(
+def test_of_a_task_the_adapter_is_asked_for_every_concept(
     profile: Path, configure: Configure, adapt: Adapt, base: Base
 ) -> None:
     yaml, method = YAML(), "custom_diffusion_sequential"
-    configure(scales={"methods": [method], "subjects": ["toys"], "scales": [1]})
+    configure(scales={"methods": [method], "subjects": ["toys/task-2"], "scales": [1]})
     grid = yaml.load(profile / "grid.yaml")
     grid["sequences"] = {"toys": {"concepts": ["chair", "cat"], "methods": [method]}}
     yaml.dump(grid, profile / "grid.yaml")
@@ -65,7 +65,7 @@ def test_of_a_sequence_the_last_adapter_is_asked_for_every_concept(
     yaml.dump(protocol, path)
     adapter = adapt(method, "toys/task-2")
     prompts = pd.read_csv(analyse_scales() / "prompts.csv")
-    assert set(prompts["of"]) == {"toys"} and list(dict.fromkeys(prompts["subject"])) == [
+    assert set(prompts["of"]) == {"toys/task-2"} and list(dict.fromkeys(prompts["subject"])) == [
         "chair", "cat",
     ]  # fmt: skip
     params, task = load_params(), load_subject("toys/task-2")
