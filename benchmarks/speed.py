@@ -37,7 +37,7 @@ Results = dict[str, dict[str, float]]
 
 
 def load(side: str) -> Base:
-    """Toyland's base model, on the other side laid out and computing as usual."""
+    """Toyland's base model, on the other side computing as usual."""
     import torch
 
     from pipeline.models.base import load_base
@@ -46,8 +46,6 @@ def load(side: str) -> Base:
     base = load_base(load_params().base, torch.device("cpu"))
     if side == "official":
         base.dtype = torch.float32
-        for model in (base.unet, base.vae, *base.texts.models):
-            model.to(memory_format=torch.contiguous_format)
     return base
 
 
