@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from eval.analyses.analysis import Analysis, Share, adapters, shards
-from pipeline.regions.layouts import Rule, layout_path
 from pipeline.settings.profile import Grid, Params
 
 
@@ -22,7 +23,7 @@ class Parameters(Analysis):
     )
     methods: list[str] = Field(min_length=1)
     images: int = Field(default=8, ge=1, description="of each layout, in each way")
-    cells: Rule = Field(
+    cells: Literal["centres", "inner"] = Field(
         default="centres",
         description="which cells of a map are in a box: those whose middle is; or those that are "
         "wholly, as in Mix-of-Show's code",
@@ -46,6 +47,8 @@ class Parameters(Analysis):
 
     def deps(self, params: Params, grid: Grid) -> list[str]:
         """See `Analysis`."""
+        from pipeline.regions.layouts import layout_path  # not of every command
+
         layouts = dict.fromkeys(layout_path(name).as_posix() for name in self.subjects)
         concepts = [f"datasets/concepts/{name}/concept.yaml" for name in self._concepts(grid)]
         judge = [self.judge] if self.judge else []
