@@ -126,10 +126,14 @@ class Run:
                 self._on_ray(todo)
             self._restore()
         if self.failed:
-            names = ", ".join(self.failed)
-            print(f"cluster: failed: {names}", file=sys.stderr)
-            if self.skipped:
-                print(f"cluster: skipped, as they read those: {', '.join(self.skipped)}")
+            # In the order of the plan: they end in any.
+            failed, skipped = (
+                ", ".join(address for address in self.plan.stages if address in some)
+                for some in (self.failed, self.skipped)
+            )
+            print(f"cluster: failed: {failed}", file=sys.stderr)
+            if skipped:
+                print(f"cluster: skipped, as they read those: {skipped}")
             return 1
         if edited := changed(self.folder, self.plan.shared):
             some = ", ".join([*sorted(edited)[:5], *(["..."] if len(edited) > 5 else [])])

@@ -76,8 +76,11 @@ def test_concepts_for_tuning_are_in_no_other_profile_of_toyland(project: Path) -
 
 def test_profiles_differ_in_size_alone(project: Path) -> None:
     default, full = load_params(), load_params("toyland-full")
-    for section in ("base", "train", "score"):
+    for section in ("base", "score"):
         assert getattr(default, section) == getattr(full, section)
+    seeds = default.train.seeds
+    assert full.train.seeds[: len(seeds)] == seeds
+    assert full.train.model_copy(update={"seeds": seeds}) == default.train
     assert set(default.methods) <= set(full.methods)
     for name, method in default.methods.items():  # fewer steps may ask for another rate
         more = full.methods[name]  # that of sequences alone has compositions there
