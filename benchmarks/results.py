@@ -57,7 +57,8 @@ def record(benchmark: str, settings: dict[str, Any], results: dict[str, dict[str
 
 def history(folder: Path = FOLDER) -> list[str]:
     """A line for each thing that a run measured of both sides: how many times ours is as fast."""
-    runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    runs = [run for run in found if "benchmark" in run]  # what has no other side is of another form
     lines = []
     for run in sorted(runs, key=lambda run: str(run["when"])):
         whose = f"{run['when']}  {run['commit']:<14}{run['machine']}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import full_size, official, speed
+from benchmarks import full_size, official, results, speed
 from pipeline.methods import Trained, load_method
 from pipeline.models.adapter import Adapter, Provenance, dense
 from pipeline.models.base import Base
@@ -104,19 +104,24 @@ def test_both_ways_of_sampling_give_the_same_images():
 
 
 def test_the_table_says_which_goals_are_met():
-    results = {
+    found = {
         "training run": {"ours": 2.0, "official": 3.1},
         "training memory": {"ours": 100.0, "official": 150.0},
         "sampling": {"ours": 1.0, "official": 1.1},
         "merging 2 concepts": {"ours": 0.5},
         "merging 3 concepts": {"ours": 0.6},
     }
-    _, run, memory, sampled, two, three = speed.table(results).splitlines()
+    _, run, memory, sampled, two, three = speed.table(found).splitlines()
     assert run.split() == ["training", "run", "2s", "3.1s", "1.55x", "1.5x:", "met"]
     assert memory.split()[-1] == "1.50x"
     assert sampled.endswith("1.10x  1.5x: missed")
     assert two.endswith("2.0 s: met")
     assert three.endswith("0.6s")
+
+
+def test_the_history_is_of_what_was_measured_on_both_sides():
+    lines = results.history()
+    assert any(line.startswith("speed: training run ") and "x  20" in line for line in lines)
 
 
 def test_the_model_of_full_size_has_as_many_parameters_as_the_published_one():
