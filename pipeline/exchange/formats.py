@@ -196,9 +196,8 @@ def _textual_inversion(adapter: Adapter, base: Base) -> dict[str, Tensors]:
         has = "changes weights" if adapter.deltas else "has no token"
         raise BenchError(f"{_label(adapter)} {has}: layout textual-inversion holds tokens alone")
     files = _token_files(adapter, base)
-    if (
-        len(files) == len(base.texts.models) == 1
-    ):  # the name that diffusers looks for; a file can hold no more than one
+    # The name that diffusers looks for; a file can hold no more than one.
+    if len(files) == len(base.texts.models) == 1:
         return {"learned_embeds.safetensors": next(iter(files.values()))}
     return files
 
