@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.analyses.agreement import DRAWN, OTHERS
 from eval.report.readme import END, START, with_results
 from eval.style import words
 from pipeline.common.errors import BenchError
@@ -96,10 +97,20 @@ def wrong_elsewhere(text: str) -> list[str]:
         for row in rows(ROOT / "reports/analyses/truth/ranks.csv")
         if row["subject"] == "all"
     }
+    cells = rows(ROOT / "reports/analyses/agreement/cells.csv")
+
+    def seen(method: str) -> float:
+        """In what share of its pictures of single concepts the thing is recognised."""
+        found = [r for r in cells if (r["method"], r["kind"]) == (method, "single")]
+        return sum(float(row["thing"]) for row in found) / len(found)
+
     measured = {
         r"rank correlation of ([\d.]+)": ranks["identity", "image_alignment"],
         r"prompt they show with ([\d.]+)": ranks["prompt", "text_alignment"],
         r"drifted with (\d\.\d+)": ranks["class", "kid"],
+        r"custom diffusion (\d+) %; in": 100 * seen("custom_diffusion"),
+        r"; in (\d+) % of drawn scenes": 100 * seen(DRAWN),
+        r"and (\d+) % of those with another": 100 * seen(OTHERS),
         r"Of the pairs (\d+) %": 100 * card["generated"]["pair_both"],
         r"(\d+) %\s+have the style": 100 * card["generated"]["style"],
         r"(\d+) % the accessory": 100 * card["generated"]["accessory"],

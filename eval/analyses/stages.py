@@ -28,6 +28,7 @@ NAMES = (
     "editing",
     "regions",
     "truth",
+    "agreement",
     "cost",
 )
 

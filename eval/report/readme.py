@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from eval.report.evidence import read_evidence
+import numpy as np
+
+from eval.analyses.agreement import DRAWN, OTHERS, THING
+from eval.metrics.catalogue import METRICS
+from eval.report.evidence import listed, read_evidence
 from eval.report.findings import answers
+from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, folder_of, repro_command
@@ -29,20 +34,20 @@ def results_part() -> str:
         raise BenchError(f"{table}: {error}: run `{repro_command(DEFAULT_PROFILE)}`") from error
     found = answers(read_evidence(DEFAULT_PROFILE))
     said = [f"- **{answer.question}** {answer.text}" for answer in found]
-    return "\n\n".join([comparison.strip(), "\n".join(said), _truth(reports)]).strip()
+    return "\n\n".join(
+        [comparison.strip(), "\n".join(said), _truth(reports), _seen(reports)]
+    ).strip()
 
 
 def _truth(reports: Path) -> str:
     """How metrics rank pictures whose truth is known; empty if the analysis was not run."""
-    path = reports / "analyses" / "truth" / "ranks.csv"
-    if not path.is_file():
+    rho = {
+        (row["truth"], row["metric"]): float(row["rho"])
+        for row in _rows(reports / "analyses" / "truth" / "ranks.csv")
+        if row["subject"] == "all"
+    }
+    if not rho:
         return ""
-    with path.open(encoding="utf-8", newline="") as file:
-        rho = {
-            (row["truth"], row["metric"]): float(row["rho"])
-            for row in csv.DictReader(file)
-            if row["subject"] == "all"
-        }
     identity, prompt = rho["identity", "image_alignment"], rho["prompt", "text_alignment"]
     return (
         "Since every drawn scene has known parameters, Toyland also tests the metrics (analysis "
@@ -50,6 +55,40 @@ def _truth(reports: Path) -> str:
         f"correlation of {identity:.2f}, text-alignment by how much of the prompt they show with "
         f"{prompt:.2f}, KID sets by how far their class has drifted with {rho['class', 'kid']:.2f}."
     )
+
+
+def _seen(reports: Path) -> str:
+    """Whether metrics order methods as what they draw does; empty if the analysis was not run."""
+    folder = reports / "analyses" / "agreement"
+    shares: dict[str, list[float]] = {}
+    for row in _rows(folder / "cells.csv"):
+        if row["kind"] == "single":
+            shares.setdefault(row["method"], []).append(float(row["thing"]))
+    if not shares:
+        return ""
+    means = {method: f"{np.mean(found):.0%}".replace("%", " %") for method, found in shares.items()}
+    drawn, others = means.pop(DRAWN), means.pop(OTHERS)
+    said = ", ".join(f"{words(method)} {share}" for method, share in means.items())
+    pairs = [row for row in _rows(folder / "methods.csv") if row["kind"] == "single"]
+    orders = listed(
+        f"{float(row['alike']) * int(row['pairs']):g} by {METRICS[row['metric']].title}"
+        for row in pairs
+        if row["truth"] == THING and METRICS[row["metric"]].headline
+    )
+    return (
+        "What methods really draw is told by classifiers that learned from drawn scenes (analysis "
+        f"`agreement`). They recognise the very thing in so many pictures: {said}; in {drawn} of "
+        f"drawn scenes with it, and {others} of those with another of its category. Of the "
+        f"{pairs[0]['pairs']} pairs of methods that learn, {orders} are in this order."
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of an analysis; none if it was not run."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def with_results(text: str) -> str:

@@ -21,6 +21,7 @@ from pipeline.settings.protocol import protocol_path
 from tests.pipeline.conftest import float32  # noqa: F401  (for all tests here)
 from tests.pipeline.tiny import RARE_TOKENS, RESOLUTION, write_base
 
+JUDGE = Path(__file__).parents[3] / "models" / "toyland" / "judge"
 Configure = Callable[..., None]
 Adapt = Callable[..., Adapter]
 
@@ -34,8 +35,10 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def configure(profile: Path, base_folder: Path) -> Configure:
-    """Makes the base and its sampling small, and writes the section `analyses`."""
+    """Makes the base and its sampling small, lays the judge there, writes section `analyses`."""
     shutil.copytree(base_folder, profile / "models" / "base")
+    (profile / "models" / "toyland").mkdir()
+    (profile / "models" / "toyland" / "judge").symlink_to(JUDGE)
     yaml = YAML()
 
     def write(**analyses: Any) -> None:

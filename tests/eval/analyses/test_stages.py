@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "editing": {"concept": "cat", "edits": [{"source": "a {}", "target": "a red {}"}]},
     "regions": {"subjects": ["cat+chair"], "methods": ["custom_diffusion"], "images": 1},
     "truth": {"concepts": ["cat"], "scenes": 3, "grades": 2, "sets": 3, "set_images": 4},
+    "agreement": {"portraits": 8, "checks": 8, "drawn": 1},
     "cost": {},
 }
 
