@@ -22,6 +22,7 @@ from eval.report.maps import heat_maps
 from eval.report.origin import origin
 from eval.report.profiles import neighbours
 from eval.report.prompts import chooser, extremes, of_images, prompt_lines, shown_methods
+from eval.report.seen import orders, seen_table
 from eval.report.sequences import Part
 from eval.report.winners import winners
 from eval.results import KINDS, Results, reference_method
@@ -119,6 +120,8 @@ def render(
         maps={kind: heat_maps(results, kind) for kind in kinds},
         subjects=subjects,
         disagreement=disagreement(results, sheets, prompts),
+        seen=seen_table(folder / "analyses" / "agreement"),
+        seen_orders=orders(folder / "analyses" / "agreement"),
         sheets=sheets,
         findings=list(zip(*found)),
         verdicts={

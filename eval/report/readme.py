@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
-
-from eval.analyses.agreement import DRAWN, OTHERS, THING
-from eval.metrics.catalogue import METRICS
-from eval.report.evidence import listed, read_evidence
+from eval.analyses.agreement import DRAWN, OTHERS
+from eval.report.evidence import read_evidence
 from eval.report.findings import answers
+from eval.report.seen import orders, recognised
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
@@ -58,28 +56,21 @@ def _truth(reports: Path) -> str:
 
 
 def _seen(reports: Path) -> str:
-    """Whether metrics order methods as what they draw does; empty if the analysis was not run."""
+    """What methods really draw of single concepts, and which metrics see it; empty if not run."""
     folder = reports / "analyses" / "agreement"
-    shares: dict[str, list[float]] = {}
-    for row in _rows(folder / "cells.csv"):
-        if row["kind"] == "single":
-            shares.setdefault(row["method"], []).append(float(row["thing"]))
+    shares = {method: f"{100 * share:.0f} %" for method, share in recognised(folder).items()}
     if not shares:
         return ""
-    means = {method: f"{np.mean(found):.0%}".replace("%", " %") for method, found in shares.items()}
-    drawn, others = means.pop(DRAWN), means.pop(OTHERS)
-    said = ", ".join(f"{words(method)} {share}" for method, share in means.items())
-    pairs = [row for row in _rows(folder / "methods.csv") if row["kind"] == "single"]
-    orders = listed(
-        f"{float(row['alike']) * int(row['pairs']):g} by {METRICS[row['metric']].title}"
-        for row in pairs
-        if row["truth"] == THING and METRICS[row["metric"]].headline
-    )
-    return (
-        "What methods really draw is told by classifiers that learned from drawn scenes (analysis "
-        f"`agreement`). They recognise the very thing in so many pictures: {said}; in {drawn} of "
-        f"drawn scenes with it, and {others} of those with another of its category. Of the "
-        f"{pairs[0]['pairs']} pairs of methods that learn, {orders} are in this order."
+    drawn, others = shares.pop(DRAWN), shares.pop(OTHERS)
+    said = ", ".join(f"{words(method)} {share}" for method, share in shares.items())
+    return " ".join(
+        [
+            "What methods really draw is told by classifiers that learned from drawn scenes "
+            f"(analysis `agreement`). They recognise the very thing in so many pictures: {said}; "
+            f"in {drawn} of drawn scenes with it, and {others} of those with another of its "
+            "category.",
+            orders(folder),
+        ]
     )
 
 

@@ -1,0 +1,95 @@
+"""What methods really draw, and which metrics see it: analysis `agreement` in a table and words."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from eval.analyses.agreement import FACTS, THING
+from eval.metrics.catalogue import METRICS
+from eval.report.evidence import listed
+from eval.results import KINDS
+from eval.statistics import mean_over
+from eval.tables.table import Column, Table
+
+COLUMNS = {THING: "the very thing", FACTS: "what prompts ask for"}
+
+
+def seen_table(folder: Path) -> Table | None:
+    """The shares of pictures that show it, by method; None if the analysis was not run.
+
+    Args:
+        folder: of the analysis.
+    """
+    shares = _shares(folder)
+    known = [
+        (kind, what)
+        for kind in KINDS
+        for what in COLUMNS
+        if any(k[1:] == (kind, what) for k in shares)
+    ]
+    columns = [
+        Column(f"{kind}_{what}", f"{COLUMNS[what]} ↑", KINDS[kind], 2) for kind, what in known
+    ]
+    body = []
+    for method in dict.fromkeys(method for method, *_ in shares):
+        found = [shares.get((method, kind, what)) for kind, what in known]
+        body.append((method, *(mean_over(values) if values else None for values in found)))
+    caption = (
+        "Shares of pictures that show the very thing, and of what prompts ask for, as classifiers "
+        "see it that learned from drawn scenes; mean over subjects ± standard error"
+    )
+    return Table(caption, (Column("method", "method"), *columns), tuple(body)) if body else None
+
+
+def orders(folder: Path) -> str:
+    """How many pairs of methods each metric has in the order of what is there; empty if not run."""
+    rows = [r for r in _rows(folder / "methods.csv") if METRICS[r["metric"]].headline]
+    said = []
+    for kind, title in KINDS.items():
+        found = [row for row in rows if row["kind"] == kind]
+        if found:
+            counts = listed(f"{METRICS[r['metric']].title} {_pairs(r)}" for r in found)
+            said.append(f"of {found[0]['pairs']} by {title}, {counts}")
+    if not said:
+        return ""
+    return (
+        "Pairs of methods that learn which a metric has in the order of what is there (likeness "
+        "in that of the thing, text-alignment in that of what prompts ask for): "
+        f"{'; '.join(said)}; in brackets 95 % of draws of subjects."
+    )
+
+
+def _pairs(row: dict[str, str]) -> str:
+    number, low, high = (
+        f"{float(row[name]) * int(row['pairs']):.3g}" if row[name] else ""
+        for name in ("alike", "low", "high")
+    )
+    return f"{number} [{low}, {high}]" if low else number
+
+
+def recognised(folder: Path) -> dict[str, float]:
+    """In what share of its pictures of single concepts the very thing is, by method."""
+    return {
+        method: mean_over(values).mean
+        for (method, kind, what), values in _shares(folder).items()
+        if (kind, what) == ("single", THING)
+    }
+
+
+def _shares(folder: Path) -> dict[tuple[str, str, str], list[float]]:
+    """By method, kind and what is to be seen, the share of each subject."""
+    shares = defaultdict(list)
+    for row in _rows(folder / "cells.csv"):
+        for what in COLUMNS:
+            shares[row["method"], row["kind"], what].append(float(row[what]))
+    return dict(shares)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
