@@ -1,10 +1,10 @@
-"""`python -m benchmarks.full_size`: training and sampling at Stable Diffusion v1-4's true size.
+"""`python -m benchmarks.full_size`: training and sampling at a published model's true size.
 
 The weights are random: images are noise, but time and memory are those of the real model. Beside
-ours stand diffusers' example script (`script.py`) and its pipeline, in the same precision, and the
-arithmetic floor: the operations of the UNet and the VAE alone, counted, at the speed that a large
-matrix product has on the same device. No program can be faster. Then where a step's time goes, and
-from how many steps compiling pays.
+ours stand diffusers' example script (`script.py`, for v1-4: there is none for XL) and its pipeline,
+in the same precision, and the arithmetic floor: the operations of the UNet and the VAE alone,
+counted, at the speed that a large matrix product has on the same device. No program can be faster.
+Then where a step's time goes, and from how many steps compiling pays.
 """
 
 from __future__ import annotations
@@ -19,27 +19,21 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks import official, script
 from benchmarks.results import machine, record
+from benchmarks.sizes import SIZES, WIDTH, random_base
 from benchmarks.speed import CONCEPT, METHOD, training_set, unet_of_a_step
 from pipeline.methods import Trained, TrainingSet, load_method
 from pipeline.models import compiling as compiling_module
 from pipeline.models.adapter import Provenance
 from pipeline.models.base import Base
-from pipeline.models.texts import TextEncoders
 from pipeline.sample.sampler import sample
 from pipeline.settings.profile import MethodParams, SamplerParams, TrainParams, load_params
-from pipeline.toyland.pretrain.denoiser import scheduler
 from pipeline.train.encoder import Encoder
 from pipeline.train.loop import PICTURES_AT_ONCE, draw, draw_schedule, train_through
 
-# Any words will do; the embedding table has its true size.
-WORDS, CONTEXT, VOCABULARY = "models/toyland/base/tokenizer", 77, 49408
-WIDTH = 320  # channels of the UNet's first layer
 TOKEN = "<new1>"
 REFERENCES = (f"{TOKEN} {CONCEPT}",)
 PRODUCT = {"cuda": 8192, "cpu": 2048}  # rows and columns of the matrices that are multiplied
@@ -69,57 +63,6 @@ class Measured:
 HEADER = f"{'':<34}{'seconds':>9}{'floor':>9}{'reached':>9}{'peak GB':>9}{'official':>11}{'GB':>9}"
 
 
-def random_base(device: torch.device, resolution: int, width: int = WIDTH) -> Base:
-    """A model with the published one's layers and random weights, stored as `load_base` has it.
-
-    Args:
-        device: of the weights.
-        resolution: pixels.
-        width: channels of the UNet's first layer; of all others in proportion.
-    """
-    torch.manual_seed(0)
-    part = 2 * width // 5  # the VAE's are 128 to the UNet's 320
-    with device:
-        unet = UNet2DConditionModel(
-            sample_size=resolution // 8,
-            block_out_channels=(width, 2 * width, 4 * width, 4 * width),
-            down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-            up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-            layers_per_block=2,
-            norm_num_groups=width // 10,
-            attention_head_dim=8,
-            cross_attention_dim=768,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(part, 2 * part, 4 * part, 4 * part),
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-            layers_per_block=2,
-            norm_num_groups=width // 10,
-            latent_channels=4,
-            sample_size=resolution,
-        )
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                max_position_embeddings=CONTEXT,
-            )
-        )
-    for model in (unet, vae, text):
-        model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    words = CLIPTokenizer.from_pretrained(WORDS, model_max_length=CONTEXT)
-    texts = TextEncoders((text,), (words,))
-    base = Base("random/v1-4-size", unet, vae, texts, scheduler(), resolution, device)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        base.store(torch.bfloat16)
-    return base
-
-
 def measure(
     base: Base, part: TrainingSet, train_params: TrainParams, steps: int, sampler: SamplerParams
 ) -> list[Measured]:
@@ -128,8 +71,12 @@ def measure(
     trained = trainer(base, part, train_params)
     trained(1)  # the first step chooses algorithms
     seconds, peak = watched(base.device, lambda: trained(steps))
-    script.train(base, part, train_params, 1)
-    other, other_peak = watched(base.device, lambda: script.train(base, part, train_params, steps))
+    other, other_peak = None, None
+    if not base.texts.pooled:
+        script.train(base, part, train_params, 1)
+        other, other_peak = watched(
+            base.device, lambda: script.train(base, part, train_params, steps)
+        )
     method = load_method(METHOD).single
     assert isinstance(method, Trained)
     schedule = draw_schedule(
@@ -252,11 +199,16 @@ def product_rate(device: torch.device) -> float:
     return 2 * side**3 / seconds
 
 
+def _sides(ours: float, other: float | None) -> dict[str, float]:
+    return {"ours": ours} if other is None else {"ours": ours, "official": other}
+
+
 def main() -> None:
     """Measures and prints tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__)
     parser.add_argument("--steps", type=int, default=250, help="of the training run")
-    parser.add_argument("--resolution", type=int, default=512, help="pixels")
+    parser.add_argument("--model", choices=SIZES, default="v1-4", help="whose size")
+    parser.add_argument("--resolution", type=int, help="pixels; the published model's if absent")
     parser.add_argument("--batch-size", type=int, default=8, help="of training and sampling")
     parser.add_argument("--sampling-steps", type=int, default=50)
     parser.add_argument("--width", type=int, default=WIDTH, help="channels; 320 is the true size")
@@ -272,10 +224,11 @@ def main() -> None:
     )
     memory = ("batch_size", "gradient_checkpointing", "micro_batch_size")
     train_params = params.train.model_copy(update={name: getattr(asked, name) for name in memory})
-    base = random_base(device, asked.resolution, asked.width)
-    part = training_set(asked.resolution)
-    size = "v1-4's size" if asked.width == WIDTH else f"v1-4's layout, {asked.width} wide"
-    print(f"Stable Diffusion {size}, {asked.resolution} pixels, {base.stored}, {machine()}")
+    size = SIZES[asked.model]
+    base = random_base(size, device, asked.resolution, asked.width)
+    part = training_set(base.resolution)
+    wide = "size" if asked.width == WIDTH else f"layout, {asked.width} wide"
+    print(f"{size.title}'s {wide}, {base.resolution} pixels, {base.stored}, {machine()}")
     print(HEADER)
     results = measure(base, part, train_params, asked.steps, sampler)
     for result in results:
@@ -287,10 +240,8 @@ def main() -> None:
     if asked.compiling:
         print(compiling(trainer(base, part, train_params), asked.steps, device))
     if asked.json:
-        found = {r.name: {"ours": r.seconds, "official": r.official or 0} for r in results}
-        found |= {
-            f"GB of {r.name}": {"ours": r.peak, "official": r.official_peak or 0} for r in results
-        }
+        found = {r.name: _sides(r.seconds, r.official) for r in results}
+        found |= {f"GB of {r.name}": _sides(r.peak, r.official_peak) for r in results}
         found |= {f"of a step: {name}": {"ours": seconds} for name, seconds in parts.items()}
         settings = {name: value for name, value in vars(asked).items() if name != "json"}
         asked.json.write_text(record("full_size", settings, found), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -138,16 +138,13 @@ def _stop_start_token(_module: nn.Module, _inputs: Any, output: Tensor) -> Tenso
 def sample(
     base: Base, prompts: Sequence[str], seeds: Sequence[int], params: SamplerParams
 ) -> list[Image.Image]:
-    """As `pipeline.sample.sampler.sample`, by diffusers' StableDiffusionPipeline."""
-    pipeline = StableDiffusionPipeline(
-        base.vae,
-        *base.texts.models,
-        *base.texts.tokenizers,
-        base.unet,
-        DDIMScheduler.from_config(base.scheduler.config),
-        None,
-        None,
-        requires_safety_checker=False,
+    """As `pipeline.sample.sampler.sample`, by diffusers' pipeline for the kind of base."""
+    steps = DDIMScheduler.from_config(base.scheduler.config)
+    parts = (base.vae, *base.texts.models, *base.texts.tokenizers, base.unet, steps)
+    pipeline = (
+        StableDiffusionXLPipeline(*parts, add_watermarker=False)
+        if base.texts.pooled
+        else StableDiffusionPipeline(*parts, None, None, requires_safety_checker=False)
     )
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = pipeline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import full_size, official, results, speed
+from benchmarks.sizes import SIZES, TextSize, random_base
 from pipeline.methods import Trained, load_method
 from pipeline.models.adapter import Adapter, Provenance, dense
 from pipeline.models.base import Base
@@ -124,16 +126,51 @@ def test_the_history_is_of_what_was_measured_on_both_sides():
     assert any(line.startswith("speed: training run ") and "x  20" in line for line in lines)
 
 
-def test_the_model_of_full_size_has_as_many_parameters_as_the_published_one():
-    base = full_size.random_base(torch.device("meta"), 512)
-    models = {"unet": base.unet, "vae": base.vae, "text_encoder": base.texts.models[0]}
-    counts = {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}
-    assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+def test_models_of_full_size_have_as_many_parameters_as_the_published_ones():
+    base = random_base(SIZES["v1-4"], torch.device("meta"))
+    assert parameters(base.unet, base.vae, *base.texts.models) == [
+        859_520_964, 83_653_863, 123_060_480,
+    ]  # fmt: skip
     trained = dict(base.unet.named_parameters())
     matrices = [trained[name] for name in key_value_names(base.unet)]
     assert len(matrices) == 32
     assert sum(m.numel() for m in matrices) * 4 == pytest.approx(76.7e6, rel=1e-3)
     assert (base.latent_shape, base.texts.tokenizer.model_max_length) == ((4, 64, 64), 77)
+
+
+def test_xl_too():
+    base = random_base(SIZES["sdxl"], torch.device("meta"))
+    assert parameters(base.unet, base.vae, *base.texts.models) == [
+        2_567_463_684, 83_653_863, 123_060_480, 694_659_840,
+    ]  # fmt: skip
+    assert (base.latent_shape, base.texts.width) == ((4, 128, 128), 2048)
+
+
+def parameters(*models: torch.nn.Module) -> list[int]:
+    return [sum(p.numel() for p in model.parameters()) for model in models]
+
+
+SMALL_XL = replace(
+    SIZES["sdxl"],
+    unet=SIZES["sdxl"].unet | {"projection_class_embeddings_input_dim": 12 + 6 * 256},
+    texts=(TextSize(16, 2, 2), TextSize(24, 2, 2, projection=12)),
+)
+
+
+def test_xl_is_measured_beside_diffusers_pipeline_and_no_script():
+    base = random_base(SMALL_XL, torch.device("cpu"), 64, 40)
+    sampler = SamplerParams(steps=2, guidance_scale=6, eta=1, batch_size=2)
+    prompts = ["photo of a cat", "a dog"]
+    ours, theirs = (
+        side(base, prompts, [3, 4], sampler) for side in (sampling.sample, official.sample)
+    )
+    for a, b in zip(ours, theirs):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+    trained, sampled = full_size.measure(base, training_set("cat", "cat"), PARAMS, 1, sampler)
+    assert trained.official is None
+    assert sampled.official is not None
+    for result in (trained, sampled):
+        assert 0 < result.floor < result.seconds
 
 
 def test_operations_are_those_of_the_products():
