@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import chdir, closing, contextmanager
+from contextlib import chdir, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from dvc.cli import main
 from dvc.repo import Repo
 
 from pipeline.adding.add import add_concept, new_stages
-from pipeline.bench.pipelines import files_of, pipelines, write_pipelines
+from pipeline.bench.pipelines import pipelines, write_pipelines
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.methods import load_method, method_names
 from pipeline.settings.profile import load_grid, load_params, profile_folder, profile_names
@@ -151,18 +151,6 @@ class Collected(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-@contextmanager
-def short_lists() -> Iterator[None]:
-    """In it, stages depend on one file of each room of code, so that DVC has less to write.
-
-    That the lists are whole is for `test_files_are_what_the_command_would_write` and
-    tests/test_architecture.py.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.bench.pipelines.files_of", lambda room: files_of(room)[:1])
-        yield
-
-
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Stages find the stand-in for `bench`."""
@@ -190,7 +178,7 @@ def finished(stand_in: None, tmp_path_factory: pytest.TempPathFactory) -> Projec
             shutil.copy(ROOT / name, root / name)
     project = Project(root)
     project.git("init", "-q")
-    with chdir(root), short_lists():
+    with chdir(root):
         write_pipelines(["smoke"])
     project.prepare()
     assert project.dvc("repro", "-q") == stages_of("smoke")
@@ -205,8 +193,7 @@ def project(
     """A copy of the finished one, as the current directory."""
     shutil.copytree(finished.root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    with short_lists():
-        yield Project(tmp_path / "copy")
+    yield Project(tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +201,7 @@ def trained_twice(finished: Project, tmp_path_factory: pytest.TempPathFactory) -
     """The finished one with a second seed, which ran the stages of that seed alone."""
     project = Project(tmp_path_factory.mktemp("seeds") / "copy")
     shutil.copytree(finished.root, project.root)
-    with chdir(project.root), short_lists():
+    with chdir(project.root):
         before = stages_of("smoke")
         new = seeded(project, "[42, 43]") - before
         assert len(new) == 3 * 3 * 3 + 3 and all("_seed_43@" in name for name in new)
@@ -229,8 +216,7 @@ def with_seeds(
     """A copy of that one, as the current directory."""
     shutil.copytree(trained_twice.root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    with short_lists():
-        yield Project(tmp_path / "copy")
+    yield Project(tmp_path / "copy")
 
 
 def stages_of(profile: str) -> set[str]:
@@ -275,7 +261,17 @@ def stages_of(profile: str) -> set[str]:
     for sequence, about in grid.sequences.items():
         for method in about.methods:
             names |= learning(method, sequence, range(1, len(about.concepts) + 1))
-    return names
+    return names | digests_of(profile)
+
+
+@cache
+def digests_of(profile: str) -> set[str]:
+    """The stages that write the digests that the others name; there are none in the default one."""
+    folder = ROOT / profile_folder(profile)
+    files = folder.glob("**/dvc.yaml") if profile != DEFAULT_PROFILE else ()
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    rooms = re.findall(r"- runs/code/([a-z._]+)\.txt", text)
+    return {f"code_{room.replace('.', '_')}" for room in rooms}
 
 
 def learning(method: str, sequence: str, tasks: Iterable[int]) -> set[str]:
@@ -425,6 +421,15 @@ def test_a_method_with_fewer_seeds_has_fewer_stages(project: Project) -> None:
 def test_code_of_a_method_reruns_its_cells(project: Project) -> None:
     (project.root / "pipeline/methods/textual_inversion.py").write_text("# changed")
     assert project.stale() == cells("textual_inversion") | LAST
+
+
+def test_code_of_a_room_reruns_what_runs_it(project: Project) -> None:
+    (project.root / "pipeline/sample/sampler.py").write_text("# changed")
+    stale = project.stale()
+    sampled = {name for name in stages_of("smoke") if re.search(r":(sample|score)", name)}
+    assert stale >= {"code_pipeline_sample", *sampled} | LAST
+    # DreamBooth trains on images that the sampler makes; the corpus and Custom Diffusion do not.
+    assert not {n for n in stale if re.search(r"custom_diffusion/.*train|retrieve|shard|index", n)}
 
 
 def test_parameter_of_another_profile_runs_nothing(project: Project) -> None:

@@ -395,6 +395,18 @@ def pipelines(
     write_pipelines(profile)
 
 
+@app.command("digest")
+def digest(
+    room: Annotated[str, typer.Argument(help="A folder of code.")],
+    profile: Profile = DEFAULT_PROFILE,
+) -> None:
+    """Write down what a room of code is, for the stages of a profile that run it."""
+    _check(profile)
+    from pipeline.bench.digest import write_digest
+
+    write_digest(room, profile)
+
+
 @app.command("report")
 def report(profile: Profile = DEFAULT_PROFILE) -> None:
     """Write the tables, figures, image grids and the web page of a profile."""

@@ -4,6 +4,11 @@ DVC's templates can neither choose a profile nor take a list of dependencies, so
 files of its own, which differ in their paths and in what their methods need. The default profile
 is the DVC project in the root; every other one is a project in its own folder, so that DVC sees
 one profile at a time.
+
+There the code is not below the project, and DVC would take the compiled files in a folder of
+sources for dependencies. So a stage for each room of code writes the room's digest, on which the
+others depend: lists of files in each of a thousand stages would take DVC longer to write than many
+stages run.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ from eval.analyses.analysis import Analysis
 from eval.analyses.stages import analyses_of
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
-from pipeline.bench.closure import ROOT, in_project, rooms
+from pipeline.bench.closure import ROOT, files_of, in_project, rooms
+from pipeline.bench.digest import digest_path
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
@@ -209,12 +215,16 @@ def pipelines(profile: str) -> dict[Path, str]:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
 
+    read: set[str] = set()  # the rooms whose digests stages depend on
+
     def code(*modules: str, methods: Iterable[str] = ()) -> list[str]:
         """What a stage depends on that runs these modules and methods."""
         files = dict.fromkeys(file for method in methods for file in method_files(method, grid))
         found = rooms(modules, files)
+        folders = [] if default else [room for room in found if (ROOT / room).is_dir()]
+        read.update(folders)
         return [
-            *(here(path) for room in found for path in ([room] if default else files_of(room))),
+            *(here(digest_path(params, room) if room in folders else room) for room in found),
             *(here(_from_here(file)) for file in files if not in_project(file)),
         ]
 
@@ -233,6 +243,15 @@ def pipelines(profile: str) -> dict[Path, str]:
         "main_seed": FIRST_SEED,
         "train_keys": [*TRAIN_KEYS, FIRST_SEED],
         "inception": local(params.score.inception) if _needs_inception(params) else None,
+        # The profile's file comes last, and its digests behind its stages: all are known by then.
+        "digests": lambda: [
+            {
+                "room": room,
+                "deps": map(here, files_of(room)),
+                "out": here(digest_path(params, room)),
+            }
+            for room in sorted(read)
+        ],
         "galleries": scoring.galleries,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
@@ -247,77 +266,60 @@ def pipelines(profile: str) -> dict[Path, str]:
                 f"add {other}"
             )
     texts = {
-        folder / "dvc.yaml": environment.get_template("profile.yaml.jinja").render(
-            clip=local(params.retrieve.clip),
-            world=params.world is not None,
-            url_table=here(params.corpus.url_table),
-            triples=bool(grid.triples),
-            kinds={k: title for k, title in KINDS.items() if subjects_of(grid, k, styles)},
-            kid="kid" in scoring.metrics,
-            concepts=list(grid.concepts),
-            concept_groups={"concepts": "", "sequence_concepts": "_sequence_concept"}
-            if grid.sequence_concepts
-            else {"concepts": ""},
-            stand_ins=stand_ins(grid),
-            # Files, as DVC sees nothing in the folder of another project.
-            trials=[
-                here(path / file)
-                for name, path in trials(params).items()
-                if name != profile
-                for file in ("prompts.csv", "trials.csv")
-            ],
-            analyses=[
-                {
-                    "name": name,
-                    "module": f"eval.analyses.{name}",
-                    "desc": analysis.desc,
-                    "deps": [
-                        *code(
-                            f"eval.analyses.{name}.stage",
-                            "eval.analyses.stages",
-                            methods=analysis.uses(),
-                        ),
-                        *map(here, analysis.deps(params, grid)),
-                    ],
-                    "params": analysis.keys(),
-                    "protocol": analysis.protocol,
-                }
-                for name, analysis in analyses.items()
-            ],
-            generated=_generated(params, grid, kinds, analyses),
-        )
-    }
-    for name in grid.all_methods():
-        texts[folder / "cells" / name / "dvc.yaml"] = environment.get_template(
-            "cells.yaml.jinja"
-        ).render(
+        folder / "cells" / name / "dvc.yaml": environment.get_template("cells.yaml.jinja").render(
             method=name,
             external=here(external_folder(name)) if is_external(name) else None,
             groups=",".join(_groups(grid)),
             kinds=kinds.get(name, []),
             sequences=[stages for stages, _ in learned[name]],
         )
-    return texts
+        for name in grid.all_methods()
+    }
+    contents = environment.get_template("profile.yaml.jinja").render(
+        clip=local(params.retrieve.clip),
+        world=params.world is not None,
+        url_table=here(params.corpus.url_table),
+        triples=bool(grid.triples),
+        kinds={k: title for k, title in KINDS.items() if subjects_of(grid, k, styles)},
+        kid="kid" in scoring.metrics,
+        concepts=list(grid.concepts),
+        concept_groups={"concepts": "", "sequence_concepts": "_sequence_concept"}
+        if grid.sequence_concepts
+        else {"concepts": ""},
+        stand_ins=stand_ins(grid),
+        # Files, as DVC sees nothing in the folder of another project.
+        trials=[
+            here(path / file)
+            for name, path in trials(params).items()
+            if name != profile
+            for file in ("prompts.csv", "trials.csv")
+        ],
+        analyses=[
+            {
+                "name": name,
+                "module": f"eval.analyses.{name}",
+                "desc": analysis.desc,
+                "deps": [
+                    *code(
+                        f"eval.analyses.{name}.stage",
+                        "eval.analyses.stages",
+                        methods=analysis.uses(),
+                    ),
+                    *map(here, analysis.deps(params, grid)),
+                ],
+                "params": analysis.keys(),
+                "protocol": analysis.protocol,
+            }
+            for name, analysis in analyses.items()
+        ],
+        generated=_generated(params, grid, kinds, analyses),
+    )
+    return {folder / "dvc.yaml": contents, **texts}
 
 
 def _from_here(file: Path) -> Path:
     """A file as it is called in the root, or its absolute path if it lies elsewhere."""
     return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-
-
-def files_of(room: str) -> list[str]:
-    """The files of a room.
-
-    DVC reads no .dvcignore above a project of its own, so it would take the compiled files in a
-    folder of sources for dependencies.
-    """
-    if (ROOT / room).is_file():
-        return [room]
-    return sorted(
-        file.relative_to(ROOT).as_posix()
-        for file in (ROOT / room).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    )
 
 
 def _groups(grid: Grid) -> list[str]:
