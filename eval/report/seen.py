@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.analyses.agreement import FACTS, THING
 from eval.metrics.catalogue import METRICS
 from eval.report.evidence import listed
 from eval.results import KINDS
-from eval.statistics import mean_over
+from eval.statistics import Estimate, mean_over_groups
 from eval.tables.table import Column, Table
 
 COLUMNS = {THING: "the very thing", FACTS: "what prompts ask for"}
@@ -35,10 +36,11 @@ def seen_table(folder: Path) -> Table | None:
     body = []
     for method in dict.fromkeys(method for method, *_ in shares):
         found = [shares.get((method, kind, what)) for kind, what in known]
-        body.append((method, *(mean_over(values) if values else None for values in found)))
+        body.append((method, *(_mean(subjects) if subjects else None for subjects in found)))
     caption = (
         "Shares of pictures that show the very thing, and of what prompts ask for, as classifiers "
-        "see it that learned from drawn scenes; mean over subjects ± standard error"
+        "see it that learned from drawn scenes; mean over subjects ± standard error over subjects, "
+        "those that share a concept as one"
     )
     return Table(caption, (Column("method", "method"), *columns), tuple(body)) if body else None
 
@@ -72,19 +74,24 @@ def _pairs(row: dict[str, str]) -> str:
 def recognised(folder: Path) -> dict[str, float]:
     """In what share of its pictures of single concepts the very thing is, by method."""
     return {
-        method: mean_over(values).mean
-        for (method, kind, what), values in _shares(folder).items()
+        method: _mean(subjects).mean
+        for (method, kind, what), subjects in _shares(folder).items()
         if (kind, what) == ("single", THING)
     }
 
 
-def _shares(folder: Path) -> dict[tuple[str, str, str], list[float]]:
-    """By method, kind and what is to be seen, the share of each subject."""
+def _shares(folder: Path) -> dict[tuple[str, str, str], list[tuple[float, int]]]:
+    """By method, kind and what is to be seen: the share of each subject, and its group."""
     shares = defaultdict(list)
     for row in _rows(folder / "cells.csv"):
         for what in COLUMNS:
-            shares[row["method"], row["kind"], what].append(float(row[what]))
+            share = float(row[what]), int(row["group"])
+            shares[row["method"], row["kind"], what].append(share)
     return dict(shares)
+
+
+def _mean(subjects: Sequence[tuple[float, int]]) -> Estimate:
+    return mean_over_groups([share for share, _ in subjects], [group for _, group in subjects])
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

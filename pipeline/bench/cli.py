@@ -397,14 +397,14 @@ def pipelines(
 
 @app.command("digest")
 def digest(
-    room: Annotated[str, typer.Argument(help="A folder of code.")],
+    rooms: Annotated[list[str], typer.Argument(help="Folders of code.")],
     profile: Profile = DEFAULT_PROFILE,
 ) -> None:
-    """Write down what a room of code is, for the stages of a profile that run it."""
+    """Write down what rooms of code are, for the stages of a profile that run them."""
     _check(profile)
-    from pipeline.bench.digest import write_digest
+    from pipeline.bench.digest import write_digests
 
-    write_digest(room, profile)
+    write_digests(rooms, profile)
 
 
 @app.command("report")

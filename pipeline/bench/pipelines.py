@@ -6,9 +6,9 @@ is the DVC project in the root; every other one is a project in its own folder, 
 one profile at a time.
 
 There the code is not below the project, and DVC would take the compiled files in a folder of
-sources for dependencies. So a stage for each room of code writes the room's digest, on which the
-others depend: lists of files in each of a thousand stages would take DVC longer to write than many
-stages run.
+sources for dependencies. So a stage writes a digest of each room of code, on which the others
+depend: lists of files in each of a thousand stages would take DVC longer to write than many stages
+run.
 """
 
 from __future__ import annotations
@@ -215,16 +215,19 @@ def pipelines(profile: str) -> dict[Path, str]:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
 
+    def digest_of(room: str) -> str:
+        return here(digest_path(params, room))
+
     read: set[str] = set()  # the rooms whose digests stages depend on
 
     def code(*modules: str, methods: Iterable[str] = ()) -> list[str]:
         """What a stage depends on that runs these modules and methods."""
         files = dict.fromkeys(file for method in methods for file in method_files(method, grid))
         found = rooms(modules, files)
-        folders = [] if default else [room for room in found if (ROOT / room).is_dir()]
+        folders = set() if default else {room for room in found if (ROOT / room).is_dir()}
         read.update(folders)
         return [
-            *(here(digest_path(params, room) if room in folders else room) for room in found),
+            *(digest_of(room) if room in folders else here(room) for room in found),
             *(here(_from_here(file)) for file in files if not in_project(file)),
         ]
 
@@ -243,15 +246,11 @@ def pipelines(profile: str) -> dict[Path, str]:
         "main_seed": FIRST_SEED,
         "train_keys": [*TRAIN_KEYS, FIRST_SEED],
         "inception": local(params.score.inception) if _needs_inception(params) else None,
-        # The profile's file comes last, and its digests behind its stages: all are known by then.
-        "digests": lambda: [
-            {
-                "room": room,
-                "deps": map(here, files_of(room)),
-                "out": here(digest_path(params, room)),
-            }
-            for room in sorted(read)
-        ],
+        "default": default,
+        # Asked for at the end of the profile's file, which comes last: all are known by then.
+        "rooms_read": lambda: sorted(read),
+        "files_of": files_of,
+        "digest_of": digest_of,
         "galleries": scoring.galleries,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }

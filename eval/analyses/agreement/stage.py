@@ -12,6 +12,7 @@ The pictures are those that stay in the records of cells, of the main training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,13 @@ from eval.metrics.catalogue import METRICS, OfPrompts
 from eval.results import REFERENCES
 from eval.scores.pictures import PICTURES, Place, read_pictures
 from eval.scores.reading import load_scores, main_training
-from eval.statistics import interval, mean_over, rank_correlation
+from eval.statistics import (
+    components,
+    interval,
+    mean_over,
+    mean_over_groups,
+    rank_correlation,
+)
 from eval.style import STYLE, method_style, words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
@@ -85,8 +92,11 @@ def analyse_agreement(profile: str = DEFAULT_PROFILE) -> Path:
     )
 
     cells, references = [], []
-    for subject in subjects:
-        look = _Look(judge, recognisers, subject, grid.concepts_of(subject))
+    alone = {s: n for n, s in enumerate(subjects) if s in grid.concepts}
+    pairs = [subject for subject in subjects if subject not in alone]
+    shared = components([grid.concepts_of(subject) for subject in pairs]) if pairs else []
+    for subject, group in (alone | dict(zip(pairs, shared))).items():
+        look = _Look(judge, recognisers, subject, grid.concepts_of(subject), group)
         of_subject = scores[scores["subject"] == subject]
         for method in of_subject["method"].unique():
             path = params.record(method, subject) / PICTURES
@@ -188,6 +198,7 @@ class _Look:
     recognisers: Mapping[str, Recogniser]
     subject: str
     concepts: Sequence[str]
+    group: int  # of its kind: those that share a concept are of one
 
     def cell(self, method: str, path: Path, scores: pd.DataFrame) -> pd.DataFrame:
         """What is to be seen in the pictures of a cell, and what the metrics say of them."""
@@ -227,6 +238,7 @@ class _Look:
             method=method,
             kind="single" if len(self.concepts) == 1 else "compositions",
             subject=self.subject,
+            group=self.group,
             facts=seen.facts,
         )
         parts = []
@@ -242,10 +254,10 @@ def shares_of(values: pd.DataFrame) -> pd.DataFrame:
     """What is to be seen of each cell: means of facts, thing and copied over its images.
 
     Returns:
-        Columns method, kind, subject, n (images), facts, thing and copied; of a composition the
-        means over its concepts.
+        Columns method, kind, subject, group, n (images), facts, thing and copied; of a composition
+        the means over its concepts.
     """
-    keys = ["method", "kind", "subject"]
+    keys = ["method", "kind", "subject", "group"]
     groups = values.groupby(keys, sort=False)
     found = groups[[FACTS, THING, COPIED]].mean()
     counts = values[values["target"] == 1].groupby(keys, sort=False).size()
@@ -267,12 +279,13 @@ def of_images(values: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns kind, metric, truth, subject ("all" for the mean), rho, low and high (a 95 %
-        interval, of prompts for a subject and of subjects for the mean), n and clusters.
+        interval, of prompts for a subject and for the mean of subjects, those that share a concept
+        as one), n and clusters.
     """
     rows = []
     for kind, part in values.groupby("kind", sort=False):
         for metric, truth in pairs_of_truth(part):
-            found = []
+            found, groups = [], []
             for subject, one in part.groupby("subject", sort=False):
                 both = one[[metric, truth, "prompt_index"]].dropna()
                 if len(both) < 2 or both[truth].nunique() < 2:
@@ -281,8 +294,9 @@ def of_images(values: pd.DataFrame) -> pd.DataFrame:
                 about = {"kind": kind, "metric": metric, "truth": truth, "subject": subject}
                 rows.append(about | result._asdict())
                 found.append(result.rho)
+                groups.append(int(one["group"].iloc[0]))
             if found:
-                mean = mean_over(found)
+                mean = mean_over_groups(found, groups)
                 low, high = interval(mean)
                 low, high = max(low, -1), min(high, 1)  # NaN stays
                 about = {"kind": kind, "metric": metric, "truth": truth, "subject": "all"}
@@ -295,7 +309,8 @@ def of_methods(values: pd.DataFrame) -> pd.DataFrame:
     """How many pairs of methods a metric orders as what is to be seen does.
 
     Of each kind of subjects, by means over those that all methods have; references are no methods.
-    The interval is that of 2000 draws of subjects with replacement.
+    The interval is that of 2000 draws of subjects with replacement, those that share a concept
+    together.
 
     Returns:
         Columns kind, metric, truth, alike (share of pairs; one that either has equal counts half),
@@ -317,10 +332,16 @@ def of_methods(values: pd.DataFrame) -> pd.DataFrame:
             if not count or methods < 2:
                 continue
             measured, true = (frame.to_numpy() for frame in means)
-            rng = np.random.default_rng(seed_of("agreement", kind, metric))
-            drawn = rng.integers(count, size=(RESAMPLINGS, count))
-            spread = [alike(measured[some].mean(0), true[some].mean(0)) for some in drawn]
-            low, high = np.quantile(spread, [0.025, 0.975]) if count > 1 else (np.nan, np.nan)
+            group = part.groupby("subject", sort=False)["group"].first()[means[0].index].to_numpy()
+            members = [np.flatnonzero(group == number) for number in np.unique(group)]
+            low = high = math.nan
+            if len(members) > 1:
+                rng = np.random.default_rng(seed_of("agreement", kind, metric))
+                spread = []
+                for chosen in rng.integers(len(members), size=(RESAMPLINGS, len(members))):
+                    some = np.concatenate([members[i] for i in chosen])
+                    spread.append(alike(measured[some].mean(0), true[some].mean(0)))
+                low, high = np.quantile(spread, [0.025, 0.975])
             rows.append(
                 {"kind": kind, "metric": metric, "truth": truth}
                 | {"alike": alike(measured.mean(0), true.mean(0)), "low": low, "high": high}

@@ -196,6 +196,7 @@ def synthetic(noise: float, subjects: int = 6) -> pd.DataFrame:
         value = 0.3 * prompt + 0.5 * thing + 0.2 * copied + noise * rng.standard_normal()
         rows.append(
             {"method": method, "kind": "single", "subject": f"s{subject}", "target": 1,
+             "group": subject,
              "prompt_index": prompt, "sample": sample, "thing": thing, "copied": copied,
              "facts": 1 - thing / 2, "image_alignment": value,
              "text_alignment": 1 - thing}
@@ -226,6 +227,27 @@ def test_a_subject_that_a_method_lacks_counts_for_none() -> None:
     values = synthetic(0.1)
     less = values[(values["method"] != "b") | (values["subject"] != "s0")]
     assert of_methods(less).set_index("metric").loc["image_alignment", "subjects"] == 5
+
+
+def test_subjects_that_share_a_concept_are_drawn_together() -> None:
+    one = of_methods(synthetic(0.1).assign(group=0))
+    assert one[["low", "high"]].isna().all(axis=None)
+    # With two groups a draw is one of them twice, or both.
+    two = synthetic(3).assign(group=lambda v: (v["subject"] > "s2").astype(int))
+    found = of_methods(two).set_index("metric").loc["image_alignment"]
+    means = (
+        two[two["method"] != "pretrained"]
+        .groupby(["group", "method"])[["image_alignment", "thing"]]
+        .mean()
+    )
+    halves = [
+        alike(*(means.loc[group][name].to_numpy() for name in ("image_alignment", "thing")))
+        for group in (0, 1)
+    ]
+    three = [*halves, found["alike"]]
+    assert (found["low"], found["high"]) == pytest.approx((min(three), max(three)))
+    images = of_images(synthetic(0.1).assign(group=0))
+    assert images[images["subject"] == "all"][["low", "high"]].isna().all(axis=None)
 
 
 def test_images_are_ranked_within_their_subject() -> None:

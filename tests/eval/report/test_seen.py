@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ from eval.report.readme import _seen
 from eval.report.seen import orders, recognised, seen_table
 
 CELLS = """\
-method,kind,subject,n,facts,thing,copied
-pretrained,single,cat,60,0.9,0.0,0.5
-pretrained,single,dog,60,1.0,0.1,0.5
-lora,single,cat,60,0.8,0.5,0.5
-lora,single,dog,60,0.6,0.7,0.5
-lora_merge,compositions,cat+dog,24,0.7,0.25,0.5
-drawn,single,cat,40,1,1,0.6
-"drawn, another one",single,cat,40,1,0.05,0.6
+method,kind,subject,group,n,facts,thing,copied
+pretrained,single,cat,0,60,0.9,0.0,0.5
+pretrained,single,dog,1,60,1.0,0.1,0.5
+lora,single,cat,0,60,0.8,0.5,0.5
+lora,single,dog,1,60,0.6,0.7,0.5
+lora_merge,compositions,cat+dog,0,24,0.7,0.25,0.5
+lora_merge,compositions,cat+chair,0,24,0.7,0.35,0.5
+drawn,single,cat,0,40,1,1,0.6
+"drawn, another one",single,cat,0,40,1,0.05,0.6
 """
 METHODS = """\
 kind,metric,truth,alike,low,high,pairs,methods,subjects
@@ -50,6 +52,9 @@ def test_the_table_has_the_mean_over_subjects(folder: Path) -> None:
     assert (facts.mean, facts.clusters) == pytest.approx((0.7, 2))
     assert pairs == [None, None]
     assert rows["lora_merge"][:2] == (None, None)
+    # Two compositions of the cat are one independent subject, which has no error.
+    assert rows["lora_merge"][2].mean == pytest.approx(0.3)
+    assert math.isnan(rows["lora_merge"][2].std_error)
 
 
 def test_orders_are_counted_in_pairs_and_a_second_ranking_is_left_out(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bench import closure, digest
-from pipeline.bench.digest import digest_path, write_digest
+from pipeline.bench.digest import digest_path, write_digests
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_params
 
@@ -33,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_source_has_a_line(project: Path) -> None:
-    write_digest("pipeline/room", "toyland")
+    write_digests(["pipeline/room"], "toyland")
     path = digest_path(load_params(), "pipeline/room")
     assert path == Path("runs/toyland/code/pipeline.room.txt")
     hashes = [hashlib.sha256(text).hexdigest() for text in (b"a = 1\n", b"p {}\n")]
@@ -42,14 +42,15 @@ def test_each_source_has_a_line(project: Path) -> None:
     )
     before = path.read_bytes()
     (project / "pipeline/room/__pycache__/b.pyc").touch()
-    write_digest("pipeline/room", "toyland")
+    write_digests(["pipeline/room"], "toyland")
     assert path.read_bytes() == before
     (project / "pipeline/room/a.py").write_text("a = 2\n")
-    write_digest("pipeline/room", "toyland")
+    write_digests(["pipeline/room"], "toyland")
     assert path.read_bytes() != before
 
 
 @pytest.mark.parametrize("room", ["pipeline/cellar", "pipeline/alone.py", "datasets", "."])
 def test_what_is_no_room_is_refused(project: Path, room: str) -> None:
     with pytest.raises(BenchError, match="no folder of code"):
-        write_digest(room, "toyland")
+        write_digests(["pipeline/room", room], "toyland")
+    assert not Path("runs").exists()
