@@ -124,10 +124,10 @@ def _say(tables: Mapping[str, pd.DataFrame]) -> None:
         f"{trusted['auc_same_colour'].mean():.3f}"
     )
     for row in tables["methods"].itertuples(index=False):
+        sure = "" if pd.isna(row.low) else f" [{row.low:.0%}, {row.high:.0%}]"
         print(
             f"agreement: {row.kind}, {METRICS[str(row.metric)].title} by {row.truth}: "
-            f"{row.alike:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.pairs} pairs of methods in "
-            "one order"
+            f"{row.alike:.0%}{sure} of {row.pairs} pairs of methods in one order"
         )
     for row in tables["background"].itertuples(index=False):
         print(
