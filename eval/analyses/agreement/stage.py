@@ -123,17 +123,20 @@ def _say(tables: Mapping[str, pd.DataFrame]) -> None:
         f"category: AUC {trusted['auc'].mean():.3f}, of one colour "
         f"{trusted['auc_same_colour'].mean():.3f}"
     )
-    for row in tables["methods"].itertuples(index=False):
-        sure = "" if pd.isna(row.low) else f" [{row.low:.0%}, {row.high:.0%}]"
+    for row in tables["methods"].to_dict("records"):
+        sure = "" if math.isnan(row["low"]) else f" [{row['low']:.0%}, {row['high']:.0%}]"
         print(
-            f"agreement: {row.kind}, {METRICS[str(row.metric)].title} by {row.truth}: "
-            f"{row.alike:.0%}{sure} of {row.pairs} pairs of methods in one order"
+            f"agreement: {row['kind']}, {METRICS[row['metric']].title} by {row['truth']}: "
+            f"{row['alike']:.0%}{sure} of {row['pairs']} pairs of methods in one order"
         )
-    for row in tables["background"].itertuples(index=False):
+    for row in tables["background"].to_dict("records"):
+        thing, copied = (
+            f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+            for name in (THING, COPIED)
+        )
         print(
-            f"agreement: {METRICS[str(row.metric)].title} of images with the thing "
-            f"{row.thing:+.3f} [{row.thing_low:+.3f}, {row.thing_high:+.3f}], on the background "
-            f"of a training image {row.copied:+.3f} [{row.copied_low:+.3f}, {row.copied_high:+.3f}]"
+            f"agreement: {METRICS[row['metric']].title} of images with the thing {thing}, on the "
+            f"background of a training image {copied}"
         )
 
 
@@ -301,7 +304,7 @@ def of_images(values: pd.DataFrame) -> pd.DataFrame:
                 low, high = max(low, -1), min(high, 1)  # NaN stays
                 about = {"kind": kind, "metric": metric, "truth": truth, "subject": "all"}
                 about |= {"rho": mean.mean, "low": low, "high": high, "n": len(part)}
-                rows.append(about | {"clusters": mean.n})
+                rows.append(about | {"clusters": mean.clusters})
     return pd.DataFrame(rows)
 
 
