@@ -507,6 +507,7 @@ def _pipelines(profile: str) -> Iterator[Check]:
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
     if stale:
+        stale.sort(key=Path.is_file)  # first what is missing
         state: State = "wrong" if stale[0].is_file() else "missing"
         note = f"{stale[0]}: not what parameters and grid ask for: run `bench pipelines`"
         yield Check(what, state, note)
