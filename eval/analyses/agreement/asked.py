@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.common.errors import BenchError
 from pipeline.toyland.world.scenes import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -59,11 +60,14 @@ def asked(prompt: str) -> Asked:
     """Reads a prompt, with class nouns in place of modifier tokens.
 
     Raises:
-        ValueError: it names no thing of Toyland, or more than two.
+        BenchError: it names no thing of Toyland, or more than two.
     """
     found = list(_THING.finditer(prompt))
     if len(found) not in (1, 2):
-        raise ValueError(f"{prompt!r} names {len(found)} things of Toyland, not one or two")
+        raise BenchError(
+            f"analyses.agreement: the prompt {prompt!r} names {len(found)} things of Toyland, not "
+            "one or two: list the other subjects in `subjects`, or change the prompt"
+        )
     worn = {words: name for name, words in ACCESSORIES.items()}
     things = tuple(Named(m["category"], m["colour"], worn.get(m["worn"] or "")) for m in found)
     relation = None
