@@ -413,13 +413,23 @@ def test_code_of_a_method_reruns_its_cells(project: Project) -> None:
     assert project.stale() == cells("textual_inversion") | LAST
 
 
-def test_code_of_a_room_reruns_what_runs_it(project: Project) -> None:
-    (project.root / "pipeline/sample/sampler.py").write_text("# changed")
-    stale = project.stale()
-    sampled = {name for name in stages_of("smoke") if re.search(r":(sample|score)", name)}
-    assert stale >= {"code", *sampled} | LAST
-    # DreamBooth trains on images that the sampler makes; the corpus and Custom Diffusion do not.
-    assert not {n for n in stale if re.search(r"custom_diffusion/.*train|retrieve|shard|index", n)}
+def test_code_of_a_room_reruns_what_runs_it() -> None:
+    """The stages that name a room's digest, which a change of its code alone changes."""
+    named = {
+        room: names_of(
+            stage
+            for stage in stages("smoke")
+            if any(dep.fs_path.endswith(f"runs/code/{room}.txt") for dep in stage.deps)
+        )
+        for room in ("pipeline.sample", "pipeline.train", "eval.study")
+    }
+    sampled = {name for name in stages_of("smoke") if re.search(r":sample", name)}
+    trained = {name for name in stages_of("smoke") if re.search(r":train", name)}
+    assert named["pipeline.sample"] >= sampled
+    assert not named["pipeline.sample"] & trained
+    assert named["pipeline.train"] >= trained
+    assert not named["pipeline.train"] & {"index", "captions", "retrieve@cat", "shard@cat"}
+    assert named["eval.study"] >= {"study_build", "study_analyse"}
 
 
 def test_parameter_of_another_profile_runs_nothing(project: Project) -> None:

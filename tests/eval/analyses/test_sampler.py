@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_stage(configure: Configure, profile: Path) -> None:
     """With the shipped models: more guidance shows more of what is asked for, in as many steps."""
+    shutil.rmtree(profile / "models" / "toyland")
     (profile / "models" / "toyland").symlink_to(ROOT / "models" / "toyland")
     trial = {"guidance_scales": [1.0, 3.0], "steps": [6], "etas": [0.0], "singles": 6, "pairs": 4}
     configure(sampler=trial)
