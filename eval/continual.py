@@ -16,9 +16,10 @@ import pandas as pd
 
 from eval.freshness import Freshness, freshness
 from eval.metrics import Values
-from eval.metrics.catalogue import METRICS
+from eval.metrics.catalogue import METRICS, OfGallery
 from eval.metrics.continual import Confusion, Terms, confusion
 from eval.results import LEAST_SUBJECTS, Differences, Results
+from eval.scores.file import SCORES
 from eval.scores.reading import check_comparable, load_scores, load_sequence
 from eval.statistics import (
     Estimate,
@@ -28,7 +29,9 @@ from eval.statistics import (
     mean_over_groups,
     mean_over_strata,
 )
+from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, failure_of
+from pipeline.common.places import repro_command
 from pipeline.settings.profile import Params, load_params
 
 
@@ -59,9 +62,13 @@ class SequenceResults:
 
     @property
     def metrics(self) -> list[str]:
-        """What is measured of an image."""
+        """What is measured of an image after each task: no galleries are ranked there."""
         asked = self.results.protocol.score.metrics
-        return [name for name, about in METRICS.items() if name in asked and about.per_image]
+        return [
+            name
+            for name, about in METRICS.items()
+            if name in asked and about.per_image and not isinstance(about, OfGallery)
+        ]
 
     @cached_property
     def templates(self) -> list[list[str]]:
@@ -137,7 +144,7 @@ class SequenceResults:
         strata: list[Stratum] = []
         for labels, values in zip(self.templates, terms):
             there = np.isfinite(values[: len(labels)])
-            if not there.all():
+            if not len(labels) or not there.all():
                 return None
             strata.append(clustered_stratum(values[: len(labels)], labels))
         if not strata:
@@ -170,8 +177,12 @@ def load_sequences(results: Results) -> list[SequenceResults]:
         everything = load_sequence(results.profile, name)
         if everything.empty:
             continue
-        cells, of_tasks = everything.assign(subject=name), everything["task"].notna()
+        of_tasks, concepts = everything["task"].notna(), results.grid.sequences[name].concepts
         scores = everything[of_tasks]
+        _check_order(params, name, concepts, scores)
+        of_singles = singles[singles["subject"].isin(concepts)]
+        cells = pd.concat([of_singles, everything.assign(subject=name)])
+        check_comparable(cells)
         found.append(
             SequenceResults(
                 name,
@@ -185,6 +196,23 @@ def load_sequences(results: Results) -> list[SequenceResults]:
             )
         )
     return found
+
+
+def _check_order(params: Params, name: str, concepts: Sequence[str], scores: pd.DataFrame) -> None:
+    """Whether scores are of these concepts, learned in this order.
+
+    Raises:
+        BenchError: they are of what the sequence was before the grid was changed.
+    """
+    found: dict[tuple[str, int], set[str]] = {}
+    for method, task, subject in scores[["method", "task", "subject"]].itertuples(index=False):
+        found.setdefault((method, int(task)), set()).add(subject)
+    for (method, task), subjects in found.items():
+        if subjects != {*concepts[:task]} or task > len(concepts):
+            raise BenchError(
+                f"{params.record(method, name) / SCORES}: of other concepts after task {task} than "
+                f"sequence {name!r} has in the grid: run `{repro_command(params.profile)}`"
+            )
 
 
 def _failures(

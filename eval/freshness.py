@@ -87,13 +87,27 @@ def freshness(profile: str, scores: pd.DataFrame) -> Freshness:
     return Freshness(stale, bool(notes.makers))
 
 
+def stale_analyses(params: Params) -> dict[str, str]:
+    """Which analyses of a profile are stale, by name, and why; those that were not run are not.
+
+    Raises:
+        BenchError: a dvc.lock is damaged.
+    """
+    notes, folder = _Notes(params.profile), params.reports() / "analyses"
+    if not notes.makers:
+        return {}
+    whys = {name: notes.why_stale(params, folder / name) for name in params.analyses
+            if (folder / name).is_dir()}  # fmt: skip
+    return {name: why for name, why in whys.items() if why}
+
+
 class _Notes:
     """What DVC wrote down about the stages of a profile, and how it compares with the present."""
 
     def __init__(self, profile: str) -> None:
         self.folder = profile_folder(profile)
         self.makers: dict[str, str] = {}  # the name of the stage that makes a path
-        self.made: dict[str, str] = {}  # the MD5 of what it made
+        self.made: dict[str, dict[str, Any]] = {}  # what it made, with its MD5
         self.stages: dict[str, dict[str, Any]] = {}
         self.known: dict[str, str] = {}  # by stage, why it is stale
         for lock in (self.folder / LOCK, *sorted(self.folder.glob(f"cells/*/{LOCK}"))):
@@ -101,17 +115,17 @@ class _Notes:
                 self.stages[full := f"{lock.parent}:{name}"] = stage
                 for out in stage.get("outs", ()):
                     self.makers[out["path"]] = full
-                    self.made[out["path"]] = out.get("md5", "")
+                    self.made[out["path"]] = out
 
     def why_stale(self, params: Params, path: Path) -> str:
-        """Why the scores in this file are stale; empty if they are not."""
+        """Why the scores or results in this file or folder are stale; empty if they are not."""
         # The notes may name paths from another folder: only the end is sure.
         end = path.relative_to(params.reports()).parts
         noted = next((p for p in self.made if Path(p).parts[-len(end) :] == end), None)
         if noted is None:
             return f"not made by DVC, as {LOCK} does not know them"
-        if _md5(path) != self.made[noted]:
-            return f"not the scores that {LOCK} knows (of an experiment, or made by hand)"
+        if _fingerprint(str(path), self.made[noted]) != self.made[noted].get("md5"):
+            return f"not the {path.stem} that {LOCK} knows (of an experiment, or made by hand)"
         return self._why(self.makers[noted])
 
     def _why(self, name: str) -> str:
@@ -134,7 +148,7 @@ class _Notes:
         for path, dep in deps.items():
             # Paths are noted from the profile's folder, and read from the root.
             here = os.path.normpath(self.folder / path)
-            now = self.made[path] if path in self.makers else _fingerprint(here, dep)
+            now = self.made[path].get("md5") if path in self.made else _fingerprint(here, dep)
             if now != dep.get("md5"):
                 yield f"as {here} has changed"
 

@@ -298,16 +298,27 @@ class Results:
         labels = [self.templates.get((subject, int(i)), str(i)) for i in pairs.index]
         return clustered_stratum(pairs, labels)
 
-    def refused(self, subjects: Collection[str] | None = None) -> list[str]:
+    def refused(
+        self, subjects: Collection[str] | None = None, metrics: Collection[str] = tuple(METRICS)
+    ) -> list[str]:
         """Says of which metrics and subjects, all or these, there is no value, and why."""
-        rows = self.scores[self.scores["value"].isna()]
+        rows = self.scores[self.scores["value"].isna() & self.scores["metric"].isin(metrics)]
         rows = rows if subjects is None else rows[rows["subject"].isin(subjects)]
+        of_oracle = rows.assign(oracle=rows["method"] == ORACLE)
+        cells = of_oracle[["oracle", "metric", "subject", "clusters"]].drop_duplicates()
+        of_methods = {(metric, name) for oracle, metric, name, _ in cells.to_numpy() if not oracle}
         said = []
-        cells = rows[["metric", "subject", "clusters"]].drop_duplicates()
-        for metric, subject, count in cells.itertuples(index=False):
-            least, what = METRICS[metric].least
+        for oracle, metric, subject, count in cells.itertuples(index=False):
+            if oracle and (metric, subject) in of_methods:
+                continue
+            about = METRICS[metric]
+            least, what = about.least
+            # An oracle compares two halves of the real images, so it has pairs of captions.
+            of, pairs = (
+                ("the oracle's ", "pairs of " * (not about.per_image)) if oracle else ("", "")
+            )
             said.append(
-                f"{METRICS[metric].title} of {words(subject)} is –, as it has only {count} {what} "
+                f"{of}{about.title} of {words(subject)} is –, as it has only {count} {pairs}{what} "
                 f"of the {least} it needs"
             )
         return said

@@ -12,7 +12,7 @@ claims no more than a margin is decided by its interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from eval.freshness import stale_analyses
 from eval.metrics.catalogue import METRICS
 from eval.papers.reference import metric_title
 from eval.results import LEAST_SUBJECTS, Results, load_results
@@ -31,7 +32,7 @@ from eval.tables.table import STALE, Cell, Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, repro_command_for
-from pipeline.settings.profile import load_params
+from pipeline.settings.profile import Params, load_params
 
 LEVEL = 0.95
 # What "on a par" allows, as a share of a metric's range, which is from the pretrained model to the
@@ -349,15 +350,19 @@ class Findings(NamedTuple):
 
 def check_claims(results: Results) -> Findings:
     """The verdicts on every claim, from what has been scored and analysed so far."""
+    params = load_params(results.profile)
+    analysed, old = _analysed(params), stale_analyses(params)
     everything = replace(
-        results, scores=pd.concat([results.scores, *_analysed(results.profile)], ignore_index=True)
+        results, scores=pd.concat([results.scores, *analysed.values()], ignore_index=True)
     )
+    doubtful = {m for name, frame in analysed.items() if name in old for m in frame["method"]}
     found, stale, lost = [], [], []
     for claim in CLAIMS:
         subjects, methods = results.averaged(claim.kind, claim.metric), (claim.first, claim.second)
         found.append(everything.difference(*methods, claim.kind, claim.metric, claim.target))
         cells = {(method, subject) for method in methods for subject in subjects}
-        stale.append(not results.fresh.stale.keys().isdisjoint(cells))
+        of_old = not doubtful.isdisjoint(methods)
+        stale.append(of_old or not results.fresh.stale.keys().isdisjoint(cells))
         failed = not results.failed.keys().isdisjoint(cells)
         lost.append(failed and {*methods} <= {*results.grid.methods})
     margins = [margin(results, claim.metric) for claim in CLAIMS]
@@ -404,20 +409,21 @@ def _of_failed(found: Sequence[Finding], lost: Sequence[bool]) -> list[Finding]:
     ]
 
 
-def _analysed(profile: str) -> list[pd.DataFrame]:
-    """What the analyses measured, as scores of the "methods" that claims name."""
-    folder = load_params(profile).reports() / "analyses"
-    frames = []
+def _analysed(params: Params) -> dict[str, pd.DataFrame]:
+    """By analysis, what it measured, as scores of the "methods" that claims name."""
+    folder = params.reports() / "analyses"
+    frames = {}
     if (path := folder / "compression" / "prompts.csv").is_file():
         frame = _read(path, ["subject", "share", "metric", "prompt_index", "value"])
-        frames.append(frame.assign(method=[f"compressed to {share:g}" for share in frame["share"]]))
+        of = [f"compressed to {share:g}" for share in frame["share"]]
+        frames["compression"] = frame.assign(method=of)
     if (path := folder / "weights" / "groups.csv").is_file():
         frame = _read(path, ["subject", "group", *WEIGHT_CHANGES])
         frame = frame.rename(columns={"group": "method", **WEIGHT_CHANGES})
         means = frame.groupby(["subject", "method"], as_index=False).mean()  # over methods
-        frames.append(means.melt(["subject", "method"], var_name="metric"))
+        frames["weights"] = means.melt(["subject", "method"], var_name="metric")
     columns = ["method", "subject", "metric", "prompt_index", "value"]
-    return [frame.reindex(columns=columns) for frame in frames]
+    return {name: frame.reindex(columns=columns) for name, frame in frames.items()}
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -499,9 +505,15 @@ def claims_table(results: Results) -> Table:
         else f"All are of {seeds_text(1)}"
     )
     notes = results.fresh.notes(STALE, results.grid.methods, results.grid.subjects())
+    notes += analyses_said(stale_analyses(load_params(results.profile)))
     notes += (*results.fresh.unverified(), *results.refused())
     digits = tuple(finding.digits for finding in checked.anywhere)
     return Table(caption, columns, tuple(rows), marks, notes, results.heading(), digits)
+
+
+def analyses_said(stale: Mapping[str, str]) -> tuple[str, ...]:
+    """A line for each analysis that is stale, and why."""
+    return tuple(f"{STALE} stale, {why}: analysis {name}" for name, why in stale.items())
 
 
 def comparison_text(claim: Claim) -> str:

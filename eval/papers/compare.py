@@ -31,6 +31,7 @@ from eval.papers.reference import (
 from eval.results import KINDS, Estimates, Results, load_results, over_subjects
 from eval.statistics import Estimate, rank_correlation
 from eval.tables.rendering import FORMATS, show
+from eval.tables.stale import marked
 from eval.tables.table import STALE, Cell, Column, Table
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure
@@ -280,7 +281,9 @@ def agreement(found: Sequence[Line]) -> Agreement:
         found: lines of one metric.
     """
     rhos, same, pairs, methods = [], 0, 0, 0
-    for subject in dict.fromkeys(line.subject for line in found):
+    subjects = dict.fromkeys(line.subject for line in found)
+    # A printed mean (of no subject) counts where a paper prints nothing else.
+    for subject in [subject for subject in subjects if subject is not None] or subjects:
         both = [
             (line.ours.mean, line.printed)
             for line in found
@@ -345,12 +348,14 @@ def sequence_orders(sequence: SequenceResults) -> Table:
                     lines.append(Line(row.method, None, metric, mean, value, math.nan, why))
             found.append((printed, lines))
     said = ", ".join(source.source for source in sequence_sources())
-    return replace(
+    table = replace(
         orders(found),
         caption="Whether methods are in the order of the means that others print of other concepts "
         f"({said}), as values cannot be compared: 1 is the paper's",
         heading=sequence.results.heading(),
     )
+    about = {(method, sequence.name) for method in sequence.methods}
+    return marked(sequence.fresh, table, [about] * len(table.rows))
 
 
 class Comparison(NamedTuple):

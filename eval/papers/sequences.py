@@ -21,6 +21,7 @@ from eval.papers.claims import (
 )
 from eval.results import LEAST_SUBJECTS, Differences
 from eval.style import words
+from eval.tables.stale import marked
 from eval.tables.table import Cell, Column, Table
 
 JUST_LEARNED = "when just learned"  # stands for the second method
@@ -169,4 +170,6 @@ def sequence_claims(sequence: SequenceResults) -> Table:
         f"show the same? With fewer than {LEAST_SUBJECTS} nobody can tell. “These concepts”: would "
         "other prompts? The order of the concepts is one of many"
     )
-    return Table(caption, columns, tuple(rows), heading=sequence.results.heading())
+    table = Table(caption, columns, tuple(rows), heading=sequence.results.heading())
+    about = [{(method, sequence.name) for method in (c.first, c.second)} for c in claims]
+    return marked(sequence.fresh, table, about)

@@ -8,6 +8,7 @@ from eval.analyses.cost.file import COST_FILE, Cost, read_cost
 from eval.continual import SequenceResults
 from eval.results import KINDS, Results
 from eval.style import words
+from eval.tables.stale import marked
 from eval.tables.table import Cell, Column, Table
 from pipeline.settings.profile import Grid, Params
 
@@ -90,12 +91,15 @@ def sequence_costs(sequence: SequenceResults, params: Params) -> Table:
                     used.parameters * BYTES_EACH / 1e6,
                 )
             )
-    return Table(
+    table = Table(
         f"What {words(sequence.name)} takes: the mean time of a task, with the adapter of a single "
         "concept that it is made of; the bytes of files that a further task would read; and those "
         "of the numbers that the last model consists of",
-        columns, tuple(rows), heading=sequence.results.heading(),
-    )  # fmt: skip
+        columns,
+        tuple(rows),
+        heading=sequence.results.heading(),
+    )
+    return marked(sequence.fresh, table, [{(str(row[0]), sequence.name)} for row in rows])
 
 
 def trained_on(params: Params, grid: Grid) -> list[str]:

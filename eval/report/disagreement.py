@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from eval.metrics.catalogue import METRICS
 from eval.report.grids import Sheet
 from eval.report.prompts import by_column
-from eval.results import KINDS, REFERENCES, Results, subjects_of
+from eval.results import KINDS, REFERENCES, Results
 from eval.style import words
 from eval.tables.table import Column, Table
 
@@ -69,7 +69,7 @@ def orders(results: Results, kind: str) -> Table:
     """The subjects of which the two metrics order methods that learn otherwise, by their means."""
     found, rows = results.found, []
     methods = [method for method in results.grid.methods if method not in REFERENCES]
-    for subject in subjects_of(results.grid, kind):
+    for subject in results.subjects(kind):
         means = {
             method: [found[method, subject, metric].mean for metric in (ALIKE, SAME)]
             for method in methods

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from eval.metrics.catalogue import METRICS
+from eval.metrics.catalogue import METRICS, OfPrompts
 from eval.papers.claims import Verdict
 from eval.report.evidence import Evidence, listed
 from eval.results import REFERENCES
@@ -124,7 +124,11 @@ def _reach(ahead: Sequence[str], decided: Mapping[str, Lead]) -> str:
 
 def single(evidence: Evidence, metric: str) -> str:
     """Which method is best on single concepts, and what those have that are no contestants."""
-    said = {ORACLE: "real pictures of the concept have", PRETRAINED: "the pretrained model has"}
+    # Of text-alignment an oracle has pictures of the class and their own captions.
+    real = "real pictures of the concept have"
+    if isinstance(METRICS[metric], OfPrompts):
+        real = "real pictures of the class, with captions of their own, have"
+    said = {ORACLE: real, PRETRAINED: "the pretrained model has"}
     values = means(evidence, "single", metric)
     scale = [f"{text} {_value(values[m], metric)}" for m, text in said.items() if m in values]
     found = best(evidence, "single", metric)

@@ -10,8 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.analyses.stages import analyses_of
+from eval.freshness import stale_analyses
 from eval.metrics.catalogue import METRICS
-from eval.papers.claims import Verdict, check_claims, comparison_text, interval_text
+from eval.papers.claims import (
+    Verdict,
+    analyses_said,
+    check_claims,
+    comparison_text,
+    interval_text,
+)
 from eval.papers.compare import comparable, compare, compared
 from eval.report.cost import trained_on
 from eval.report.disagreement import disagreement
@@ -137,7 +144,11 @@ def render(
         missing=missing,
         sequences=sequences,
         failed=by_failure(results.failed),
-        stale=results.fresh.notes(STALE, everyone, results.grid.subjects()),
+        stale=[
+            *results.fresh.notes(STALE, everyone, results.grid.subjects()),
+            *(note for part in sequences for note in part.stale),
+            *analyses_said(stale_analyses(params)),
+        ],
         charts=charts,
         scatters=[kind for kind in kinds if f"scatter_{kind}.svg" in charts],
         metrics=METRICS,
@@ -157,6 +168,7 @@ def render(
         only_here=HERE,
         scales=scales,
         comparison_text=comparison_text,
+        p_text=p_text,
         p_said=lambda p: f"p {text}" if (text := p_text(p, 4)).startswith("<") else f"p = {p:.2g}",
         stale_mark=STALE,
         interval_text=interval_text,

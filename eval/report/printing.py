@@ -28,7 +28,7 @@ def print_table(
 
     Args:
         profile: the name of a profile.
-        metrics: those to show; all of the protocol if not given.
+        metrics: those to show; the headline ones if not given.
         methods: the rows to show, `oracle` among them; all if not given.
         subjects: those to average over; all if not given.
         format: one of FORMATS.
@@ -48,9 +48,13 @@ def print_table(
             "concepts": {k: v for k, v in grid.concepts.items() if k in chosen_subjects},
             "compositions": {k: v for k, v in grid.compositions.items() if k in chosen_subjects},
             "triples": {k: v for k, v in grid.triples.items() if k in chosen_subjects},
+            # Of a composition's concepts nobody may have chosen any: their nouns are needed.
+            "sequence_concepts": grid.all_concepts(),
         }
     )
-    table = comparison(replace(results, grid=grid), chosen_methods, chosen_metrics)
+    # Without a choice the report's columns: each more would make all tests stricter.
+    shown = chosen_metrics if metrics else None
+    table = comparison(replace(results, grid=grid), chosen_methods, shown)
     if len(table.columns) == 1:
         raise BenchError(
             f"{' and '.join(METRICS[m].title for m in chosen_metrics)} cannot be measured on "

@@ -49,11 +49,11 @@ def prompt_lines(
 ) -> list[PromptLine]:
     """A line for each prompt of which there are pictures, or scores if there are none at all."""
     table = by_prompt(results, subject)
-    metrics = [column.metric for column in table.columns if column.metric]
-    first = len(table.columns) - len(metrics)
+    places = {column.metric: place for place, column in enumerate(table.columns)}
+    metrics = of_images(results, results.kind_of(subject))
     coloured = [
-        shades([_number(row[first + i]) for row in table.rows], METRICS[metric].higher_is_better)
-        for i, metric in enumerate(metrics)
+        shades([_number(row[places[name]]) for row in table.rows], METRICS[name].higher_is_better)
+        for name in metrics
     ]
     found = {
         (int(str(row[1])), str(row[3])): [column[line] for column in coloured]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from eval.analyses.agreement import DRAWN, OTHERS
 from eval.report.evidence import read_evidence
 from eval.report.findings import answers
-from eval.report.seen import orders, recognised
+from eval.report.seen import orders, recognised, rows_of
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
@@ -41,7 +40,7 @@ def _truth(reports: Path) -> str:
     """How metrics rank pictures whose truth is known; empty if the analysis was not run."""
     rho = {
         (row["truth"], row["metric"]): float(row["rho"])
-        for row in _rows(reports / "analyses" / "truth" / "ranks.csv")
+        for row in rows_of(reports / "analyses" / "truth" / "ranks.csv")
         if row["subject"] == "all"
     }
     if not rho:
@@ -72,14 +71,6 @@ def _seen(reports: Path) -> str:
             orders(folder),
         ]
     )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of an analysis; none if it was not run."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def with_results(text: str) -> str:

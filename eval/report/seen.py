@@ -47,7 +47,7 @@ def seen_table(folder: Path) -> Table | None:
 
 def orders(folder: Path) -> str:
     """How many pairs of methods each metric has in the order of what is there; empty if not run."""
-    rows = [r for r in _rows(folder / "methods.csv") if METRICS[r["metric"]].headline]
+    rows = [r for r in rows_of(folder / "methods.csv") if METRICS[r["metric"]].headline]
     said = []
     for kind, title in KINDS.items():
         found = [row for row in rows if row["kind"] == kind]
@@ -83,7 +83,7 @@ def recognised(folder: Path) -> dict[str, float]:
 def _shares(folder: Path) -> dict[tuple[str, str, str], list[tuple[float, int]]]:
     """By method, kind and what is to be seen: the share of each subject, and its group."""
     shares = defaultdict(list)
-    for row in _rows(folder / "cells.csv"):
+    for row in rows_of(folder / "cells.csv"):
         for what in COLUMNS:
             share = float(row[what]), int(row["group"])
             shares[row["method"], row["kind"], what].append(share)
@@ -94,8 +94,8 @@ def _mean(subjects: Sequence[tuple[float, int]]) -> Estimate:
     return mean_over_groups([share for share, _ in subjects], [group for _, group in subjects])
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table; none if it is not there."""
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of an analysis; none if it was not run."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -24,8 +24,9 @@ from eval.report.maps import HeatMap, shades
 from eval.scores.pictures import PICTURES, read_pictures
 from eval.style import GREY, STYLE, method_style, words
 from eval.tables.sequences import confusions, matrix, measures, references
-from eval.tables.table import Table, metric_column
+from eval.tables.table import STALE, Table, metric_column
 from pipeline.common.failures import failure_of
+from pipeline.concepts.concept import load_subject
 from pipeline.settings.profile import Grid, Params
 
 
@@ -40,6 +41,7 @@ class Part(NamedTuple):
     tables: list[str]  # names of its tables' files
     chart: str
     grid: str
+    stale: tuple[str, ...]
 
 
 # Tables beside the measures, by the ends of their names.
@@ -107,14 +109,20 @@ def sequence_parts(
                 if (name := f"sequence_{sequence.name}_{end}") in tables
             ],
             [heat_map(sequence, metric, of) for metric in sequence.metrics],
-            [n for n in tables if n == f"sequence_{sequence.name}" or n.startswith(
-                f"sequence_{sequence.name}_"
-            )],
+            [name for name in names_of(sequence) if name in tables],
             f"sequence_{sequence.name}.svg",
             f"{sequence.name}.jpg",
+            sequence.fresh.notes(STALE, sequence.methods, [sequence.name]),
         )
         for sequence in sequences
     ]  # fmt: skip
+
+
+def names_of(sequence: SequenceResults) -> list[str]:
+    """The names of the files that a sequence's tables have, if they have rows."""
+    stem = f"sequence_{sequence.name}"
+    of_metrics = [f"{stem}_{m}{end}" for m in sequence.metrics for end in ("", "_confusion")]
+    return [stem, *(f"{stem}_{end}" for end in FURTHER), *of_metrics]
 
 
 def heat_map(sequence: SequenceResults, metric: str, of: Mapping[str, str]) -> HeatMap:
@@ -205,7 +213,6 @@ def pictures(sequence: SequenceResults, params: Params) -> Image.Image:
             ]
             after = f"{words(method)} after {words(concepts[number - 1])}"
             rows.append((after, [*tiles, *[None] * (len(concepts) - number)]))
-    prompts = [templates[0].replace("{0}", words(c)) for templates, c in zip(
-        sequence.templates, concepts
-    )]  # fmt: skip
+    # Of a concept whose tasks all failed there are no scores that would say its prompts.
+    prompts = [load_subject(c, params.profile).scored_prompts()[0] for c in concepts]
     return labelled(prompts, rows)

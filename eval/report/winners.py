@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from eval.metrics.catalogue import METRICS
@@ -31,18 +32,19 @@ def winners(results: Results, kind: str) -> list[Winner]:
             for method in results.grid.methods
             if method not in REFERENCES and (mean := results.mean(method, kind, metric))
         }
-        # A mean over other subjects is no rival.
-        over = {method: results.scored(method, kind, metric) for method in means}
-        most = max(map(len, over.values()), default=0)
-        means = {method: mean for method, mean in means.items() if len(over[method]) == most}
+        # A mean over other subjects is no rival: of the most subjects those that most methods have.
+        over = {method: frozenset(results.scored(method, kind, metric)) for method in means}
+        counts = Counter(over.values())
+        most = max(counts, key=lambda subjects: (len(subjects), counts[subjects]), default=None)
+        means = {method: mean for method, mean in means.items() if over[method] == most}
         if len(means) < 2:
             continue
-        first, second = sorted(
-            means, key=lambda m: means[m].mean, reverse=METRICS[metric].higher_is_better
-        )[:2]
-        lead = differences.get((first, second, metric)) or differences.get((second, first, metric))
-        if lead:
-            estimate = lead.estimate._replace(mean=abs(lead.estimate.mean))
-            lead = lead._replace(estimate=estimate)
+        higher = METRICS[metric].higher_is_better
+        first, second = sorted(means, key=lambda m: means[m].mean, reverse=higher)[:2]
+        # Differences are the second's less the first's.
+        turned = (second, first, metric) in differences
+        lead = differences.get((second, first, metric) if turned else (first, second, metric))
+        if lead and turned != higher:
+            lead = lead._replace(estimate=lead.estimate._replace(mean=-lead.estimate.mean))
         found.append(Winner(metric_column(metric), first, means[first], second, lead))
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -20,6 +21,7 @@ from eval.scores.file import ORACLE
 from eval.statistics import Estimate, holm, p_value
 from eval.style import words
 from eval.tables.gaps import counted
+from eval.tables.stale import marked
 from eval.tables.table import (
     AGAIN,
     ANYWHERE,
@@ -34,6 +36,8 @@ from eval.tables.table import (
     Table,
     metric_column,
 )
+
+PLACES = ("for any subject", "for these")  # what a first and a second p-value are about
 
 
 def comparison(
@@ -104,7 +108,7 @@ def comparison(
         caption += (
             f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
             f"prompts, {' or '.join(HERE)} for these subjects only{_repeated(results)}, "
-            f"{_correction(len(compared))}"
+            f"{_correction(compared.values())}"
         )
     lacking = [
         f"{words(method)} lacks {', '.join(map(words, subjects))} ({KINDS[kind]})"
@@ -119,9 +123,9 @@ def comparison(
         (
             *results.fresh.notes(STALE, [*rows_of, reference], grid.subjects()),
             *results.fresh.unverified(),
-            *results.refused(),
+            *results.refused(grid.subjects(), {name for names in shown.values() for name in names}),
             *(line for kind, names in shown.items() for line in results.by_chance([kind], names)),
-            *_untested({kind: found.anywhere for (_, kind, _), found in differences.items()}),
+            *_untested({kind: found.anywhere for (_, kind, _), found in differences.items()}, 2),
             *([over_fewer + "; ".join(lacking)] if lacking else []),
         ),
         results.heading(),
@@ -150,8 +154,9 @@ def by_subject(results: Results, kind: str) -> Table:
     ]
     caption = f"{KINDS[kind].capitalize()}: mean ± standard error clustered by prompt"
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
-    table = _marked(results, Table(caption, tuple(columns), tuple(rows)), cells)
-    refused = results.refused(results.subjects(kind))
+    table = Table(caption, tuple(columns), tuple(rows), heading=results.heading())
+    table = marked(results.fresh, table, cells)
+    refused = results.refused(results.subjects(kind), metrics)
     chance = results.by_chance([kind], metrics)
     return _credited(results, replace(table, notes=(*table.notes, *refused, *chance)), 1)
 
@@ -210,41 +215,31 @@ def differences(results: Results, kind: str) -> Table:
     caption = (
         f"{KINDS[kind].capitalize()}: paired differences of methods ± standard error; "
         f"{ANYWHERE[0]} the first is better, {ANYWHERE[1]} the second, {' or '.join(HERE)} for "
-        f"these subjects only{_repeated(results)}, {_correction(len(found))}"
+        f"these subjects only{_repeated(results)}, {_correction(found.values())}"
     )
-    table = _marked(results, Table(caption, columns, tuple(rows)), cells)
-    untested = _untested({kind: next(iter(found.values())).estimate} if found else {})
+    table = Table(caption, columns, tuple(rows), heading=results.heading())
+    table = marked(results.fresh, table, cells)
+    one = {kind: next(iter(found.values())).estimate} if found else {}
+    untested = _untested(one, LEAST_SUBJECTS)
     return replace(table, notes=(*table.notes, *untested))
 
 
-def _marked(results: Results, table: Table, cells: Sequence[Sequence[tuple[str, str]]]) -> Table:
-    """The table with a mark at all numbers of the rows that stale cells are in.
+def _untested(anywhere: Mapping[str, Estimate], least: int) -> list[str]:
+    """Says of which kinds of subjects there are too few for a test or an error over subjects.
 
     Args:
-        results: what was scored.
-        table: is about nothing else.
-        cells: method and subject of what each row is about.
+        anywhere: a difference of each kind.
+        least: how many subjects the table's errors take.
     """
-    marks = {
-        (i, j): STALE
-        for i, row in enumerate(table.rows)
-        if not results.fresh.stale.keys().isdisjoint(cells[i])
-        for j, column in enumerate(table.columns)
-        if column.metric and row[j] is not None
-    }
-    methods, subjects = ({cell[k] for row in cells for cell in row} for k in (0, 1))
-    notes = results.fresh.notes(STALE, methods, subjects)
-    return replace(table, marks=marks, notes=notes, heading=results.heading())
-
-
-def _untested(anywhere: Mapping[str, Estimate]) -> list[str]:
-    """Says of which kinds of subjects, by a difference of each, there are too few for a test."""
-    return [
-        f"No test of whether others would show the same: of the {KINDS[kind]}, "
-        f"{found.clusters} of the {LEAST_SUBJECTS} that it needs share no concept"
-        for kind, found in anywhere.items()
-        if found.clusters < LEAST_SUBJECTS
-    ]
+    said = []
+    for kind, found in anywhere.items():
+        if found.clusters < LEAST_SUBJECTS:
+            takes = f"test for other subjects, which takes {LEAST_SUBJECTS} that share no concept"
+            if found.clusters < least:
+                takes += f", and no error over subjects, which takes {least}"
+            there = "is 1" if found.clusters == 1 else f"are {found.clusters}"
+            said.append(f"{KINDS[kind].capitalize()}: no {takes}; here {there}")
+    return said
 
 
 def _credited(results: Results, table: Table, column: int) -> Table:
@@ -263,8 +258,11 @@ def _credited(results: Results, table: Table, column: int) -> Table:
     return replace(table, marks={**table.marks, **marks}, notes=(*table.notes, *notes))
 
 
-def _correction(count: int) -> str:
-    return f"p ≤ {SIGNIFICANT:g} after Holm's correction for {count} comparisons"
+def _correction(tests: Collection[Compared]) -> str:
+    """Says how p-values were corrected: those for any and for these subjects apart."""
+    counts = [sum(not math.isnan(p) for p in ps) for ps in zip(*((t.p, t.p_here) for t in tests))]
+    said = " and ".join(f"{n} comparisons {of}" for n, of in zip(counts, PLACES) if n)
+    return f"p ≤ {SIGNIFICANT:g} after Holm's correction" + (f" for {said}" if said else "")
 
 
 def _repeated(results: Results) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.common.failures import Failure
 
+NAMED = 5  # cells of a method in a line
+
 
 def counted(failures: Iterable[Failure]) -> list[str]:
     """How many there are of each kind: "2 diverged"."""
@@ -33,6 +35,9 @@ def could_not_be_made(failed: Mapping[tuple[str, str], Failure]) -> list[str]:
 
 
 def not_run(missing: dict[str, list[str]]) -> str:
-    """Says which cells have no scores."""
-    cells = "; ".join(f"{method}: {', '.join(subjects)}" for method, subjects in missing.items())
+    """Says which cells have no scores: of a method that lacks more than NAMED, how many."""
+    cells = "; ".join(
+        f"{method}: {', '.join(names) if len(names) <= NAMED else f'{len(names)} cells'}"
+        for method, names in missing.items()
+    )
     return f"not run: {cells}"

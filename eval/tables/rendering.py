@@ -199,6 +199,9 @@ def _plain(value: float | None) -> str:
 
 def _latex(text: str) -> str:
     symbols = {
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
         "±": r"$\pm$",
         "× 10³": r"$\times 10^3$",
         "↑": r"$\uparrow$",
@@ -209,6 +212,9 @@ def _latex(text: str) -> str:
         " ▽": "$^{(-)}$",
         "°": r"$^{\circ}$",
         "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "≈": r"$\approx$",
+        "→": r"$\to$",
         "< ": r"$<$ ",
         " †": r"$^{\dagger}$",
         " ‡": r"$^{\ddagger}$",

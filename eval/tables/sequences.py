@@ -24,11 +24,11 @@ from eval.metrics.continual import (
 from eval.results import Differences
 from eval.statistics import Estimate, clustered_mean, holm, interval, p_value
 from eval.style import words
+from eval.tables.stale import marked
 from eval.tables.table import (
     ANYWHERE,
     HERE,
     SIGNIFICANT,
-    STALE,
     Cell,
     Column,
     Compared,
@@ -62,6 +62,7 @@ def matrix(sequence: SequenceResults, metric: str, alone: Mapping[str, str]) -> 
     columns += [Column(c, words(c), "asked for", digits, metric) for c in concepts]
     columns.append(Column("average", "average", "", digits, metric))
     rows: list[tuple[Cell, ...]] = []
+    about: list[set[tuple[str, str]]] = []
     for method in sequence.methods:
         r = sequence.matrix(method, metric)
         for task, average in enumerate(averages(r)):
@@ -73,18 +74,21 @@ def matrix(sequence: SequenceResults, metric: str, alone: Mapping[str, str]) -> 
             mean = sequence.estimate(known(r, task))
             whole = mean.here if mean else failure or (None if np.isnan(average) else average)
             rows.append((method, f"{task + 1}: {words(concepts[task])}", *cells, whole))
+            about.append({(method, sequence.name)})
     for name, of in references(sequence, metric, alone).items():
         found = sequence.of_singles(of, metric)
         if found is not None:
             terms = list(found)
             mean = sequence.estimate(terms)
             rows.append((name, "", *map(_of_prompts, terms), mean.here if mean else None))
+            about.append({(of, concept) for concept in concepts})
     caption = (
         f"{METRICS[metric].title} of each concept after each task of {words(sequence.name)} ± "
         "standard error clustered by prompt; separate: each concept's own adapter alone"
     )
-    notes = sequence.fresh.notes(STALE, sequence.methods, [sequence.name])
-    return Table(caption, tuple(columns), tuple(rows), {}, notes, sequence.results.heading())
+    heading = sequence.results.heading()
+    table = Table(caption, tuple(columns), tuple(rows), heading=heading)
+    return marked(sequence.fresh, table, about)
 
 
 def references(sequence: SequenceResults, metric: str, alone: Mapping[str, str]) -> dict[str, str]:
@@ -121,7 +125,6 @@ def measures(sequence: SequenceResults, alone: Mapping[str, str]) -> Table:
         for method, metric in lines
     ]
     notes = [
-        *sequence.fresh.notes(STALE, sequence.methods, [sequence.name]),
         "Forgetting by the best takes the largest of noisy numbers, so that it is above zero where "
         "nothing is forgotten",
         "Looks like its own: the share of images after the last task that are nearest to the "
@@ -139,7 +142,17 @@ def measures(sequence: SequenceResults, alone: Mapping[str, str]) -> Table:
         f"than when just learned, {' or '.join(HERE)} for these concepts only, p ≤ "
         f"{SIGNIFICANT:g} after Holm's correction for {len(tested)} tests"
     )
-    return Table(caption, tuple(columns), tuple(rows), {}, tuple(notes), sequence.results.heading())
+    heading = sequence.results.heading()
+    table = Table(caption, tuple(columns), tuple(rows), {}, tuple(notes), heading)
+    # What is set against single concepts is as old as these.
+    about = [
+        {
+            (method, sequence.name),
+            *((of, c) for of in (alone.get(method, method), PRETRAINED) for c in sequence.concepts),
+        }
+        for method, _ in lines
+    ]
+    return marked(sequence.fresh, table, about)
 
 
 def _tested(found: Mapping[tuple[str, str], Differences]) -> dict[tuple[str, str], Compared]:
@@ -207,7 +220,10 @@ def confusions(sequence: SequenceResults, metric: str) -> Table:
             assert found is not None
             alike = found.alignment[j].tolist()
             rows.append((method, words(concept), *alike, float(found.accuracy[j])))
-    return Table(
+    table = Table(
         f"{METRICS[metric].title} of images after the last task with the targets of each concept",
-        tuple(columns), tuple(rows), {}, (), sequence.results.heading(),
-    )  # fmt: skip
+        tuple(columns),
+        tuple(rows),
+        heading=sequence.results.heading(),
+    )
+    return marked(sequence.fresh, table, [{(str(row[0]), sequence.name)} for row in rows])

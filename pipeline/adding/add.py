@@ -95,7 +95,7 @@ def add_concept(
     anyway: bool = False,
     further: Mapping[PurePosixPath, bytes] | None = None,
 ) -> None:
-    """Adds a concept to `datasets/` and to the profile's grid, and tells what will run.
+    """Adds a concept to `datasets/` and to the profile's grid, and tells what it did.
 
     Images are kept at their size, as RGB PNG; see `concepts.photos.read_photo`. Of pictures that
     are equal the first is kept. Everything is checked before the first write; if a write fails,
@@ -119,15 +119,16 @@ def add_concept(
     grid_path = profile_folder(profile) / "grid.yaml"
     check_name(name)
     listed = grid.all_concepts().get(name)  # a profile may name concepts whose images users bring
-    subjects = {subject.casefold() for subject in (*grid.subjects(), *grid.sequence_concepts)}
+    taken = (*grid.subjects(), *grid.sequence_concepts, *grid.sequences)
+    subjects = {subject.casefold() for subject in taken}
     if name.casefold() in subjects and (listed is None or concept_folder(name).exists()):
         raise BenchError(f"{grid_path}: {name!r} is there already: choose another name")
     for path in (concept_folder(name), prompt_path(name)):
         if existing := find_ignoring_case(path):
-            raise BenchError(
-                f"{existing}: exists already: choose another name, or add {name!r} to {grid_path} "
-                "by hand"
-            )
+            mend = f"choose another name, or add {name!r} to {grid_path} by hand"
+            if path == prompt_path(name):  # without the concept's folder
+                mend = f"if a command that was ended left it, remove it; or {mend}"
+            raise BenchError(f"{existing}: exists already: {mend}")
     class_noun = checked_noun(class_noun, "--class")
     if listed and listed.class_noun != class_noun:
         raise BenchError(
@@ -162,7 +163,6 @@ def add_concept(
         print(remark)
     if params.world and not is_drawn(source):
         print(f"{name}: {ONLY_DRAWINGS}")
-    _tell_stages(name, profile)
 
 
 def is_drawn(source: str) -> bool:
@@ -245,12 +245,13 @@ def write_concept(concept: NewConcept, undo: ExitStack) -> None:
         BenchError: an image cannot be decoded any more, or the disk is full.
     """
     folder, prompts = concept_folder(concept.name), prompt_path(concept.name)
+    # Undone is what was written here alone: another command may have added the concept meanwhile.
     if not prompts.exists():
-        undo.callback(remove, prompts)
         write_prompts(concept.name, concept.prompts)
-    undo.callback(remove, folder)
+        undo.callback(remove, prompts)
     with atomic_folder(folder) as temporary:
         _write_folder(temporary, concept)
+    undo.callback(remove, folder)
 
 
 def write_prompts(subject: str, prompts: tuple[str, ...]) -> None:
@@ -280,9 +281,13 @@ def add_to_grid(
 
     Returns:
         How many subjects, sequences and methods are new.
+
+    Raises:
+        BenchError: the grid would be one that no command reads; it stays as it was.
     """
     path = profile_folder(profile) / "grid.yaml"
-    grid = _yaml().load(path.read_text(encoding="utf-8"))
+    before_it = path.read_text(encoding="utf-8")
+    grid = _yaml().load(before_it)
     groups = ("concepts", "compositions", "methods")
     before = sum(len(grid[group]) for group in groups)
     if sequences:
@@ -303,6 +308,12 @@ def add_to_grid(
     if added:
         with atomic(path) as temporary:
             write_yaml(temporary, grid)
+        try:
+            load_grid(profile)
+        except BenchError:
+            with atomic(path) as temporary:
+                temporary.write_text(before_it, encoding="utf-8")
+            raise
     return added
 
 
@@ -327,7 +338,8 @@ def new_stages(name: str, profile: str) -> dict[str, list[str]]:
     return stages
 
 
-def _tell_stages(name: str, profile: str) -> None:
+def tell_stages(name: str, profile: str) -> None:
+    """Prints which stages a concept brings, once the profile's dvc.yaml files are written."""
     stages = new_stages(name, profile)
     count = sum(len(names) for names in stages.values())
     print(f"`{repro_command(profile)}` will run these {count} stages, and then the report:")

@@ -152,6 +152,8 @@ def _renamed(data: DataSet, prefix: str) -> DataSet:
     """The data set with longer names."""
     if prefix:
         check_name(prefix)
+    for entry in data.entries:
+        check_name(prefix + entry.name)
     return replace(
         data,
         entries=tuple(replace(entry, name=prefix + entry.name) for entry in data.entries),
@@ -219,7 +221,7 @@ def _prompt_clash(subject: str, prompts: tuple[str, ...], concepts: int) -> list
 
 def _grid_clashes(entries: Iterable[Entry], profile: str) -> list[str]:
     path, grid = profile_folder(profile) / "grid.yaml", load_grid(profile)
-    known = (*grid.subjects(), *grid.sequence_concepts)
+    known = (*grid.subjects(), *grid.sequence_concepts, *grid.sequences)
     subjects = {subject.casefold(): subject for subject in known}
     clashes = []
     for entry in entries:

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from eval.analyses.stages import analyses_of
+from pipeline.bench.checks import check_profile
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import FailureError
 from pipeline.common.files import check_file, check_new
@@ -50,9 +51,12 @@ Concept = Annotated[str, typer.Argument(help="A concept of the profile's grid.")
 Method = Annotated[str, typer.Argument(help="A method of the profile's grid.")]
 Subject = Annotated[str, typer.Argument(help="A concept or a composition of the profile's grid.")]
 Learned = Annotated[
-    str, typer.Argument(help="The same, or a task of a sequence, such as toys/task-2.")
+    str,
+    typer.Argument(
+        help="One of the grid's concepts or compositions, or a task such as toys/task-2."
+    ),
 ]
-Scored = Annotated[str, typer.Argument(help="The same, or a sequence.")]
+Scored = Annotated[str, typer.Argument(help="A concept, composition or sequence of the grid.")]
 Seed = Annotated[
     int | None,
     typer.Option(help="Of the training: one of `train.seeds`; the first of them if absent."),
@@ -159,11 +163,13 @@ def toyland_concept(
 ) -> None:
     """Draw a new individual and add it to datasets/ and to the profile's grid."""
     _check(profile)
+    from pipeline.adding.add import tell_stages
     from pipeline.adding.individual import draw_concept
     from pipeline.bench.pipelines import write_pipelines
 
     draw_concept(name, class_noun, seed, images, profile)
     write_pipelines([profile])
+    tell_stages(name, profile)
 
 
 @app.command("index")
@@ -428,7 +434,9 @@ def readme() -> None:
 @app.command("table")
 def table(
     profile: Profile = DEFAULT_PROFILE,
-    metric: Names = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; the report's if absent.")
+    ] = None,
     method: Names = None,
     subject: Names = None,
     format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
@@ -483,7 +491,10 @@ def study_serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     database: Annotated[
-        Path | None, typer.Option(help="Where answers go; runs/<profile>/study/answers.sqlite.")
+        Path | None,
+        typer.Option(
+            help="Where answers go; study/answers.sqlite in the profile's runs if absent."
+        ),
     ] = None,
     open_to: Annotated[
         int,
@@ -599,13 +610,14 @@ def concept_add(
 ) -> None:
     """Add a concept to datasets/ and to the profile's grid."""
     _check(profile)
-    from pipeline.adding.add import add_concept
+    from pipeline.adding.add import add_concept, tell_stages
     from pipeline.bench.pipelines import write_pipelines
     from pipeline.concepts.concept import PHOTO_CAPTION
 
     caption = PHOTO_CAPTION if caption is None else caption
     add_concept(name, images, class_noun, prompts, caption, profile, licence, source, anyway)
     write_pipelines([profile])  # concepts stand in for each other's look-alikes
+    tell_stages(name, profile)
 
 
 @concept.command("import")
@@ -613,7 +625,7 @@ def concept_import(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A copy of CustomConcept101 or of DreamBooth's data set, or a folder of folders."
+            help="A copy of CustomConcept101, DreamBooth's set or CIFC, or a folder of folders."
         ),
     ],
     images: Annotated[
@@ -628,7 +640,9 @@ def concept_import(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     layout: Annotated[
         str | None,
-        typer.Option(help="One in pipeline/adding/layouts/; recognised if absent."),
+        typer.Option(
+            help="One of customconcept101, dreambooth, cifc and folders; recognised if absent."
+        ),
     ] = None,
     prefix: Annotated[str, typer.Option(help="In front of every name.")] = "",
     class_noun: Annotated[
@@ -720,7 +734,7 @@ def cluster_repro(
     _need_ray()
     from pipeline.cluster.driver import Options, repro_on_cluster
 
-    options = Options(address, threads, per_gpu, remote, scratch, dry)
+    options = Options(address, threads, per_gpu, remote, _absolute(scratch), dry)
     raise typer.Exit(repro_on_cluster(profile, options))
 
 
@@ -736,12 +750,19 @@ def cluster_check(
     _need_ray()
     from pipeline.cluster.check import check_cluster
 
-    raise typer.Exit(check_cluster(profile, address, remote, scratch))
+    raise typer.Exit(check_cluster(profile, address, remote, _absolute(scratch)))
+
+
+def _absolute(scratch: str | None) -> str | None:
+    """A worker works in another folder than the one that a relative path is about."""
+    return scratch and str(Path(scratch).absolute())
 
 
 def _need_ray() -> None:
     if find_spec("ray") is None:
-        raise BenchError("Ray is not installed: run `pip install '.[cluster]'` in the project")
+        raise BenchError(
+            "Ray is not installed: run `pip install --editable '.[cluster]'` in the project"
+        )
 
 
 def _check(
@@ -769,6 +790,7 @@ def _check(
     """
     _check_root()
     params, grid = load_params(profile), load_grid(profile)
+    check_profile(params, grid)
     check_methods(grid, profile)
     analyses_of(params)
     _check_name("concept", concept, list(grid.all_concepts()))

@@ -48,8 +48,13 @@ def files_of(room: str) -> list[str]:
     return sorted(
         file.relative_to(ROOT).as_posix()
         for file in (ROOT / room).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts and not _is_stray(file)
     )
+
+
+def _is_stray(file: Path) -> bool:
+    """Whether an editor or a file manager left it behind."""
+    return file.name.startswith(".") or file.name.endswith("~")
 
 
 def closure(modules: Iterable[str], files: Iterable[Path] = ()) -> set[Path]:

@@ -29,7 +29,8 @@ from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.common.schema import read_yaml
 from pipeline.common.text import aligned
 from pipeline.concepts.concept import DATASETS, load_concept, read_prompts
-from pipeline.concepts.photos import distinct_photos
+from pipeline.concepts.photos import distinct_photos, read_photo
+from pipeline.corpus.gallery import individuals_of
 from pipeline.models.layout import INDEX, Layout, layout_in
 from pipeline.settings.external import external_tar, is_external, load_external
 from pipeline.settings.profile import (
@@ -538,7 +539,7 @@ def _locks(profile: str) -> Iterator[Check]:
 
 def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
     for name, about in grid.all_concepts().items():
-        yield _concept(name, about.class_noun, params, profile)
+        yield _concept(name, about.class_noun, params, grid)
     for name, composition in grid.composed().items():
         path = DATASETS / "prompts" / f"{name}.txt"
         what = f"prompts of {name}"
@@ -554,7 +555,8 @@ def _concepts(params: Params, grid: Grid, profile: str) -> Iterator[Check]:
             yield Check(what, "missing", f"write {path}, one prompt a line, with {places}")
 
 
-def _concept(name: str, class_noun: str, params: Params, profile: str) -> Check:
+def _concept(name: str, class_noun: str, params: Params, grid: Grid) -> Check:
+    profile = params.profile
     what, folder = f"concept {name}", DATASETS / "concepts" / name
     if not folder.is_dir():
         option = "" if profile == DEFAULT_PROFILE else f" --profile {profile}"
@@ -576,6 +578,13 @@ def _concept(name: str, class_noun: str, params: Params, profile: str) -> Check:
     if photos.repeats:
         repeat, first = photos.repeats[0]
         return Check(what, "wrong", f"{repeat}: the same picture as {first.name}: remove one")
+    if params.protocol.score.galleries:
+        try:
+            for pictures in individuals_of(name, grid).values():
+                for picture in pictures:
+                    read_photo(picture)
+        except BenchError as error:
+            return Check(what, "wrong", str(error))
     known = read_yaml(about)
     licence = "licence unknown" if known["licence"] == LICENCE else known["licence"]
     note = (

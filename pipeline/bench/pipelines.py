@@ -24,6 +24,7 @@ from eval.analyses.analysis import Analysis
 from eval.analyses.stages import analyses_of
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
+from pipeline.bench.checks import check_profile
 from pipeline.bench.closure import ROOT, files_of, in_project, rooms
 from pipeline.bench.digest import digest_path
 from pipeline.common.errors import BenchError
@@ -62,6 +63,12 @@ PROJECT = {
     ".dvcignore": """\
 # What a killed stage may leave behind: files under their temporary names.
 *.part
+# What editors and file managers leave behind.
+.*.sw?
+*~
+.DS_Store
+._*
+.ipynb_checkpoints/
 """,
 }
 
@@ -160,6 +167,7 @@ def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
     changed = []
     for profile in profiles or profile_names():
         folder = profile_folder(profile)
+        check_profile(load_params(profile), load_grid(profile))
         changed += [path for path, text in pipelines(profile).items() if _write(path, text)]
         for name, text in PROJECT.items() if profile != DEFAULT_PROFILE else ():
             if not (folder / name).exists():

@@ -63,6 +63,7 @@ INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
 # They end a process at once unless it takes them; nohup has it ignore the second.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Variables that libraries read when they are imported: processes that differ in them share nothing.
+PINS = hasattr(os, "sched_setaffinity")  # not on macOS
 READ_AT_IMPORT = ("CUDA", "HF_", "KMP_", "LD_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_")
 _SERVE = "import sys; from pipeline.bench.warm import serve; serve(sys.argv[1])"
 
@@ -140,6 +141,8 @@ def _delegate() -> int | None:
         "cwd": str(Path.cwd()),
         "environ": dict(os.environ),
         "path": sys.path,
+        "umask": _umask(),
+        "cores": sorted(os.sched_getaffinity(0)) if PINS else [],
     }
     content = json.dumps(request).encode()
     with connection:
@@ -151,6 +154,13 @@ def _delegate() -> int | None:
         print("error: the command was killed (was there enough memory?)", file=sys.stderr)
         return 1
     return int(struct.unpack("!i", answer)[0])
+
+
+def _umask() -> int:
+    """This process's, which can be read only by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _connected(address: Path) -> socket.socket:
@@ -246,6 +256,9 @@ def _serve_one(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["environ"])
         os.chdir(request["cwd"])
+        os.umask(request["umask"])
+        if PINS:
+            os.sched_setaffinity(0, request["cores"])
         sys.argv[:], sys.path[:] = request["argv"], request["path"]
         sys.path_importer_cache.clear()
         for name in [n for n in sys.modules if n.split(".")[0] in ("pipeline", "eval")]:

@@ -112,9 +112,9 @@ def check_cluster(
             raise BenchError(f"--remote {remote} is unknown to DVC: `dvc remote add` makes one")
     token = f"check-{uuid.uuid4().hex}"
     place = Place(folder_of(profile).as_posix(), str(cache), remote, {}, scratch, 1)
+    connect(address)
     cache.mkdir(parents=True, exist_ok=True)
     (cache / token).touch()
-    connect(address)
     try:
         status = 0
         task: Any = ray.remote(look)

@@ -28,8 +28,8 @@ def make_gallery(concept: str, profile: str) -> None:
         BenchError: a folder is there and holds no pictures, or one cannot be decoded.
     """
     started = time.perf_counter()
-    params, grid = load_params(profile), load_grid(profile)
-    individuals = {OWN: _own(concept), **_lookalikes(concept, grid)}
+    params = load_params(profile)
+    individuals = individuals_of(concept, load_grid(profile))
     samples: list[Sample] = []
     for name, paths in individuals.items():
         for path in paths:
@@ -44,6 +44,15 @@ def make_gallery(concept: str, profile: str) -> None:
         f"gallery: {own} pictures of {concept}, {len(samples) - own} of "
         f"{len(individuals) - 1} look-alikes, {seconds:.0f} s: {path}"
     )
+
+
+def individuals_of(concept: str, grid: Grid) -> dict[str, Sequence[Path]]:
+    """The pictures of a concept's gallery: its own, by OWN, and those of each look-alike.
+
+    Raises:
+        BenchError: a folder is there and holds no pictures, or something else than pictures.
+    """
+    return {OWN: _own(concept), **_lookalikes(concept, grid)}
 
 
 def _own(concept: str) -> Sequence[Path]:

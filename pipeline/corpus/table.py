@@ -21,6 +21,7 @@ from pipeline.settings.profile import Params, profile_folder
 SPLITS = TRAIN, HELD_OUT = "train", "held_out"
 PARTITION = 100_000  # rows of the table
 SOME = 10_000  # rows that are read at once
+QUOTED = pyarrow.csv.ParseOptions(newlines_in_values=True)  # captions have lines
 
 
 def split_of(url: str) -> str:
@@ -70,8 +71,8 @@ def _columns(path: Path, params: Params) -> list[str]:
             f"{path}: the URL table is missing: put a .parquet or .csv file with the columns "
             f"{', '.join(wanted.values())} there, or name another in {settings}, corpus.url_table"
         )
-    if path.suffix == ".csv":
-        with pyarrow.csv.open_csv(str(path)) as reader:
+    if _is_csv(path):
+        with pyarrow.csv.open_csv(str(path), parse_options=QUOTED) as reader:
             there = reader.schema.names
     else:
         there = pq.read_schema(str(path)).names
@@ -84,14 +85,20 @@ def _columns(path: Path, params: Params) -> list[str]:
     return [*wanted.values(), *(["split"] if "split" in there else [])]
 
 
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
 def _batches(path: Path, first: int, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The number of its first row, and some rows; from row `first` on, or somewhat before it."""
     row = 0
-    if path.suffix == ".csv":
+    if _is_csv(path):
         options = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(columns, pa.string()), include_columns=columns
         )
-        with pyarrow.csv.open_csv(str(path), convert_options=options) as reader:
+        with pyarrow.csv.open_csv(
+            str(path), parse_options=QUOTED, convert_options=options
+        ) as reader:
             for batch in reader:
                 yield row, batch
                 row += batch.num_rows

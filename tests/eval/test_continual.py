@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,17 @@ import pytest
 from ruamel.yaml import YAML
 
 from eval.continual import SequenceResults, load_sequences
+from eval.freshness import Freshness
 from eval.metrics.continual import averages, mean_of, transfer
 from eval.papers.claims import print_claims
-from eval.report.sequences import alone, heat_map, pictures, sequence_tables
+from eval.report.sequences import alone, course_chart, heat_map, pictures, sequence_tables
 from eval.report.stage import write_report
 from eval.results import load_results
 from eval.scores.file import SEQUENCE_COLUMNS, read_scores
 from eval.scores.stage import score_cell, score_oracle, score_sequence
 from eval.tables.rendering import as_csv
 from eval.tables.sequences import confusions, matrix, measures
+from eval.tables.table import STALE
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, FailureError
 from pipeline.common.files import read_tar, write_failure, write_tar
@@ -255,6 +258,50 @@ def test_samples_of_another_sequence_are_refused(profile: Path) -> None:
     change(Path("grid.yaml"), sequences={"two": {"concepts": CONCEPTS[::-1], "methods": METHODS}})
     with pytest.raises(BenchError, match="hold no images of chair: the sequence was another"):
         score_sequence(METHODS[0], "two", "toyland")
+
+
+def test_scores_of_another_order_are_refused(profile: Path) -> None:
+    """Targets are known by their number: in another order they are other concepts."""
+    change(Path("grid.yaml"), sequences={"two": {"concepts": CONCEPTS[::-1], "methods": METHODS}})
+    with pytest.raises(BenchError, match=r"two/scores\.csv: of other concepts after task 1"):
+        load_sequences(load_results())
+
+
+def test_scores_of_another_model_are_in_no_table_with_singles(profile: Path) -> None:
+    path = RECORDS / METHODS[0] / "two/scores.csv"
+    rows = pd.read_csv(path)
+    rows.assign(extractor="another " + rows["extractor"]).to_csv(path, index=False)
+    with pytest.raises(BenchError, match="another"):
+        load_sequences(load_results())
+
+
+def test_what_is_stale_carries_the_mark_in_every_table(profile: Path) -> None:
+    fresh = Freshness({(METHODS[0], "two"): "as x has changed"})
+    sequence, of = replace(loaded(), fresh=fresh), alone(load_grid())
+    tables = [
+        measures(sequence, of),
+        matrix(sequence, "image_alignment", of),
+        confusions(sequence, "image_alignment"),
+    ]
+    for table in tables:
+        marked = {i for i, _ in table.marks}
+        assert marked == {i for i, row in enumerate(table.rows) if row[0] == METHODS[0]} != set()
+        assert all(mark == STALE for mark in table.marks.values())
+        assert f"{STALE} stale, as x has changed: {METHODS[0]}/two" in table.notes
+    # Single concepts stand beside them.
+    sequence = replace(loaded(), fresh=Freshness({("pretrained", "cat"): "as x has changed"}))
+    table = matrix(sequence, "image_alignment", of)
+    assert {table.rows[i][0] for i, _ in table.marks} == {"pretrained"}
+
+
+def test_a_concept_without_scores_is_a_gap(profile: Path) -> None:
+    """As where the last task failed for every method."""
+    whole = loaded()
+    sequence = replace(whole, scores=whole.scores[whole.scores["subject"] == "cat"])
+    assert pictures(sequence, load_params()).size == pictures(whole, load_params()).size
+    assert course_chart(sequence).axes
+    cells = measures(sequence, alone(load_grid())).rows[0]
+    assert cells[2] is None
 
 
 def test_one_scale_of_colours_for_all_methods(profile: Path) -> None:

@@ -23,6 +23,7 @@ from eval.scores.reading import failed_cells, load_scores
 from eval.study.build import build
 from eval.study.questionnaire import load_questionnaire
 from eval.tables.building import by_subject, comparison
+from eval.tables.gaps import NAMED, not_run
 from eval.tables.rendering import as_csv, as_latex, as_markdown
 from pipeline.common.failures import Failure
 from pipeline.common.files import write_failure
@@ -198,3 +199,10 @@ def test_where_everything_failed_the_report_says_that(
     print_claims("toyland", write=True)
     write_report("toyland")
     assert 'aria-label="Failed"' in Path("reports/index.html").read_text(encoding="utf-8")
+
+
+def test_of_many_cells_the_number_is_said() -> None:
+    cells = [f"concept_{number}" for number in range(NAMED + 1)]
+    assert not_run({"lora": cells, "dreambooth": cells[1:]}) == (
+        f"not run: lora: {NAMED + 1} cells; dreambooth: {', '.join(cells[1:])}"
+    )

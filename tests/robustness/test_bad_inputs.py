@@ -379,6 +379,26 @@ ROWS: list[Row] = [
         "grid.yaml: methods: ",
     ),
     (
+        replaced("grid.yaml", "first: cat\n    second: chair", "first: chair\n    second: cat"),
+        "table",
+        "grid.yaml: compositions.cat+chair: is of chair+cat, in this order: name it so",
+    ),
+    (
+        replaced("grid.yaml", "  cat+chair:\n", "  cat and chair:\n"),
+        "pipelines",
+        "grid.yaml: compositions.cat and chair: is of cat+chair, in this order: name it so",
+    ),
+    (
+        replaced("params.yaml", 'query: "photo of a {}"', 'query: "photo of a cat"'),
+        "retrieve cat",
+        "params.yaml: retrieve.query: 'photo of a cat' needs {} once, for the class noun",
+    ),
+    (
+        replaced("params.yaml", "url_table: runs/toyland/world/urls.parquet", "url_table: my.csv"),
+        "doctor",
+        "params.yaml: corpus.url_table: stage `table` writes runs/toyland/world/urls.parquet",
+    ),
+    (
         replaced("grid.yaml", "second: chair", "second: cat"),
         "table",
         "grid.yaml: compositions.cat+chair: 'cat' is there twice",

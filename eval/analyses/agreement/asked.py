@@ -73,7 +73,7 @@ def asked(prompt: str) -> Asked:
     relation = None
     if len(found) == 2:
         between = prompt[found[0].end() : found[1].start()].split()
-        relation = between[0] if between[0] in CONTENTS else BESIDE
+        relation = between[0] if between and between[0] in CONTENTS else BESIDE
     return Asked(
         things,
         relation,

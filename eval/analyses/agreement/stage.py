@@ -37,7 +37,7 @@ from eval.analyses.agreement.recognition import (
 )
 from eval.analyses.common import folder_of, write_results
 from eval.metrics.catalogue import METRICS, OfPrompts
-from eval.results import REFERENCES
+from eval.results import KINDS, REFERENCES
 from eval.scores.pictures import PICTURES, Place, read_pictures
 from eval.scores.reading import load_scores, main_training
 from eval.statistics import (
@@ -222,10 +222,11 @@ class _Look:
         """The same of so many drawn scenes of each prompt, with the things or with any others."""
         things = {PERSONAL[c].category: PERSONAL[c] for c in self.concepts} if own else {}
         places = [(p, i) for p in range(len(prompts)) for i in range(count)]
+        wanted = [asked(prompt) for prompt in prompts]
         images = []
         for p, i in places:
             rng = np.random.default_rng(seed_of("asked", own, self.subject, prompts[p], i))
-            images.append(Image.fromarray(draw(scene_of(asked(prompts[p]), things, rng))))
+            images.append(Image.fromarray(draw(scene_of(wanted[p], things, rng))))
         texts = [prompts[p] for p, _ in places]
         return self._rows(DRAWN if own else OTHERS, places, images, texts)
 
@@ -419,7 +420,7 @@ def chart(values: pd.DataFrame, grid: Grid) -> Figure:
                     words(method), (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points"
                 )
             ax.set(xlabel=f"{truth}, share of what is to be seen", ylabel=METRICS[metric].title)
-            ax.set_title(kind.replace("single", "single concepts"), fontsize=10)
+            ax.set_title(KINDS[kind], fontsize=10)
     return figure
 
 

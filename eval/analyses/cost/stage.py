@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from eval.analyses.common import folder_of, write_results
 from eval.analyses.cost import Parameters
 from eval.analyses.cost.file import COST_FILE, read_cost
+from eval.results import KINDS, subjects_of
 from eval.style import STYLE, method_style, words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
+from pipeline.concepts.concept import styles_of
 from pipeline.settings.profile import Grid, load_grid, load_params
 
 MEASURED = ("seconds", "peak_bytes", "parameters", "bytes")
@@ -31,12 +33,12 @@ def analyse_cost(profile: str = DEFAULT_PROFILE) -> Path:
     """
     params, grid = load_params(profile), load_grid(profile)
     about = Parameters.of(params)
-    rows = []
+    rows, styles = [], styles_of(grid)
+    kinds = {subject: kind for kind in KINDS for subject in subjects_of(grid, kind, styles)}
     for method in about.methods or grid.methods:
         for subject in grid.subjects():
             if cost := read_cost(params.record(method, subject) / COST_FILE):
-                kind = "single" if subject in grid.concepts else "compositions"
-                row = {"method": method, "kind": kind, "subject": subject}
+                row = {"method": method, "kind": kinds[subject], "subject": subject}
                 rows.append(row | cost.model_dump())
     if not rows:
         raise BenchError(f"profile {profile!r} has no costs yet: run `{repro_command(profile)}`")

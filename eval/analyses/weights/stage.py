@@ -19,10 +19,11 @@ from torch import Tensor
 from eval.analyses.common import adapter_of, folder_of, made, write_results
 from eval.analyses.weights import Parameters
 from eval.style import COLOURS, STYLE, words
+from pipeline.common.errors import BenchError
 from pipeline.common.places import DEFAULT_PROFILE
 from pipeline.models.adapter import Delta, dense
 from pipeline.models.base import load_base
-from pipeline.settings.profile import load_grid, load_params
+from pipeline.settings.profile import load_grid, load_params, profile_folder
 
 GROUPS = ("cross-attention", "self-attention", "other")
 
@@ -81,7 +82,7 @@ def analyse_weights(profile: str = DEFAULT_PROFILE) -> Path:
     """Stage: `tensors.csv`, `groups.csv` and a chart of both.
 
     Raises:
-        BenchError: the profile does not run it, or an adapter is missing.
+        BenchError: the profile does not run it, an adapter is missing, or none changes a weight.
     """
     params = load_params(profile)
     about = Parameters.of(params)
@@ -100,6 +101,11 @@ def analyse_weights(profile: str = DEFAULT_PROFILE) -> Path:
             }
             for name, change in relative_changes(weights, adapter.deltas).items()
         ]
+    if not rows:
+        raise BenchError(
+            f"{profile_folder(profile) / 'params.yaml'}: analyses.weights: "
+            f"{', '.join(about.methods)} change no weight: name methods that do"
+        )
     tensors = pd.DataFrame(rows)
     groups = by_group(tensors)
     means = groups.groupby(["method", "group"], sort=False)["mean"].mean().reset_index()

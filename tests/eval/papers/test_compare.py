@@ -160,6 +160,11 @@ def test_order_agrees_as_counted_by_hand() -> None:
     tau = stats.kendalltau(ours, theirs).statistic
     assert agreed.pairs == 15
     assert (2 * agreed.same - agreed.pairs) / agreed.pairs == pytest.approx(tau)
+    # The mean that a table prints beside its subjects is none of them.
+    mean = Line("0", None, "kid", Estimate(9, 0.1, 4, 4), -9.0, 0.1, "")
+    subjects = [line._replace(subject="cat") for line in found]
+    whole = [*subjects, mean, mean._replace(method="1", printed=9.0)]
+    assert agreement(whole) == agreement(subjects)
     reverse = [line._replace(printed=-line.ours.mean) for line in found if line.ours]
     assert agreement(reverse)[1:] == (pytest.approx(-1), 0, 15)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.report.evidence import Evidence, listed, rates, read_evidence
-from eval.report.findings import REFERENCES, answers, best, drift, lead
+from eval.report.findings import REFERENCES, answers, best, drift, lead, single
 from pipeline.common.errors import BenchError
 from pipeline.settings.profile import load_grid, load_params
 
@@ -63,6 +63,16 @@ def test_the_best_is_named_if_a_test_decides(
     pair = "dreambooth − lora" if turned else "lora − dreambooth"
     found = evidence(MEANS, {pair: (-difference if turned else difference, here, others)})
     assert best(found, "single", "image_alignment") == said
+
+
+def test_an_oracle_of_text_has_captions_of_its_own() -> None:
+    """It scores pictures of the class, not the concept's, and by none of the methods' prompts."""
+    said = {m: single(evidence(MEANS, {}, m), m) for m in ("image_alignment", "text_alignment")}
+    ends = "have 0.900 and the pretrained model has 0.700."
+    assert said["image_alignment"].endswith(f"Beside them, real pictures of the concept {ends}")
+    assert said["text_alignment"].endswith(
+        f"Beside them, real pictures of the class, with captions of their own, {ends}"
+    )
 
 
 def test_of_a_distance_the_least_is_best() -> None:

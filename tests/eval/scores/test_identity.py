@@ -10,21 +10,26 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from eval.continual import SequenceResults
 from eval.encoders.clip import clip_extractor
 from eval.encoders.extractor import Extractor
 from eval.encoders.windows import MIDDLE, by_window, windows_extractor
 from eval.metrics.identity import Gallery, average_precision, average_precision_by_chance, top1
 from eval.papers.claims import margin
 from eval.report.maps import heat_maps
+from eval.report.printing import print_table
+from eval.report.prompts import of_images, prompt_lines
 from eval.report.stage import write_report
 from eval.results import load_results
 from eval.tables.building import by_prompt, by_subject, comparison, differences
+from eval.tables.rendering import as_csv
 from pipeline.clip.openclip import load_clip
 from pipeline.common.files import read_tar
 from pipeline.toyland.world.drawing import draw
 from pipeline.toyland.world.personal import PERSONAL
 from pipeline.toyland.world.scenes import Thing, random_scene, random_thing
 from tests.eval.conftest import IDENTITY_METRICS, Score
+from tests.eval.read import read_csv
 from tests.eval.synthetic import PROJECT
 
 RUNS = Path("runs/toyland")
@@ -68,7 +73,9 @@ def test_rows_are_those_of_scikit_learn(score: Score) -> None:
     assert scores.loc[~scores["metric"].str.startswith("identity"), "chance"].isna().all()
 
 
-def test_tables_show_the_mean_and_the_chance_level(score: Score) -> None:
+def test_tables_show_the_mean_and_the_chance_level(
+    score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = score("custom_diffusion", "cat+chair", cat=5, chair=4)
     results = load_results()
     table = comparison(results)
@@ -98,6 +105,16 @@ def test_tables_show_the_mean_and_the_chance_level(score: Score) -> None:
     assert shown == [metric for metric in IDENTITY_METRICS if metric != "identity_top1"]
     only = comparison(results, metrics=["identity_top1"])
     assert [c.metric for c in only.columns if c.metric] == ["identity_top1"] * 2
+    # As marks hang on how many comparisons there are, what is printed has the report's columns.
+    capsys.readouterr()
+    print_table(format="csv")
+    assert [*read_csv(capsys.readouterr().out)[0]] == [*read_csv(as_csv(table))[0]]
+    # Cells of the page have the metrics that its caption names.
+    (line, *_) = prompt_lines(results, "cat", None, ["a", "b", "c"])
+    assert len(line.cells[0].shades) == len(of_images(results, "single")) == 3
+    # After the tasks of a sequence no galleries are ranked.
+    sequence = SequenceResults("two", results, *[results.scores] * 3, images=1)
+    assert sequence.metrics == ["text_alignment", "image_alignment"]
 
 
 def test_too_few_look_alikes_have_no_value(score: Score) -> None:

@@ -61,8 +61,8 @@ def test_differences_are_paired_by_prompt_and_subject(profile: Path) -> None:
     table = differences(results, "compositions")
     assert read_csv(as_csv(table))[0]["text_alignment_p"] == ""
     assert table.notes == (
-        "No test of whether others would show the same: of the compositions, 1 of the 3 that it "
-        "needs share no concept",
+        "Compositions: no test for other subjects and no error over subjects, which take 3 that "
+        "share no concept; here are 1",
     )
     # For these the error is over prompts.
     first = prompt_means("custom_diffusion", "cat+chair", ["text_alignment"])

@@ -54,3 +54,11 @@ def test_small_p_values_are_not_printed_as_zero() -> None:
     assert "| b | 0.0312 |" in as_markdown(table)
     assert r"a & $<$ 0.0001" in as_latex(table)
     assert "a,4e-05" in as_csv(table)
+
+
+def test_latex_takes_signs_that_end_or_split_a_row() -> None:
+    """Unescaped, `%` hides the rest of its row, with the end of it."""
+    columns = (Column("a", "95 % & #1"), Column("b", "≥ 2 ≈ 3 → 4"))
+    (head, *_) = [line for line in as_latex(Table("t", columns, (("x", "y"),))).splitlines()
+                  if "95" in line]  # fmt: skip
+    assert head == r"95 \% \& \#1 & $\geq$ 2 $\approx$ 3 $\to$ 4 \\"

@@ -5,13 +5,20 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.adding import add as concept_add
-from pipeline.adding.add import DEFAULT_PROMPTS, add_concept, new_stages
+from pipeline.adding.add import (
+    DEFAULT_PROMPTS,
+    add_concept,
+    add_to_grid,
+    new_stages,
+    tell_stages,
+)
 from pipeline.common.errors import BenchError
 from pipeline.common.schema import read_yaml
 from pipeline.concepts.concept import load_concept, load_subject, read_prompts
@@ -63,6 +70,7 @@ def test_adds_a_concept(project: Path, photos: Path, capsys: pytest.CaptureFixtu
     assert load_grid().concepts["my_cat"].class_noun == "cat"
     assert load_subject("my_cat").concepts[0].name == "my_cat"
 
+    tell_stages("my_cat", "toyland")
     said = capsys.readouterr().out
     assert "added my_cat: 3 images and 20 prompts" in said
     assert "`dvc repro` will run these 18 stages" in said
@@ -138,6 +146,7 @@ def test_toyland_knows_the_words_of_the_default_prompts() -> None:
         ("barn", r"datasets/concepts/barn: exists already"),
         ("Barn", r"datasets/concepts/barn: exists already"),
         ("CAT", r"grid\.yaml: 'CAT' is there already"),
+        ("toys", r"grid\.yaml: 'toys' is there already"),
         ("cat+chair", "name 'cat\\+chair': needs a letter first"),
         ("101", "name '101': needs a letter first"),
         ("", "name '': needs a letter first"),
@@ -238,6 +247,31 @@ def test_interrupt_undoes_everything(
     with pytest.raises(KeyboardInterrupt):
         add_concept("my_cat", [photos], "cat")
     assert snapshot(project) == before
+
+
+def test_what_another_command_added_meanwhile_stays(
+    project: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands add one name: the second is refused, and takes nothing of the first away."""
+    find = concept_add.distinct_photos
+
+    def overtaken(paths: Any) -> Any:
+        monkeypatch.setattr(concept_add, "distinct_photos", find)
+        add_concept("my_cat", [photos], "cat")
+        return find(paths)
+
+    monkeypatch.setattr(concept_add, "distinct_photos", overtaken)
+    with pytest.raises(BenchError, match="my_cat"):
+        add_concept("my_cat", [photos / "b.png"], "cat")
+    assert len(load_subject("my_cat").concepts[0].images) == 3
+    assert "my_cat" in load_grid().concepts
+
+
+def test_a_grid_that_no_command_reads_is_not_written(project: Path) -> None:
+    before = Path("grid.yaml").read_bytes()
+    with pytest.raises(BenchError, match="two subjects have the name 'toys'"):
+        add_to_grid("toyland", {"toys": "cat"})
+    assert Path("grid.yaml").read_bytes() == before
 
 
 def test_stages_of_a_concept(project: Path) -> None:

@@ -89,6 +89,18 @@ def test_command_runs_as_by_itself_but_warm(home: Path) -> None:
     assert process.returncode == 3
 
 
+def test_files_and_cores_are_those_of_who_asks(home: Path) -> None:
+    """And not of who started the warm process."""
+    for mask in (0o077, 0o022):
+        Path(home, "cleaned").unlink(missing_ok=True)
+        before = os.umask(mask)
+        try:
+            start(home, "train", "0").communicate(timeout=120)
+        finally:
+            os.umask(before)
+        assert Path(home, "cleaned").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_code_and_environment_are_those_of_the_moment(home: Path) -> None:
     start(home, "train", "0").communicate(timeout=120)
     (home / "pipeline" / "bench" / "cli.py").write_text(CLI.replace("to stderr", "changed"))

@@ -163,6 +163,31 @@ def test_what_came_is_kept_and_not_fetched_again(
     assert not KEPT.exists()
 
 
+@pytest.mark.parametrize("why", ["<urlopen error timed out>", "HTTP Error 503: Busy"])
+def test_a_network_that_goes_down_is_no_finding(
+    server: str, small: None, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """DVC would take the stage as done, and never try again."""
+    candidates(
+        regularization=[f"{server}/{i}.png" for i in range(6)]
+        + ["https://down/a", "https://down/b"],
+        held_out=[f"{server}/{i}.png" for i in (30, 31, 32)],
+    )
+    download = module.download
+
+    def half(urls: list[str], resolution: int) -> Any:
+        there, failures = download([u for u in urls if "down" not in u], resolution)
+        return there, failures + Counter({why: sum("down" in u for u in urls)})
+
+    monkeypatch.setattr(module, "download", half)
+    with pytest.raises(
+        BenchError, match="2 images could not be had for reasons that may pass"
+    ) as e:
+        fetch("cat", "toyland")
+    assert not isinstance(e.value, FailureError) and why in str(e.value)
+    assert not OUTPUT.exists() and KEPT.exists()
+
+
 def test_nothing_can_be_had(small: None) -> None:
     candidates(regularization=["a.png", "b.png"], held_out=["c.png"])
     with pytest.raises(BenchError) as error:

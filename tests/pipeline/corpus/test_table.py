@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SOME", 7)
 
 
-@pytest.mark.parametrize("name", ["urls.parquet", "urls.csv"])
+@pytest.mark.parametrize("name", ["urls.parquet", "urls.csv", "URLS.CSV"])
 @pytest.mark.parametrize("start", [0, 2, 3, 9])
 def test_partitions_are_the_rows_in_their_order(
     settings: Settings, small: None, name: str, start: int
@@ -37,7 +37,7 @@ def test_partitions_are_the_rows_in_their_order(
     captions = [f"caption {i}" for i in range(34)]
     captions[13], urls[21] = "", ""
     columns = {"TEXT": captions, "similarity": [0.5] * 34, "URL": urls}
-    if name.endswith(".csv"):
+    if name.lower().endswith(".csv"):
         pyarrow.csv.write_csv(pa.table(columns), name)
     else:
         columns["TEXT"][14] = None
@@ -84,6 +84,16 @@ def test_table_that_cannot_be_used(
     settings(corpus={"url_table": "urls.parquet"})
     with pytest.raises(BenchError, match=problem):
         list(partitions(load_params()))
+
+
+def test_captions_may_have_lines(settings: Settings) -> None:
+    """More than are read in one block."""
+    captions = [f'first {i}\n\nand "last", {"x" * 90}' for i in range(20_000)]
+    urls = [f"http://host/{i}" for i in range(len(captions))]
+    pyarrow.csv.write_csv(pa.table({"url": urls, "caption": captions}), "urls.csv")
+    settings(corpus={"url_table": "urls.csv"})
+    found = [row for _, rows in partitions(load_params()) for row in rows["caption"].to_pylist()]
+    assert found == captions
 
 
 def test_missing_table(settings: Settings) -> None:
