@@ -214,5 +214,6 @@ def pictures(sequence: SequenceResults, params: Params) -> Image.Image:
             after = f"{words(method)} after {words(concepts[number - 1])}"
             rows.append((after, [*tiles, *[None] * (len(concepts) - number)]))
     # Of a concept whose tasks all failed there are no scores that would say its prompts.
-    prompts = [load_subject(c, params.profile).scored_prompts()[0] for c in concepts]
+    asked = [load_subject(concept, params.profile).prompts[0] for concept in concepts]
+    prompts = [prompt.format(words(concept)) for prompt, concept in zip(asked, concepts)]
     return labelled(prompts, rows)
