@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.common.errors import BenchError
+from pipeline.common.files import sha256
 from pipeline.common.places import repro_command_for
 from pipeline.settings.profile import Params, load_params, profile_folder
 from pipeline.settings.protocol import PROTOCOLS
@@ -101,6 +102,27 @@ def stale_analyses(params: Params) -> dict[str, str]:
     return {name: why for name, why in whys.items() if why}
 
 
+def files_of(room: str, root: Path = Path()) -> list[str]:
+    """The files of a room of code, or of one of its own that stands for itself, from the root."""
+    if (root / room).is_file():
+        return [room]
+    return sorted(
+        file.relative_to(root).as_posix()
+        for file in (root / room).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts and not _is_stray(file)
+    )
+
+
+def digest_of(room: str, root: Path = Path()) -> str:
+    """The SHA-256 and the name of each file of a room of code, a line each."""
+    return "".join(f"{sha256(root / file)}  {file}\n" for file in files_of(room, root))
+
+
+def _is_stray(file: Path) -> bool:
+    """Whether an editor or a file manager left it behind."""
+    return file.name.startswith(".") or file.name.endswith("~")
+
+
 class _Notes:
     """What DVC wrote down about the stages of a profile, and how it compares with the present."""
 
@@ -137,6 +159,13 @@ class _Notes:
 
     def _reasons(self, stage: Mapping[str, Any]) -> Iterator[str]:
         deps = {dep["path"]: dep for dep in stage.get("deps", ())}
+        # Of the stage that writes digests of rooms what counts is the room, and not all others.
+        rooms = {path: deps.pop(path) for path in [*deps] if self._is_digest(path)}
+        for path, dep in rooms.items():
+            room = Path(path).stem.replace(".", "/")
+            text = digest_of(room).encode()
+            if hashlib.md5(text, usedforsecurity=False).hexdigest() != dep.get("md5"):
+                yield f"as {room} has changed"
         for path in deps:
             if path in self.makers and (why := self._why(self.makers[path])):
                 yield why
@@ -151,6 +180,10 @@ class _Notes:
             now = self.made[path].get("md5") if path in self.made else _fingerprint(here, dep)
             if now != dep.get("md5"):
                 yield f"as {here} has changed"
+
+    def _is_digest(self, path: str) -> bool:
+        """Whether a file is what `bench digest` writes of a room of code."""
+        return "bench digest " in self.stages.get(self.makers.get(path, ""), {}).get("cmd", "")
 
     def _settings_of(self, key: str) -> Path:
         """The file of parameters that is written down as `key`."""

@@ -41,22 +41,6 @@ def rooms(modules: Iterable[str], files: Iterable[Path] = ()) -> list[str]:
     return sorted(found - NEUTRAL)
 
 
-def files_of(room: str) -> list[str]:
-    """The files of a room, or of one of its own that stands for itself, from the root."""
-    if (ROOT / room).is_file():
-        return [room]
-    return sorted(
-        file.relative_to(ROOT).as_posix()
-        for file in (ROOT / room).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts and not _is_stray(file)
-    )
-
-
-def _is_stray(file: Path) -> bool:
-    """Whether an editor or a file manager left it behind."""
-    return file.name.startswith(".") or file.name.endswith("~")
-
-
 def closure(modules: Iterable[str], files: Iterable[Path] = ()) -> set[Path]:
     """These files, those of the modules, and all that they import of this project anywhere."""
     found: set[Path] = set()

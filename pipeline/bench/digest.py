@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.bench.closure import PACKAGES, ROOT, files_of
+from eval.freshness import digest_of
+from pipeline.bench.closure import PACKAGES, ROOT
 from pipeline.common.errors import BenchError
-from pipeline.common.files import atomic, sha256
+from pipeline.common.files import atomic
 from pipeline.settings.profile import Params, load_params
 
 FOLDER = "code"  # in runs/<profile>/
@@ -36,6 +37,5 @@ def write_digests(rooms: Sequence[str], profile: str) -> None:
     params = load_params(profile)
     for room in rooms:
         with atomic(digest_path(params, room)) as part:
-            lines = (f"{sha256(ROOT / file)}  {file}\n" for file in files_of(room))
-            part.write_text("".join(lines), encoding="utf-8")
+            part.write_text(digest_of(room, ROOT), encoding="utf-8")
     print(f"code: {len(rooms)} rooms -> {params.runs() / FOLDER}")

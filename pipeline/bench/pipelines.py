@@ -16,16 +16,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.analyses.analysis import Analysis
 from eval.analyses.stages import analyses_of
+from eval.freshness import files_of
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
 from pipeline.bench.checks import check_profile
-from pipeline.bench.closure import ROOT, files_of, in_project, rooms
+from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.bench.digest import digest_path
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
@@ -257,7 +259,7 @@ def pipelines(profile: str) -> dict[Path, str]:
         "default": default,
         # Asked for at the end of the profile's file, which comes last: all are known by then.
         "rooms_read": lambda: sorted(read),
-        "files_of": files_of,
+        "files_of": partial(files_of, root=ROOT),
         "digest_of": digest_of,
         "galleries": scoring.galleries,
         "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from eval.freshness import Freshness
+from eval.freshness import Freshness, digest_of
 from eval.papers.claims import claims_table
 from eval.papers.compare import compare, print_comparison
 from eval.report.printing import print_table
@@ -304,3 +305,33 @@ def test_means_over_fewer_subjects_are_marked(profile: Path) -> None:
     # Rows that all lack the same subjects can be compared.
     assert not comparison(load_results(), ["pretrained"]).marks
     assert FEWER not in as_csv(table)
+
+
+def test_of_code_behind_digests_the_rooms_that_a_stage_runs_count(known: Path) -> None:
+    """Stage `code` lists the files of all rooms; a cell depends on the digests of some."""
+    for room in ("own", "other"):
+        Path("eval", room).mkdir(parents=True)
+        Path("eval", room, "a.py").write_text("x = 1\n")
+    Path("eval/own/.a.py.swp").write_text("what an editor keeps")
+    files = {f"eval/{room}/a.py": {"hash": "md5"} for room in ("own", "other")}
+    for path, about in files.items():
+        content = Path(path).read_bytes()
+        about |= {"path": path, "md5": hashlib.md5(content).hexdigest(), "size": len(content)}
+    digests = [
+        {"path": f"runs/code/eval.{room}.txt", "hash": "md5",
+         "md5": hashlib.md5(digest_of(f"eval/{room}").encode()).hexdigest(), "size": 1}
+        for room in ("own", "other")
+    ]  # fmt: skip
+    code = {"cmd": "bench digest eval/own eval/other", "deps": [*files.values()], "outs": digests}
+    lock = YAML().load(Path("dvc.lock"))
+    lock["stages"]["code"] = code
+    YAML().dump(lock, Path("dvc.lock"))
+    path = Path("cells/custom_diffusion/dvc.lock")
+    lock = YAML().load(path)
+    lock["stages"]["score@cat"]["deps"].append(digests[0])
+    YAML().dump(lock, path)
+    assert load_results().fresh.stale == {}
+    Path("eval/other/a.py").write_text("x = 2\n")
+    assert load_results().fresh.stale == {}
+    Path("eval/own/b.py").write_text("y = 1\n")
+    assert load_results().fresh.stale == {("custom_diffusion", "cat"): "as eval/own has changed"}
