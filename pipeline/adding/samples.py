@@ -192,14 +192,14 @@ def _about(method: str, credit: Credit, replace: bool) -> External:
         BenchError: nothing says what made the images, or it says something else.
     """
     said = {name: value for name, value in credit._asdict().items() if value is not None}
+    if not is_external(method) and not (credit.source or "").strip():
+        raise BenchError(
+            f"--source: say what made the images of {method!r} (system, version, by whom)"
+        )
     for name, value in said.items():
         if not value.strip():
             raise BenchError(f"--{name}: is empty: say it, or leave the option out")
     if not is_external(method):
-        if not (credit.source or "").strip():
-            raise BenchError(
-                f"--source: say what made the images of {method!r} (system, version, by whom)"
-            )
         return External(**{"licence": LICENCE} | said)
     there = load_external(method)
     for name, value in said.items():

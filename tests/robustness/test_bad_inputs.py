@@ -379,6 +379,11 @@ ROWS: list[Row] = [
         "grid.yaml: methods: ",
     ),
     (
+        nothing,
+        "samples import mine cat photos --source me --licence ''",
+        "--licence: is empty: say it, or leave the option out",
+    ),
+    (
         replaced("grid.yaml", "first: cat\n    second: chair", "first: chair\n    second: cat"),
         "table",
         "grid.yaml: compositions.cat+chair: is of chair+cat, in this order: name it so",

@@ -123,6 +123,7 @@ def test_own_prompts_caption_and_profile(
     assert concept.caption == "a picture of {}"
     assert "my-cat2" in load_grid("smoke").concepts
     assert "my-cat2" not in load_grid().concepts
+    tell_stages("my-cat2", "smoke")
     assert "`dvc --cd profiles/smoke repro`" in capsys.readouterr().out
 
 
