@@ -192,13 +192,20 @@ class _Notes:
 
 
 def _stages(lock: Path) -> dict[str, dict[str, Any]]:
-    """The stages of a dvc.lock; none if there is no such file."""
+    """The stages of a dvc.lock, to be read only; none if there is no such file."""
+    if not lock.is_file():
+        return {}
+    stat = lock.stat()
+    return _stages_of(lock, Path.cwd(), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _stages_of(lock: Path, *_: Path | int) -> dict[str, dict[str, Any]]:
+    """They are asked for scores, sequences and analyses, and take seconds where there are many."""
     try:
         # The quick parser; both read numbers alike.
         found = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
         return dict(found["stages"])
-    except FileNotFoundError:
-        return {}
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise BenchError(
             f"{lock}: not what DVC writes: restore it, or run `{repro_command_for(lock)}`"

@@ -276,7 +276,7 @@ def _columns(path: Path) -> list[str] | None:
     import pyarrow.parquet as pq
 
     try:
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             with path.open(encoding="utf-8", newline="") as file:
                 return next(csv.reader(file), None)
         return list(pq.read_schema(str(path)).names)

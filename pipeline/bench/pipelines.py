@@ -169,7 +169,6 @@ def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
     changed = []
     for profile in profiles or profile_names():
         folder = profile_folder(profile)
-        check_profile(load_params(profile), load_grid(profile))
         changed += [path for path, text in pipelines(profile).items() if _write(path, text)]
         for name, text in PROJECT.items() if profile != DEFAULT_PROFILE else ():
             if not (folder / name).exists():
@@ -211,9 +210,10 @@ def pipelines(profile: str) -> dict[Path, str]:
 
     Raises:
         BenchError: a method is unknown, or made of adapters of one that is not in the grid, or is
-            trained with fewer seeds.
+            trained with fewer seeds; or as `check_profile`.
     """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
+    check_profile(params, grid)
     check_methods(grid, profile)
     default, analyses, styles = profile == DEFAULT_PROFILE, analyses_of(params), styles_of(grid)
 

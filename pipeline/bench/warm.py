@@ -62,8 +62,8 @@ START_SECONDS = 60.0
 INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
 # They end a process at once unless it takes them; nohup has it ignore the second.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-# Variables that libraries read when they are imported: processes that differ in them share nothing.
 PINS = hasattr(os, "sched_setaffinity")  # not on macOS
+# Variables that libraries read when they are imported: processes that differ in them share nothing.
 READ_AT_IMPORT = ("CUDA", "HF_", "KMP_", "LD_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_")
 _SERVE = "import sys; from pipeline.bench.warm import serve; serve(sys.argv[1])"
 
