@@ -88,8 +88,8 @@ def freshness(profile: str, scores: pd.DataFrame) -> Freshness:
     return Freshness(stale, bool(notes.makers))
 
 
-def stale_analyses(params: Params) -> dict[str, str]:
-    """Which analyses of a profile are stale, by name, and why; those that were not run are not.
+def stale_analyses(params: Params, names: Collection[str]) -> dict[str, str]:
+    """Which of these analyses of a profile are stale, and why; those that were not run are not.
 
     Raises:
         BenchError: a dvc.lock is damaged.
@@ -98,7 +98,7 @@ def stale_analyses(params: Params) -> dict[str, str]:
     if not notes.makers:
         return {}
     whys = {name: notes.why_stale(params, folder / name) for name in params.analyses
-            if (folder / name).is_dir()}  # fmt: skip
+            if name in names and (folder / name).is_dir()}  # fmt: skip
     return {name: why for name, why in whys.items() if why}
 
 

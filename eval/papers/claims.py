@@ -45,6 +45,7 @@ WEIGHT_CHANGES = {
     "mean": "weight_change_(mean_over_layers)",
     "weighted_mean": "weight_change_(mean_over_weights)",
 }
+ANALYSED = ("compression", "weights")  # what claims read of analyses, and their stage depends on
 MARKED = (
     "difference",
     "verdict_here",
@@ -351,7 +352,7 @@ class Findings(NamedTuple):
 def check_claims(results: Results) -> Findings:
     """The verdicts on every claim, from what has been scored and analysed so far."""
     params = load_params(results.profile)
-    analysed, old = _analysed(params), stale_analyses(params)
+    analysed, old = _analysed(params), stale_analyses(params, ANALYSED)
     everything = replace(
         results, scores=pd.concat([results.scores, *analysed.values()], ignore_index=True)
     )
@@ -505,7 +506,7 @@ def claims_table(results: Results) -> Table:
         else f"All are of {seeds_text(1)}"
     )
     notes = results.fresh.notes(STALE, results.grid.methods, results.grid.subjects())
-    notes += analyses_said(stale_analyses(load_params(results.profile)))
+    notes += analyses_said(stale_analyses(load_params(results.profile), ANALYSED))
     notes += (*results.fresh.unverified(), *results.refused())
     digits = tuple(finding.digits for finding in checked.anywhere)
     return Table(caption, columns, tuple(rows), marks, notes, results.heading(), digits)

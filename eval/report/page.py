@@ -147,7 +147,7 @@ def render(
         stale=[
             *results.fresh.notes(STALE, everyone, results.grid.subjects()),
             *(note for part in sequences for note in part.stale),
-            *analyses_said(stale_analyses(params)),
+            *analyses_said(stale_analyses(params, params.analyses)),
         ],
         charts=charts,
         scatters=[kind for kind in kinds if f"scatter_{kind}.svg" in charts],
