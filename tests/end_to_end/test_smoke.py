@@ -114,6 +114,7 @@ def test_stages_open_nothing_but_what_they_depend_on(clone: Clone, watch: Watch)
             for stage in repo.index.stages
         }
         assert opened.keys() == stages.keys()
+        beside: dict[str, set[str]] = {}
         for address, stage in stages.items():
             # Whether there are several trainings, the command asks the method: as the training did.
             training = address.replace(":score", ":train")
@@ -124,7 +125,7 @@ def test_stages_open_nothing_but_what_they_depend_on(clone: Clone, watch: Watch)
             }
             # Of a digest, the room that it is of.
             known |= {Path(p).stem.replace(".", "/") for p in known if "runs/code/" in p}
-            beside = {
+            beside[address] = {
                 path
                 for path in opened[address]
                 if (clone.root / path).exists()  # a library may remove things by relative names
@@ -132,8 +133,8 @@ def test_stages_open_nothing_but_what_they_depend_on(clone: Clone, watch: Watch)
                 and not any(re.fullmatch(pattern, path) for pattern in NEUTRAL)
                 and not (address in REPORT and re.match("(datasets|models|eval|pipeline)/", path))
             }
-            assert not beside, address
             assert any(path.startswith(("pipeline/", "eval/")) for path in opened[address])
+        assert {address: paths for address, paths in beside.items() if paths} == {}
 
 
 def test_nothing_changed(clone: Clone) -> None:
