@@ -197,7 +197,8 @@ def test_stages_depend_on_all_code_that_they_run(profile: str) -> None:
         if name == "code@dvc.yaml":
             digested = [room_of_digest(Path(out.fs_path)) for out in stage.outs]
             files = {file for room in digested for file in sources_in(ROOT / (room or ""))}
-            assert {Path(dep.fs_path) for dep in stage.deps} == files
+            writer = ROOT / "eval/freshness.py"  # what reads the rooms; the command is neutral
+            assert {Path(dep.fs_path) for dep in stage.deps} == {*files, writer}
             continue
         lines = stage.cmd if isinstance(stage.cmd, list) else [stage.cmd]
         modules = set().union(*(modules_of(line) for line in lines))
