@@ -60,14 +60,28 @@ def copied(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(kept, tmp_path_factory.mktemp("around") / "project", symlinks=True)
 
 
+@pytest.fixture(scope="module")
+def as_kept(kept: Path) -> dict[str, str]:
+    return tree(kept)
+
+
 @pytest.fixture
-def place(kept: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The copy as the current folder; made anew after rows that prepared something."""
+def place(
+    kept: Path, copied: Path, as_kept: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The copy as the current folder; what rows prepared there is taken back after them."""
     monkeypatch.chdir(copied)
     yield copied
-    if tree(copied) != tree(kept):
-        shutil.rmtree(copied)
-        shutil.copytree(kept, copied, symlinks=True)
+    now = tree(copied)
+    for path in sorted((p for p in now if now[p] != as_kept.get(p)), reverse=True):
+        folder = (copied / path).is_dir() and not (copied / path).is_symlink()
+        (copied / path).rmdir() if folder else (copied / path).unlink()
+    for path in (p for p in as_kept if now.get(p) != as_kept[p]):  # folders before what they hold
+        if as_kept[path] == "folder":
+            (copied / path).mkdir()
+        else:
+            shutil.copy2(kept / path, copied / path, follow_symlinks=False)
+    assert tree(copied) == as_kept
 
 
 def bad_metadata() -> None:
