@@ -45,7 +45,7 @@ WEIGHT_CHANGES = {
     "mean": "weight_change_(mean_over_layers)",
     "weighted_mean": "weight_change_(mean_over_weights)",
 }
-ANALYSED = ("compression", "weights")  # what claims read of analyses, and their stage depends on
+ANALYSED = ("compression", "weights")  # the analyses whose results claims read
 MARKED = (
     "difference",
     "verdict_here",
@@ -74,6 +74,7 @@ class Verdict(Enum):
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
     FAILED = "failed"  # there is nothing to compare, as cells could not be made
+    NOT_ASKED = "–"  # "would other prompts?", of what is measured without any
 
 
 @dataclass(frozen=True)
@@ -371,6 +372,12 @@ def check_claims(results: Results) -> Findings:
         _of_failed(findings(CLAIMS, [each and each[i] for each in found], margins), lost)
         for i in range(3)
     )
+    here = [
+        replace(finding, verdict=Verdict.NOT_ASKED)
+        if finding.difference and finding.claim.metric in WEIGHT_CHANGES.values()
+        else finding
+        for finding in here
+    ]
     return Findings(anywhere, here, trainings, stale)
 
 

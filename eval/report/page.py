@@ -132,7 +132,7 @@ def render(
         sheets=sheets,
         findings=list(zip(*found)),
         verdicts={
-            name: {v: sum(f.verdict is v for f in part) for v in Verdict}
+            name: {v: n for v in Verdict if (n := sum(f.verdict is v for f in part))}
             for name, part in found._asdict().items()
             if name != "stale"
         },

@@ -24,6 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from eval.analyses.analysis import Analysis
 from eval.analyses.stages import analyses_of
 from eval.freshness import files_of
+from eval.papers.claims import ANALYSED
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
 from pipeline.bench.checks import check_profile
@@ -321,6 +322,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             }
             for name, analysis in analyses.items()
         ],
+        claimed=ANALYSED,
         generated=_generated(params, grid, kinds, analyses),
     )
     return {folder / "dvc.yaml": contents, **texts}
