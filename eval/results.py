@@ -394,6 +394,20 @@ def reference_method(grid: Grid) -> str:
     return "custom_diffusion" if "custom_diffusion" in grid.methods else grid.methods[0]
 
 
+def rankable(over: Mapping[str, frozenset[str]]) -> list[str]:
+    """The methods whose means can be ranked, as they are over the same subjects.
+
+    A mean over other subjects is no rival. Of the sets with most subjects it is that which most
+    methods have.
+
+    Args:
+        over: by method, what its mean is over.
+    """
+    counts = Counter(over.values())
+    most = max(counts, key=lambda subjects: (len(subjects), counts[subjects]), default=None)
+    return [method for method, subjects in over.items() if subjects == most]
+
+
 def estimates(scores: pd.DataFrame) -> Estimates:
     """The mean of every metric in every cell, with its error clustered by prompt.
 

@@ -80,7 +80,7 @@ def wrong_in_sentences(text: str) -> list[str]:
             if printed not in [as_printed(mean, printed) for mean in means if mean]:
                 wrong.append(f"{row['method']}: {printed}")
     claims = rows(ROOT / "reports" / "claims.csv")
-    verdicts = r"(\d+) hold, (\d+) do not and (\d+) are undecided"
+    verdicts = r"(\d+) holds?, (\d+) do(?:es)? not and (\d+) (?:is|are) undecided"
     counts = re.findall(verdicts, bullets[4])
     for column, count in zip(("verdict_here", "verdict"), counts, strict=True):
         real = Counter(row[column] for row in claims)

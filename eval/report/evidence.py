@@ -7,10 +7,12 @@ sentence about results too.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.metrics.catalogue import METRICS
 from eval.papers.claims import seeds_text
 from eval.results import KINDS, subjects_of
 from eval.style import words
@@ -44,6 +46,8 @@ class Evidence:
     comparison: Rows  # `tables/comparison.csv`, by method
     # By kind, `tables/differences_<kind>.csv`, by "second − first".
     differences: Mapping[str, Rows] = field(default_factory=dict)
+    # By kind and metric, the subjects that each method's mean is over.
+    scored: Mapping[tuple[str, str], Mapping[str, frozenset[str]]] = field(default_factory=dict)
     claims: Rows = field(default_factory=dict)  # `claims.csv`, by claim
     basis: tuple[str, ...] = ()  # what it all was measured on, in words
 
@@ -62,6 +66,7 @@ def read_evidence(profile: str) -> Evidence:
     return Evidence(
         _by_name(tables / "comparison.csv", profile),
         {k: _by_name(path, profile) for k, path in differences.items() if path.is_file()},
+        _scored(tables, params),
         _by_name(claims, profile) if claims.is_file() else {},
         (*_counts(params, grid), rates(params, grid), _measures(params)),
     )
@@ -80,6 +85,29 @@ def _read(path: Path, profile: str) -> list[dict[str, str]]:
     if not rows or any(None in row or None in row.values() for row in rows):
         raise BenchError(f"{path}: not a table of a report: run `{repro_command(profile)}`")
     return rows
+
+
+def _scored(tables: Path, params: Params) -> dict[tuple[str, str], dict[str, frozenset[str]]]:
+    """By kind and metric, what means are over, as the tables of subjects and the protocol say."""
+    found: dict[tuple[str, str], dict[str, frozenset[str]]] = {}
+    for kind in KINDS:
+        path = tables / f"{kind}.csv"
+        for row in _read(path, params.profile) if path.is_file() else ():
+            for metric in METRICS.keys() & row.keys():
+                left_out = params.protocol.score.leave_out.get(metric, ())
+                if number(row[metric]) is not None and row["subject"] not in left_out:
+                    over = found.setdefault((kind, metric), {})
+                    over[row["method"]] = over.get(row["method"], frozenset()) | {row["subject"]}
+    return found
+
+
+def number(text: str | None) -> float | None:
+    """The number in a cell; None for a gap, and for what stands there if a cell failed."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value
 
 
 def _counts(params: Params, grid: Grid) -> list[str]:

@@ -2,8 +2,9 @@
 
 Each answer follows from tests that stand in the report's tables, and says "undecided" where none
 decides. A test is for *these subjects* (would other prompts show the same?) or for *others* (would
-other concepts?), and counts as decided at p ≤ 5 % after Holm's correction for its table. Where
-cells are trained with several seeds, it is told what is decided for *other trainings*.
+other concepts?). It counts as decided at p ≤ 5 % after Holm's correction for its table, a claim of
+"no worse" or "on a par" by its interval. Where cells are trained with several seeds, it is told
+what is decided for *other trainings*.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from typing import NamedTuple
 
 from eval.metrics.catalogue import METRICS, OfPrompts
 from eval.papers.claims import Verdict
-from eval.report.evidence import Evidence, listed
-from eval.results import REFERENCES
+from eval.report.evidence import Evidence, counted, listed, number
+from eval.results import REFERENCES, rankable
 from eval.scores.file import ORACLE
 from eval.style import words
 from eval.tables.table import SIGNIFICANT
 
 PRETRAINED = "pretrained"
 
-VERDICTS = {Verdict.HOLDS: "hold", Verdict.FAILS: "do not", Verdict.UNDECIDED: "are undecided"}
+# What is said of one claim, and of several.
+VERDICTS = {
+    Verdict.HOLDS: ("holds", "hold"),
+    Verdict.FAILS: ("does not", "do not"),
+    Verdict.UNDECIDED: ("is undecided", "are undecided"),
+}
 
 
 class Answer(NamedTuple):
@@ -57,10 +63,10 @@ def lead(evidence: Evidence, kind: str, metric: str, first: str, second: str) ->
     """How far the first method is better than the second; None if they were not compared."""
     table = evidence.differences.get(kind, {})
     for name, sign in ((f"{first} − {second}", 1), (f"{second} − {first}", -1)):
-        difference = _number(table.get(name, {}).get(metric))
+        difference = number(table.get(name, {}).get(metric))
         if difference is not None:
             better = sign if METRICS[metric].higher_is_better else -sign
-            p_here, p = (_number(table[name].get(f"{metric}_{of}")) for of in ("p_here", "p"))
+            p_here, p = (number(table[name].get(f"{metric}_{of}")) for of in ("p_here", "p"))
             here, others = (p is not None and p <= SIGNIFICANT for p in (p_here, p))
             return Lead(better * difference, here, others)
     return None
@@ -68,48 +74,53 @@ def lead(evidence: Evidence, kind: str, metric: str, first: str, second: str) ->
 
 def means(evidence: Evidence, kind: str, metric: str) -> dict[str, float]:
     """The mean of each row that has one."""
-    found = {m: _number(row.get(f"{kind}_{metric}")) for m, row in evidence.comparison.items()}
+    found = {m: number(row.get(f"{kind}_{metric}")) for m, row in evidence.comparison.items()}
     return {method: value for method, value in found.items() if value is not None}
 
 
-def contestants(evidence: Evidence, kind: str, metric: str) -> dict[str, float]:
-    """The means of the methods that learn, the best first; of those over most subjects."""
+def learners(evidence: Evidence, kind: str, metric: str) -> dict[str, float]:
+    """The means of the methods that learn, the best first."""
     found = {m: v for m, v in means(evidence, kind, metric).items() if m not in REFERENCES}
-    over = {
-        method: int(evidence.comparison[method][f"{kind}_subjects"].partition("/")[0])
-        for method in found
-    }
-    most = max(over.values(), default=0)
     better = METRICS[metric].higher_is_better
-    order = sorted(found, key=lambda method: found[method], reverse=better)
-    return {method: found[method] for method in order if over[method] == most}
+    return dict(sorted(found.items(), key=lambda item: item[1], reverse=better))
 
 
 def best(evidence: Evidence, kind: str, metric: str) -> str:
     """Which of the methods that learn is best by a metric, as far as tests say."""
-    found = contestants(evidence, kind, metric)
-    title = METRICS[metric].title
-    if len(found) < 2:
-        return f"Not measured: {title} has no two methods to compare."
-    first, *rivals = found
-    leads = {rival: lead(evidence, kind, metric, first, rival) for rival in rivals}
-    decided = {rival: by for rival, by in leads.items() if by and (by.here or by.others)}
-    ahead = [rival for rival, by in decided.items() if by.ahead > 0]
-    # Where two methods lack different subjects, a test of those they share may say the reverse.
-    behind = [rival for rival in decided if rival not in ahead]
-    open_ = [rival for rival in rivals if rival not in decided]
+    found, title = learners(evidence, kind, metric), METRICS[metric].title
+    over = evidence.scored.get((kind, metric), {})
+    ranked = rankable({method: over.get(method, frozenset()) for method in found})
 
     def named(methods: Sequence[str]) -> str:
         return listed(_with(method, found, metric) for method in methods)
 
+    if not found:
+        return f"Not measured: no method that learns has {title}."
+    if len(found) == 1:
+        return f"Nothing to compare: {title} is of {named(ranked)} alone."
+    if len(ranked) == 1:
+        return f"Not ranked: the means of {named([*found])} are over different subjects."
+    first, *rivals = ranked
+    others = [method for method in found if method not in ranked]
+    leads = {rival: lead(evidence, kind, metric, first, rival) for rival in (*rivals, *others)}
+    decided = {rival: by for rival, by in leads.items() if by and (by.here or by.others)}
+    ahead = [rival for rival in rivals if rival in decided and decided[rival].ahead > 0]
+    # Where methods lack different subjects, a test of those they share may say the reverse.
+    behind = [rival for rival, by in decided.items() if by.ahead < 0]
+    open_ = [rival for rival in rivals if rival not in decided]
     value = _value(found[first], metric)
     where = _reach(ahead, decided) if ahead else ""
     if not open_ and not behind:
-        return f"{_sentence(words(first))}: {title} {value}, ahead of {named(ahead)} {where}."
-    buts = [f"no test tells it from {named(open_)}"] if open_ else []
-    buts += [f"{named(behind)} beat it where both were scored"] if behind else []
-    said = f"Undecided: {words(first)} has the best mean {title} ({value}), but {listed(buts)}."
-    return f"{said} It is ahead of {named(ahead)} {where}." if ahead else said
+        said = [f"{_sentence(words(first))}: {title} {value}, ahead of {named(ahead)} {where}"]
+    else:
+        buts = [f"no test tells it from {named(open_)}"] if open_ else []
+        buts += [f"{named(behind)} beat it where both were scored"] if behind else []
+        best_mean = f"{words(first)} has the best mean {title} ({value})"
+        said = [f"Undecided: {best_mean}, but {listed(buts)}"]
+        said += [f"It is ahead of {named(ahead)} {where}"] if ahead else []
+    if left := [method for method in others if method not in behind]:
+        said.append(f"Not ranked, as other subjects of theirs were scored: {named(left)}")
+    return ". ".join(said) + "."
 
 
 def _reach(ahead: Sequence[str], decided: Mapping[str, Lead]) -> str:
@@ -138,7 +149,8 @@ def single(evidence: Evidence, metric: str) -> str:
 def drift(evidence: Evidence) -> str:
     """Which methods have moved their class away from real images, further than the base model."""
     metric = next((m for m in ("kid", "fid") if means(evidence, "single", m)), None)
-    found = contestants(evidence, "single", metric) if metric else {}
+    # Paired tests are of the subjects that two methods share, so no method has to be left out.
+    found = learners(evidence, "single", metric) if metric else {}
     base = means(evidence, "single", metric).get(PRETRAINED) if metric else None
     if metric is None or base is None or not found:
         return "Not measured: the pretrained model's distance to real images, and another's."
@@ -161,10 +173,12 @@ def drift(evidence: Evidence) -> str:
     else:
         said.append(f"No method is shown to: none has a {title} that a test finds above {of_base}")
     if better:
-        said.append(f"{_sentence(named(better))} is below it {_reach(better, decided)}")
+        is_ = "is" if len(better) == 1 else "are"
+        said.append(f"{_sentence(named(better))} {is_} below it {_reach(better, decided)}")
     if same:
+        has = "has" if len(same) == 1 else "have"
         said.append(
-            f"{_sentence(listed(map(words, same)))} has exactly the pretrained model's value"
+            f"{_sentence(listed(map(words, same)))} {has} exactly the pretrained model's value"
         )
     if open_:
         said.append(f"Undecided: {named(open_)}")
@@ -227,9 +241,11 @@ def sureness(evidence: Evidence) -> str:
         for column in ("verdict_here", "verdict", "verdict_trainings")
     )
     if tested := sum(others[verdict.value] for verdict in VERDICTS):
+        what = f"Of {counted(tested, 'comparison')} of the paper that these scores can test"
+        apart = f" ({n} without prompts aside)" if (n := here[Verdict.NOT_ASKED.value]) else ""
         said.append(
-            f"Of {tested} comparisons of the paper that these scores can test, {_verdicts(here)} "
-            f"for these subjects, and {_verdicts(others)} for others"
+            f"{what}, {_verdicts(here)} for these subjects{apart}, and {_verdicts(others)} for "
+            "others"
         )
         if any(trainings[verdict.value] for verdict in VERDICTS):
             said[-1] += f"; {_verdicts(trainings)} for other trainings on these subjects"
@@ -237,16 +253,10 @@ def sureness(evidence: Evidence) -> str:
 
 
 def _verdicts(counts: Mapping[str, int]) -> str:
-    return listed(f"{counts[verdict.value]} {name}" for verdict, name in VERDICTS.items())
-
-
-def _number(text: str | None) -> float | None:
-    """The number in a cell; None for a gap, and for what stands there if a cell failed."""
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
-    return None if math.isnan(value) else value
+    return listed(
+        f"{(count := counts[verdict.value])} {names[count != 1]}"
+        for verdict, names in VERDICTS.items()
+    )
 
 
 def _value(value: float, metric: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 from eval.metrics.catalogue import METRICS
-from eval.results import REFERENCES, Results
+from eval.results import REFERENCES, Results, rankable
 from eval.statistics import Estimate
 from eval.tables.building import tested
 from eval.tables.table import Column, Compared, metric_column
@@ -32,11 +31,8 @@ def winners(results: Results, kind: str) -> list[Winner]:
             for method in results.grid.methods
             if method not in REFERENCES and (mean := results.mean(method, kind, metric))
         }
-        # A mean over other subjects is no rival: of the most subjects those that most methods have.
         over = {method: frozenset(results.scored(method, kind, metric)) for method in means}
-        counts = Counter(over.values())
-        most = max(counts, key=lambda subjects: (len(subjects), counts[subjects]), default=None)
-        means = {method: mean for method, mean in means.items() if over[method] == most}
+        means = {method: means[method] for method in rankable(over)}
         if len(means) < 2:
             continue
         higher = METRICS[metric].higher_is_better

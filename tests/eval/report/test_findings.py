@@ -96,15 +96,57 @@ def test_what_is_decided_of_some_is_said_of_these_only() -> None:
     )
 
 
-def test_a_mean_over_fewer_subjects_is_no_contestant() -> None:
-    found = evidence(MEANS, {})
-    fewer = {**found.comparison["lora"], "single_subjects": "3/4, 1 diverged"}
-    fewer = {**found.comparison, "lora": fewer}
-    said = best(replace(found, comparison=fewer), "single", "image_alignment")
-    assert said == "Not measured: image-alignment has no two methods to compare."
-    gap = {**found.comparison["lora"], "single_image_alignment": "diverged"}
-    said = best(replace(found, comparison={**fewer, "lora": gap}), "single", "image_alignment")
-    assert said.startswith("Not measured")
+FEWER, ALL = frozenset({"cat", "dog"}), frozenset({"cat", "dog", "chair"})
+
+
+def over(found: Evidence, metric: str, **subjects: frozenset[str]) -> Evidence:
+    """The same, where means are over these subjects."""
+    scored = {method: subjects.get(method, ALL) for method in found.comparison}
+    return replace(found, scored={("single", metric): scored})
+
+
+def test_a_mean_over_fewer_subjects_is_not_ranked_and_is_named() -> None:
+    tests: Tests = {"c − b": (-0.2, 0.01, 0.5), "b − a": (-0.1, 0.5, 0.5)}
+    found = over(evidence({"a": 0.9, "b": 0.8, "c": 0.6}, tests), "image_alignment", a=FEWER)
+    assert best(found, "single", "image_alignment") == (
+        "B: image-alignment 0.800, ahead of c (0.600) for these subjects; for others it is "
+        "undecided. Not ranked, as other subjects of theirs were scored: a (0.900)."
+    )
+    tests["b − a"] = (-0.1, 0.01, 0.5)
+    beaten = replace(found, differences=evidence({}, tests).differences)
+    assert best(beaten, "single", "image_alignment") == (
+        "Undecided: b has the best mean image-alignment (0.800), but a (0.900) beat it where both "
+        "were scored. It is ahead of c (0.600) for these subjects; for others it is undecided."
+    )
+
+
+def test_without_two_means_over_the_same_nothing_is_compared() -> None:
+    found = over(evidence(MEANS, {}), "image_alignment", lora=FEWER)
+    assert best(found, "single", "image_alignment") == (
+        "Not ranked: the means of lora (0.600) and dreambooth (0.500) are over different subjects."
+    )
+    rows = {m: {**found.comparison[m]} for m in found.comparison}
+    rows["lora"]["single_image_alignment"] = "diverged"
+    assert best(replace(found, comparison=rows), "single", "image_alignment") == (
+        "Nothing to compare: image-alignment is of dreambooth (0.500) alone."
+    )
+    rows["dreambooth"]["single_image_alignment"] = ""
+    said = best(replace(found, comparison=rows), "single", "image_alignment")
+    assert said == "Not measured: no method that learns has image-alignment."
+
+
+def test_a_method_with_a_cell_that_failed_is_told_to_forget() -> None:
+    """It has a paired test on what it shares with the base, and no place in a race of means."""
+    means = {"pretrained": 5.0, "lora": 6.0, "dreambooth": 9.0}
+    tests: Tests = {
+        "lora − pretrained": (1.0, 0.5, 0.5),
+        "dreambooth − pretrained": (4.0, 0.01, 0.01),
+    }
+    found = over(evidence(means, tests, "kid"), "kid", dreambooth=FEWER)
+    assert drift(found) == (
+        "Dreambooth (9.00) by KID × 10³, against the pretrained model's 5.00, for these subjects "
+        "and for others. Undecided: lora (6.00)."
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,8 +195,15 @@ def test_claims_are_counted() -> None:
     found = replace(evidence(MEANS, {}), claims=claims, basis=("two concepts", "one seed"))
     assert answers(found)[4].text == (
         "Two concepts; one seed. Of 4 comparisons of the paper that these scores can test, 2 hold, "
-        "1 do not and 1 are undecided for these subjects, and 2 hold, 1 do not and 1 are undecided "
-        "for others."
+        "1 does not and 1 is undecided for these subjects, and 2 hold, 1 does not and 1 is "
+        "undecided for others."
+    )
+    of_weights = {"verdict_here": "–", "verdict": "holds"}
+    more = replace(found, claims={**claims, "weights": of_weights})
+    assert answers(more)[4].text.endswith(
+        "Of 5 comparisons of the paper that these scores can test, 2 hold, 1 does not and 1 is "
+        "undecided for these subjects (1 without prompts aside), and 3 hold, 1 does not and 1 is "
+        "undecided for others."
     )
 
 
