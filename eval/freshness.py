@@ -63,20 +63,23 @@ class Freshness:
         return () if self.verified else (said,)
 
 
-def freshness(profile: str, scores: pd.DataFrame) -> Freshness:
+def freshness(profile: str, scores: pd.DataFrame, failed: Collection[Cell] = ()) -> Freshness:
     """Finds out which cells are stale.
 
     Args:
         profile: the name of a profile.
         scores: those of its cells, as `eval.scores.reading.load_scores` gives.
+        failed: cells that hold why they could not be made, which may be otherwise by now.
 
     Raises:
         BenchError: a dvc.lock is damaged.
     """
     params, notes = load_params(profile), _Notes(profile)
-    cells = scores.drop_duplicates(["method", "subject"])
+    rows = scores.drop_duplicates(["method", "subject"])
+    cells = dict.fromkeys(failed, params.protocol.name)
+    cells |= dict(zip(zip(rows["method"], rows["subject"]), rows["protocol"]))
     stale: dict[Cell, str] = {}
-    for method, subject, protocol in zip(cells["method"], cells["subject"], cells["protocol"]):
+    for (method, subject), protocol in cells.items():
         if protocol != params.protocol.name:
             stale[method, subject] = f"of protocol {protocol} and not {params.protocol.name}"
             continue

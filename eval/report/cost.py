@@ -10,13 +10,17 @@ from eval.results import KINDS, Results
 from eval.style import words
 from eval.tables.stale import marked
 from eval.tables.table import Cell, Column, Table
+from pipeline.settings.external import is_external
 from pipeline.settings.profile import Grid, Params
 
 BYTES_EACH = 4  # of a number in an adapter's file
 
 
 def cost_table(params: Params, results: Results) -> Table:
-    """What a cell of each method takes to train and to store, the mean over all trainings."""
+    """What a cell of each method takes to train and to store, the mean over all trainings.
+
+    The time has that of the adapters that a cell is made of: a merge of two trains two before it.
+    """
     shown = (
         ("seconds", "training, s", 1, 1.0),
         ("peak_bytes", "peak, GB", 2, 1e-9),
@@ -32,15 +36,35 @@ def cost_table(params: Params, results: Results) -> Table:
     for method in results.grid.methods:
         row: list[Cell] = [method]
         for kind in kinds:
-            records = [params.records(method, s) for s in results.subjects(kind)]
-            paths = [folder / COST_FILE for trainings in records for folder in trainings.values()]
-            costs = [cost for path in paths if (cost := read_cost(path))]
+            subjects = results.subjects(kind)
+            costs = [cost for s in subjects for cost in _costs(params, results.grid, method, s)]
             for key, _, _, unit in shown:
                 values = [getattr(cost, key) for cost in costs]
                 row.append(float(np.mean(values)) * unit if values else None)
         if any(value is not None for value in row[1:]):
             rows.append(tuple(row))
-    return Table("Mean over cells of what their training took", tuple(columns), tuple(rows))
+    caption = (
+        "Mean over cells of what their training took, with the time of the adapters of single "
+        "concepts that they are made of"
+    )
+    return Table(caption, tuple(columns), tuple(rows))
+
+
+def _costs(params: Params, grid: Grid, method: str, subject: str) -> list[Cost]:
+    """What the trainings of a cell took, as far as that is written down."""
+    from pipeline.methods import load_method
+
+    concepts = grid.concepts_of(subject)
+    how = None if is_external(method) else load_method(method, grid).of(len(concepts))
+    parts = how.needs(concepts).adapters if how else ()
+    found = []
+    for seed, folder in params.records(method, subject).items():
+        made = read_cost(folder / COST_FILE)
+        of_parts = [read_cost(params.record(*part, seed) / COST_FILE) for part in parts]
+        before = [cost.seconds for cost in of_parts if cost]
+        if made and len(before) == len(parts):
+            found.append(made.model_copy(update={"seconds": made.seconds + sum(before)}))
+    return found
 
 
 def sequence_costs(sequence: SequenceResults, params: Params) -> Table:

@@ -90,12 +90,13 @@ def _read(path: Path, profile: str) -> list[dict[str, str]]:
 def _scored(tables: Path, params: Params) -> dict[tuple[str, str], dict[str, frozenset[str]]]:
     """By kind and metric, what means are over, as the tables of subjects and the protocol say."""
     found: dict[tuple[str, str], dict[str, frozenset[str]]] = {}
+    rules = params.protocol.score.leave_out.items()
+    left_out = {m: {c for name, some in rules if name == m for c in some} for m in METRICS}
     for kind in KINDS:
         path = tables / f"{kind}.csv"
         for row in _read(path, params.profile) if path.is_file() else ():
             for metric in METRICS.keys() & row.keys():
-                left_out = params.protocol.score.leave_out.get(metric, ())
-                if number(row[metric]) is not None and row["subject"] not in left_out:
+                if number(row[metric]) is not None and row["subject"] not in left_out[metric]:
                     over = found.setdefault((kind, metric), {})
                     over[row["method"]] = over.get(row["method"], frozenset()) | {row["subject"]}
     return found

@@ -11,7 +11,8 @@ from pipeline.settings.profile import load_grid, load_params
 def missing_cells(profile: str, subjects: Container[str] | None = None) -> dict[str, list[str]]:
     """By method, the subjects that it makes adapters of and that were not run, if there are any.
 
-    A cell that failed was run. Further trainings of a subject are named with their seeds.
+    A cell that failed was run. Further trainings of a subject are named with their seeds. If all
+    subjects are asked about, the sequences that a method learns are, too.
 
     Args:
         profile: the name of a profile.
@@ -30,4 +31,8 @@ def missing_cells(profile: str, subjects: Container[str] | None = None) -> dict[
                 if not (record / SCORES).is_file():
                     name = subject if record == main else f"{subject} (seed {seed})"
                     missing.setdefault(method, []).append(name)
+    for name, sequence in grid.sequences.items():
+        for method in sequence.methods if subjects is None else ():
+            if not (params.record(method, name) / SCORES).is_file():
+                missing.setdefault(method, []).append(name)
     return missing

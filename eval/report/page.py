@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -38,6 +40,7 @@ from eval.statistics import Estimate, interval
 from eval.study.outcome import read_outcome
 from eval.study.read import REASONS
 from eval.style import words
+from eval.tables.building import by_subject
 from eval.tables.gaps import by_failure
 from eval.tables.rendering import cell_text, p_text
 from eval.tables.table import HERE, STALE, Compared, Table
@@ -88,7 +91,7 @@ def render(
         {
             "name": subject,
             "kind": kind,
-            "table": _rows_about(tables.get(kind), subject),
+            "table": _without_subject(by_subject(results, kind, [subject])),
             "sheet": sheets.get(subject),
             "metrics": [METRICS[metric].title for metric in of_images(results, kind)],
             "methods": shown_methods(results, subject, sheets.get(subject)),
@@ -99,6 +102,7 @@ def render(
         for subject in results.subjects(kind)
     ]
     found = check_claims(results)
+    stale_of_analyses = stale_analyses(params, params.analyses)
     beside = comparable(results, params)
     printed: dict[str, float] = {}  # by column and row; of several tables the first counts
     for _, table, numbers in beside:
@@ -127,7 +131,7 @@ def render(
         maps={kind: heat_maps(results, kind) for kind in kinds},
         subjects=subjects,
         disagreement=disagreement(results, sheets, prompts),
-        seen=seen_table(folder / "analyses" / "agreement"),
+        seen=_seen(folder, stale_of_analyses),
         seen_orders=orders(folder / "analyses" / "agreement"),
         sheets=sheets,
         findings=list(zip(*found)),
@@ -140,14 +144,14 @@ def render(
         not_made=[finding for finding in found.anywhere if finding.verdict is Verdict.FAILED],
         study=read_outcome(folder / "study"),
         reasons=REASONS,
-        analyses=_analyses(params, folder),
+        analyses=_analyses(params, folder, stale_of_analyses),
         missing=missing,
         sequences=sequences,
         failed=by_failure(results.failed),
         stale=[
             *results.fresh.notes(STALE, everyone, results.grid.subjects()),
             *(note for part in sequences for note in part.stale),
-            *analyses_said(stale_analyses(params, params.analyses)),
+            *analyses_said(stale_of_analyses),
         ],
         charts=charts,
         scatters=[kind for kind in kinds if f"scatter_{kind}.svg" in charts],
@@ -190,14 +194,23 @@ def scales(table: Table) -> list[tuple[float, float] | None]:
     return found
 
 
-def _rows_about(table: Table | None, subject: str) -> Table | None:
-    """The rows of one subject, without the column that names it."""
-    if table is None:
-        return None
-    about = [i for i, row in enumerate(table.rows) if row[0] == subject]
-    rows = tuple(table.rows[i][1:] for i in about)
-    marks = {(n, 0): table.marks[i, 1] for n, i in enumerate(about) if (i, 1) in table.marks}
-    return Table(table.caption, table.columns[1:], rows, marks) if rows else None
+def _without_subject(table: Table) -> Table | None:
+    """A table of one subject without the column that names it; None if it has no rows."""
+    rows = tuple(row[1:] for row in table.rows)
+    marks = {(i, j - 1): mark for (i, j), mark in table.marks.items()}
+    shown = replace(table, columns=table.columns[1:], rows=rows, marks=marks)
+    return shown if rows else None
+
+
+def _seen(folder: Path, stale: Container[str]) -> Table | None:
+    """The table of what is really there, with a mark at its numbers if the analysis is stale."""
+    table = seen_table(folder / "analyses" / "agreement")
+    if table is None or "agreement" not in stale:
+        return table
+    places = [
+        (i, j) for i, row in enumerate(table.rows) for j, cell in enumerate(row) if j and cell
+    ]
+    return replace(table, marks={**table.marks, **dict.fromkeys(places, STALE)})
 
 
 def _extractors(results: Results) -> dict[str, list[str]]:
@@ -206,9 +219,9 @@ def _extractors(results: Results) -> dict[str, list[str]]:
     return {str(name): sorted(set(group)) for name, group in groups}
 
 
-def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str] | Failure | None]]:
+def _analyses(params: Params, folder: Path, stale: Container[str]) -> list[dict[str, Any]]:
     """What each analysis that was run left in the report's folder, or why it could not."""
-    found: list[dict[str, str | list[str] | Failure | None]] = []
+    found: list[dict[str, Any]] = []
     for name, analysis in analyses_of(params).items():
         inside = folder / "analyses" / name
         paths = {
@@ -217,5 +230,6 @@ def _analyses(params: Params, folder: Path) -> list[dict[str, str | list[str] | 
         }
         failure = failure_of(inside)
         if paths["tables"] or failure:
-            found.append({"desc": analysis.desc, "failure": failure, **paths})
+            mark = STALE if name in stale else ""
+            found.append({"desc": analysis.desc, "mark": mark, "failure": failure, **paths})
     return found

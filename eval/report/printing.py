@@ -63,13 +63,14 @@ def print_table(
     show(table, format)
     missing = {
         method: names
-        for method, names in missing_cells(profile, chosen_subjects).items()
-        if method in chosen_methods
+        for method, names in missing_cells(profile, chosen_subjects if subjects else None).items()
+        if not methods or method in chosen_methods
     }
     if format == "text" and missing:
         print(not_run(missing))
     if format == "text":
-        failed = {key: why for key, why in results.failed.items() if key[0] in chosen_methods}
+        asked = chosen_methods if methods else {key[0] for key in results.failed}
+        failed = {key: why for key, why in results.failed.items() if key[0] in asked}
         print("".join(f"{line}\n" for line in could_not_be_made(failed)), end="")
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-
-import numpy as np
 
 from eval.metrics.catalogue import METRICS
 from eval.results import (
@@ -89,7 +87,8 @@ def comparison(
                 mine = results.scored(method, kind, name)
                 others = {s for other in rows_of for s in results.scored(other, kind, name)}
                 lacks = [s for s in results.averaged(kind, name) if s in others - {*mine}]
-                mark = STALE * any((method, subject) in results.fresh.stale for subject in mine)
+                lost = [s for s in results.averaged(kind, name) if (method, s) in results.failed]
+                mark = STALE * any((method, s) in results.fresh.stale for s in (*mine, *lost))
                 if mine and lacks:
                     mark += FEWER
                     known = fewer.setdefault((method, kind), [])
@@ -104,6 +103,13 @@ def comparison(
             row.append(", ".join(said) if scored or failures else None)
         rows.append(tuple(row))
     caption = "Mean over subjects ± standard error over subjects, those that share a concept as one"
+    if any(
+        len(results.scored(method, kind, name)) == 1
+        for method in rows_of
+        for kind, names in shown.items()
+        for name in names
+    ):
+        caption += "; of a single subject ± over its prompts"
     if compared:
         caption += (
             f"; {ANYWHERE[0]} better or {ANYWHERE[1]} worse than {words(reference)} on the same "
@@ -125,7 +131,7 @@ def comparison(
             *results.fresh.unverified(),
             *results.refused(grid.subjects(), {name for names in shown.values() for name in names}),
             *(line for kind, names in shown.items() for line in results.by_chance([kind], names)),
-            *_untested({kind: found.anywhere for (_, kind, _), found in differences.items()}, 2),
+            *_untested([(kind, found.anywhere) for (_, kind, _), found in differences.items()]),
             *([over_fewer + "; ".join(lacking)] if lacking else []),
         ),
         results.heading(),
@@ -133,9 +139,10 @@ def comparison(
     return _credited(results, table, 0)
 
 
-def by_subject(results: Results, kind: str) -> Table:
-    """Every subject of a kind by itself, methods below each other."""
+def by_subject(results: Results, kind: str, subjects: Sequence[str] | None = None) -> Table:
+    """Every subject of a kind by itself, all or these, methods below each other."""
     metrics = results.metrics(kind)
+    subjects = results.subjects(kind) if subjects is None else subjects
     columns = [Column("subject", "subject"), Column("method", "method")]
     columns += [metric_column(name) for name in metrics]
     rows = [
@@ -147,7 +154,7 @@ def by_subject(results: Results, kind: str) -> Table:
                 for metric in metrics
             ),
         )
-        for subject in results.subjects(kind)
+        for subject in subjects
         for method in (ORACLE, *results.grid.methods)
         if (method, subject) in results.failed
         or any((method, subject, metric) in results.found for metric in metrics)
@@ -156,7 +163,7 @@ def by_subject(results: Results, kind: str) -> Table:
     cells = [[(str(row[1]), str(row[0]))] for row in rows]
     table = Table(caption, tuple(columns), tuple(rows), heading=results.heading())
     table = marked(results.fresh, table, cells)
-    refused = results.refused(results.subjects(kind), metrics)
+    refused = results.refused(subjects, metrics)
     chance = results.by_chance([kind], metrics)
     return _credited(results, replace(table, notes=(*table.notes, *refused, *chance)), 1)
 
@@ -219,27 +226,25 @@ def differences(results: Results, kind: str) -> Table:
     )
     table = Table(caption, columns, tuple(rows), heading=results.heading())
     table = marked(results.fresh, table, cells)
-    one = {kind: next(iter(found.values())).estimate} if found else {}
-    untested = _untested(one, LEAST_SUBJECTS)
+    untested = _untested([(kind, each.estimate) for each in found.values()])
     return replace(table, notes=(*table.notes, *untested))
 
 
-def _untested(anywhere: Mapping[str, Estimate], least: int) -> list[str]:
-    """Says of which kinds of subjects there are too few for a test or an error over subjects.
+def _untested(anywhere: Iterable[tuple[str, Estimate]]) -> list[str]:
+    """Says of which kinds of subjects no two methods share enough for a test over subjects.
 
     Args:
-        anywhere: a difference of each kind.
-        least: how many subjects the table's errors take.
+        anywhere: differences, with their kind.
     """
-    said = []
-    for kind, found in anywhere.items():
-        if found.clusters < LEAST_SUBJECTS:
-            takes = f"test for other subjects, which takes {LEAST_SUBJECTS} that share no concept"
-            if found.clusters < least:
-                takes += f", and no error over subjects, which takes {least}"
-            there = "is 1" if found.clusters == 1 else f"are {found.clusters}"
-            said.append(f"{KINDS[kind].capitalize()}: no {takes}; here {there}")
-    return said
+    most: dict[str, int] = {}
+    for kind, found in anywhere:
+        most[kind] = max(most.get(kind, 0), found.clusters)
+    return [
+        f"{KINDS[kind].capitalize()}: no test for other subjects, which takes {LEAST_SUBJECTS} "
+        f"that share no concept; here {'is 1' if count == 1 else f'are {count}'}"
+        for kind, count in most.items()
+        if count < LEAST_SUBJECTS
+    ]
 
 
 def _credited(results: Results, table: Table, column: int) -> Table:
@@ -261,7 +266,9 @@ def _credited(results: Results, table: Table, column: int) -> Table:
 def _correction(tests: Collection[Compared]) -> str:
     """Says how p-values were corrected: those for any and for these subjects apart."""
     counts = [sum(not math.isnan(p) for p in ps) for ps in zip(*((t.p, t.p_here) for t in tests))]
-    said = " and ".join(f"{n} comparisons {of}" for n, of in zip(counts, PLACES) if n)
+    said = " and ".join(
+        f"{n} comparison{'s' * (n != 1)} {of}" for n, of in zip(counts, PLACES) if n
+    )
     return f"p ≤ {SIGNIFICANT:g} after Holm's correction" + (f" for {said}" if said else "")
 
 
@@ -277,10 +284,13 @@ def _corrected(
 ) -> dict[tuple[str, str, str], Compared]:
     """Differences with their p-values, corrected for all of them; keys end with the metric.
 
-    With more than one of `trainings` there is a p-value for other ones, too.
+    What is the same by construction, such as what a method that changes no weight makes of class
+    nouns and what the base model does, is no test and makes no other one stricter. With more than
+    one of `trainings` there is a p-value for other ones, too.
     """
     p, p_here, p_trainings = (
-        holm(np.array([p_value(each[i]) for each in found.values()])).tolist() for i in range(3)
+        holm([math.nan if _same(each[i]) else p_value(each[i]) for each in found.values()]).tolist()
+        for i in range(3)
     )
     return {
         key: Compared(
@@ -292,3 +302,8 @@ def _corrected(
         )
         for i, (key, each) in enumerate(found.items())
     }
+
+
+def _same(found: Estimate) -> bool:
+    """Whether two methods have the very same values."""
+    return found.mean == 0 and found.std_error == 0

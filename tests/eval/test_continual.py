@@ -21,6 +21,7 @@ from eval.report.stage import write_report
 from eval.results import load_results
 from eval.scores.file import SEQUENCE_COLUMNS, read_scores
 from eval.scores.stage import score_cell, score_oracle, score_sequence
+from eval.style import words
 from eval.tables.rendering import as_csv
 from eval.tables.sequences import confusions, matrix, measures
 from eval.tables.table import STALE
@@ -265,6 +266,23 @@ def test_scores_of_another_order_are_refused(profile: Path) -> None:
     change(Path("grid.yaml"), sequences={"two": {"concepts": CONCEPTS[::-1], "methods": METHODS}})
     with pytest.raises(BenchError, match=r"two/scores\.csv: of other concepts after task 1"):
         load_sequences(load_results())
+
+
+def test_methods_whose_sequence_is_not_there_are_named(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One failed as a whole, one was not run: no table of the sequence has a row of either."""
+    failed, lacking = METHODS
+    write_failure(RECORDS / failed / "two/scores.csv", Failure("diverged", "cat: no number"))
+    (RECORDS / lacking / "two/scores.csv").unlink()
+    print_claims("toyland", write=True)
+    write_report("toyland")
+    out = capsys.readouterr().out
+    assert f"diverged: {failed}/two: cat: no number" in out
+    assert f"{lacking}: two" in out
+    page = " ".join(Path("reports/index.html").read_text(encoding="utf-8").split())
+    assert f"{words(failed)} on two: cat: no number" in page
+    assert f"{words(lacking)}: two" in page
 
 
 def test_scores_of_another_model_are_in_no_table_with_singles(profile: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from eval.tables.building import by_subject, comparison
 from eval.tables.rendering import as_csv
 from eval.tables.table import FEWER, STALE
 from pipeline.common.errors import BenchError
+from pipeline.common.failures import Failure
+from pipeline.common.files import write_failure
 from pipeline.settings.profile import load_params
 from tests.eval.conftest import METHODS
 from tests.eval.synthetic import PROTOCOL
@@ -282,7 +285,27 @@ def test_claims_and_the_page_mark_what_rests_on_stale_cells(known: Path) -> None
     write_report("toyland")
     text = Path("reports/index.html").read_text(encoding="utf-8")
     assert 'aria-label="Stale"' in text
-    assert f'<span class="caveat">{STALE}</span>' in text
+    of_subject = re.findall(r'<details class="subject" id="([^"]+)">(.*?)</details>', text, re.S)
+    caveat = f'<span class="caveat">{STALE}</span>'
+    assert [name for name, part in of_subject if caveat in part] == ["cat+chair"]
+
+
+def test_a_cell_that_failed_is_stale_too(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may not fail any more: the rate that it diverged at was lowered."""
+    path = RECORDS / "custom_diffusion" / "cat" / "scores.csv"
+    write_failure(path, Failure("diverged", "cat: the loss is not finite"))
+    lock = YAML().load(Path("cells/custom_diffusion/dvc.lock"))
+    (out,) = lock["stages"]["score@cat"]["outs"]
+    out |= {"md5": hashlib.md5(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+    YAML().dump(lock, Path("cells/custom_diffusion/dvc.lock"))
+    assert load_results().fresh.stale == {}
+    set_value("params.yaml", 7, "methods", "custom_diffusion", "steps")
+    assert ("custom_diffusion", "cat") in load_results().fresh.stale
+    (RECORDS / "custom_diffusion" / "chair" / "scores.csv").unlink()
+    print_table()
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.startswith("custom_diffusion ")]
+    assert row.count(f"diverged {STALE}") == 3
 
 
 def test_without_a_lock_it_is_said_once(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,7 +215,7 @@ def test_tables_say_what_is_decided_for_other_trainings(trained) -> None:
     assert found is not None
     least = min(p, key=p.__getitem__)
     assert float(row[f"{least}_p_trainings"]) == pytest.approx(min(1, 3 * p[least]))
-    assert "° for other trainings on these subjects, too" in as_text(comparison(results))
+    assert "° for other trainings on these subjects, too" in comparison(results).caption
     assert as_csv(by_subject(results, "single"))
 
 

@@ -350,7 +350,7 @@ def test_verdicts_are_written(profile: Path, capsys: pytest.CaptureFixture[str])
         "| cross-attention changes most (mean over layers): other | When all weights train, those "
         "of cross-attention change most, relative to their size. | section 3.1, Fig. 3 | weight "
         "change (mean over layers): cross-attention > other | 0.401 ± 0.001 | – | [0.399, 0.403] | "
-        "3 | < 0.001 | – | – | one training seed | undecided | holds |"
+        "3 | < 0.001 | – | – | one training seed | – | holds |"
     ) in lines
     assert sum(line.startswith("| ") for line in lines) == len(CLAIMS) + 2
 

@@ -235,7 +235,13 @@ def test_costs_are_means_over_cells(reported: None) -> None:
     assert float(row["single_seconds"]) == sum(cost["seconds"] for cost in costs) / 2
     assert float(row["single_bytes"]) == pytest.approx(sum(c["bytes"] for c in costs) / 2e6)
     assert float(row["single_peak_bytes"]) == 2
-    assert rows["custom_diffusion_merge"]["single_seconds"] == ""
+    merge = rows["custom_diffusion_merge"]
+    assert merge["single_seconds"] == ""
+    own = json.loads(
+        (folder.with_name("custom_diffusion_merge") / "cat+chair/cost.json").read_text()
+    )
+    made_of = sum(cost["seconds"] for cost in costs)
+    assert float(merge["compositions_seconds"]) == pytest.approx(own["seconds"] + made_of)
 
 
 def test_prompts_are_in_a_file(reported: None) -> None:

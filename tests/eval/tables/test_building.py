@@ -61,8 +61,7 @@ def test_differences_are_paired_by_prompt_and_subject(profile: Path) -> None:
     table = differences(results, "compositions")
     assert read_csv(as_csv(table))[0]["text_alignment_p"] == ""
     assert table.notes == (
-        "Compositions: no test for other subjects, which takes 3 that share no concept, and no "
-        "error over subjects, which takes 3; here is 1",
+        "Compositions: no test for other subjects, which takes 3 that share no concept; here is 1",
     )
     # For these the error is over prompts.
     first = prompt_means("custom_diffusion", "cat+chair", ["text_alignment"])
