@@ -27,7 +27,7 @@ from eval.freshness import files_of
 from eval.papers.claims import ANALYSED
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
-from pipeline.bench.checks import check_profile
+from pipeline.bench.checks import check_profile, check_prompts
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.bench.digest import digest_path
 from pipeline.common.errors import BenchError
@@ -36,7 +36,7 @@ from pipeline.common.places import DEFAULT_PROFILE, folder_of
 from pipeline.concepts.concept import styles_of
 from pipeline.corpus.gallery import stand_ins
 from pipeline.methods import Needs, check_methods, load_method, method_files, training_seeds
-from pipeline.settings.external import external_folder, is_external
+from pipeline.settings.external import ABOUT, external_folder, is_external
 from pipeline.settings.profile import (
     FIRST_SEED,
     TRAIN_KEYS,
@@ -168,9 +168,15 @@ def write_pipelines(profiles: list[str] | None = None) -> list[Path]:
         The files that changed.
     """
     changed = []
-    for profile in profiles or profile_names():
+    texts = {profile: pipelines(profile) for profile in profiles or profile_names()}
+    for path in (path for files in texts.values() for path in files):
+        if path.is_file() and MARK not in path.read_text(encoding="utf-8"):
+            raise BenchError(
+                f"{path}: `bench pipelines` did not write it and would replace it: move it away"
+            )
+    for profile, files in texts.items():
         folder = profile_folder(profile)
-        changed += [path for path, text in pipelines(profile).items() if _write(path, text)]
+        changed += [path for path, text in files.items() if _write(path, text)]
         for name, text in PROJECT.items() if profile != DEFAULT_PROFILE else ():
             if not (folder / name).exists():
                 changed += [folder / name] if _write(folder / name, text) else []
@@ -211,10 +217,11 @@ def pipelines(profile: str) -> dict[Path, str]:
 
     Raises:
         BenchError: a method is unknown, or made of adapters of one that is not in the grid, or is
-            trained with fewer seeds; or as `check_profile`.
+            trained with fewer seeds; or as `check_profile` and `check_prompts`.
     """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     check_profile(params, grid)
+    check_prompts(grid)
     check_methods(grid, profile)
     default, analyses, styles = profile == DEFAULT_PROFILE, analyses_of(params), styles_of(grid)
 
@@ -225,6 +232,10 @@ def pipelines(profile: str) -> dict[Path, str]:
     def local(path: str | None) -> str | None:
         """The path if it is one that DVC can watch, None for the name of a download."""
         return None if path is None or is_hub_id(path) else here(path)
+
+    def weights(path: str | None) -> str | None:
+        """The same of what is never a download, whether or not the file is there yet."""
+        return None if path is None else here(path)
 
     def digest_of(room: str) -> str:
         return here(digest_path(params, room))
@@ -256,14 +267,14 @@ def pipelines(profile: str) -> dict[Path, str]:
         "protocol": here(protocol_path(params.protocol.name)),
         "main_seed": FIRST_SEED,
         "train_keys": [*TRAIN_KEYS, FIRST_SEED],
-        "inception": local(params.score.inception) if _needs_inception(params) else None,
+        "inception": weights(params.score.inception) if _needs_inception(params) else None,
         "default": default,
         # Asked for at the end of the profile's file, which comes last: all are known by then.
         "rooms_read": lambda: sorted(read),
         "files_of": partial(files_of, root=ROOT),
         "digest_of": digest_of,
         "galleries": scoring.galleries,
-        "dino": local(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
+        "dino": weights(params.score.dino) if "dino_image_alignment" in scoring.metrics else None,
     }
     kinds = {name: _kinds(name, params, grid) for name in grid.methods}
     learned = {name: _sequences(name, params, grid) for name in grid.all_methods()}
@@ -304,6 +315,7 @@ def pipelines(profile: str) -> dict[Path, str]:
             if name != profile
             for file in ("prompts.csv", "trials.csv")
         ],
+        credits=[here(external_folder(m) / ABOUT) for m in filter(is_external, grid.methods)],
         analyses=[
             {
                 "name": name,

@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -28,6 +29,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -122,8 +124,18 @@ def _address() -> Path:
         str(libraries.stat().st_mtime_ns),
         Path(__file__).read_text(encoding="utf-8"),
         *sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(READ_AT_IMPORT)),
+        *_bounds(),
     ]
     return folder / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
+
+
+def _bounds() -> Iterator[str]:
+    """What of a machine this process may take, which a forked command inherits and cannot widen."""
+    yield f"niceness {os.getpriority(os.PRIO_PROCESS, 0)}"
+    for name in sorted(name for name in dir(resource) if name.startswith("RLIMIT_")):
+        yield f"{name} {resource.getrlimit(getattr(resource, name))}"
+    with suppress(OSError):  # of a job on a shared machine
+        yield Path("/proc/self/cgroup").read_text(encoding="utf-8")
 
 
 def _delegate() -> int | None:

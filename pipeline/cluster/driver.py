@@ -67,6 +67,8 @@ def repro_on_cluster(profile: str, options: Options) -> int:
             "this folder is a copy that Ray throws away: in `ray job submit` leave --working-dir "
             "out and change to the project's folder"
         )
+    if not ((folder / "dvc.yaml").is_file() and (folder / ".dvc" / "config").is_file()):
+        raise BenchError(f"{folder}: has no stages yet: run `bench pipelines`")
     with _alone(folder):
         run = Run(folder, options)
         return run.dry() if options.dry else run.run()

@@ -6,16 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
 from dvc.utils.serialize import dump_yaml, load_yaml
 
+from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 
 Entry = dict[str, Any]  # of a stage in a dvc.lock, as DVC writes it
 
 
 def read_lock(path: Path) -> dict[str, Entry]:
-    """The entries of a dvc.lock by the stages' names, in its order; none if there is no file."""
-    return dict(load_yaml(str(path)).get("stages", {})) if path.exists() else {}
+    """The entries of a dvc.lock by the stages' names, in its order; none if there is no file.
+
+    Raises:
+        BenchError: it is damaged.
+    """
+    try:
+        return dict(load_yaml(str(path)).get("stages", {})) if path.exists() else {}
+    except (DvcException, AttributeError) as error:
+        raise BenchError(f"{path}: {error}: `bench doctor` says what to do") from error
 
 
 def write_lock(path: Path, entries: Mapping[str, Entry]) -> None:

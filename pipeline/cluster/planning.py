@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 
@@ -141,9 +142,16 @@ def changed(folder: Path, addresses: Collection[str]) -> set[str]:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Repo]:
-    """DVC's view of a profile; its lock waits for another `dvc` that holds it."""
-    with closing(Repo(str(folder), _wait_for_lock=True)) as repo:
-        yield repo
+    """DVC's view of a profile; its lock waits for another `dvc` that holds it.
+
+    Raises:
+        BenchError: a file of DVC's is damaged.
+    """
+    try:
+        with closing(Repo(str(folder), _wait_for_lock=True)) as repo:
+            yield repo
+    except DvcException as error:
+        raise BenchError(f"{folder}: {error}: `bench doctor` says what to do") from error
 
 
 def _address(stage: Any) -> str:

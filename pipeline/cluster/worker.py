@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from dvc.config import Config
 from pipeline.cluster.locks import Entry, read_lock, write_lock
 from pipeline.cluster.planning import Stage, located
 from pipeline.cluster.supervisor import supervised
+from pipeline.common.places import DEFAULT_PROFILE
 
 TAIL = 20_000  # characters of a log that go to the driver
 # Several commands of DVC in one process: importing it costs more than most of them.
@@ -31,6 +33,7 @@ DVC = (
     "    if status := main(command): sys.exit(status)\n"
 )
 FEATURES = ".cache"  # what stages keep of images they have encoded; a node's stages share it
+UNFINISHED = "unfinished"  # in a profile's runs: what a stage keeps until it is done
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,18 @@ class Place:
         if folder.stat().st_uid != os.getuid():
             raise PermissionError(f"{folder} is another user's: choose another --scratch")
         return folder
+
+    def unfinished(self) -> Path:
+        """What this project's stages have half done on this machine, to go on from."""
+        project = hashlib.sha256(self.cache.encode()).hexdigest()[:16]
+        folder = self.workshop() / UNFINISHED / project
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def runs(self) -> Path:
+        """The folder of what the profile makes, from the project's root; see `Params.runs`."""
+        folder = Path(self.folder)
+        return folder / "runs" / (DEFAULT_PROFILE if folder == Path() else "")
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,8 @@ def _copy(place: Place) -> Iterator[Path]:
         shutil.copytree(Path.cwd(), copy)
         (workshop / FEATURES).mkdir(exist_ok=True)
         (copy / FEATURES).symlink_to(workshop / FEATURES)
+        (copy / place.runs()).mkdir(parents=True, exist_ok=True)
+        (copy / place.runs() / UNFINISHED).symlink_to(place.unfinished())
         yield copy
     finally:
         shutil.rmtree(copy, ignore_errors=True)

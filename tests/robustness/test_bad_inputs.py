@@ -408,6 +408,16 @@ ROWS: list[Row] = [
         "grid.yaml: compositions.cat and chair: is of cat+chair, in this order: name it so",
     ),
     (
+        file("cells/dreambooth/dvc.yaml", "stages: {}\n"),
+        "pipelines",
+        "cells/dreambooth/dvc.yaml: `bench pipelines` did not write it and would replace it",
+    ),
+    (
+        replaced("datasets/concepts/cat/concept.yaml", "prompts/cat.txt", "prompts/pets.txt"),
+        "pipelines",
+        "datasets/concepts/cat/concept.yaml: prompts: prompts/pets.txt: stages would see no change",
+    ),
+    (
         replaced("params.yaml", 'query: "photo of a {}"', 'query: "photo of a cat"'),
         "retrieve cat",
         "params.yaml: retrieve.query: 'photo of a cat' needs {} once, for the class noun",

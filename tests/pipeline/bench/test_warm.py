@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -161,6 +161,20 @@ def test_ctrl_c_while_code_is_imported_is_quiet(home: Path, warm: str) -> None:
 def test_others_run_by_themselves(home: Path, command: str, warm: str) -> None:
     out, _ = start(home, command, "0", BENCH_WARM=warm).communicate(timeout=60)
     assert out.startswith("False ")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("getpriority", lambda *_: 19), ("getrlimit", lambda *_: (1 << 30, -1))]
+)
+def test_what_may_take_less_of_the_machine_has_a_warm_process_of_its_own(
+    name: str, other: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that it forks would have the priority and the limits of whoever came first."""
+    monkeypatch.setattr(warm.tempfile, "gettempdir", lambda: str(tmp_path))
+    before = warm._address()
+    assert warm._address() == before
+    monkeypatch.setattr(warm.os if name == "getpriority" else warm.resource, name, other)
+    assert warm._address() != before
 
 
 def test_a_folder_that_others_can_write_is_not_trusted(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from pipeline.cluster.locks import merged, read_lock, write_lock
 from pipeline.cluster.package import package
 from pipeline.cluster.planning import changed, make_plan
 from pipeline.cluster.supervisor import supervised
-from pipeline.cluster.worker import Place, Result, run_stage
+from pipeline.cluster.worker import Place, Result, _copy, run_stage
 from pipeline.common.errors import BenchError
-from pipeline.common.places import DEFAULT_PROFILE
+from pipeline.common.places import DEFAULT_PROFILE, folder_of
+from pipeline.settings.profile import load_params
 from tests.pipeline.cluster.toy import STAGES, Toy, make_toy
 
 ROOT = Path(__file__).parents[3]
@@ -180,6 +182,21 @@ def test_a_stage_runs_in_a_copy_of_its_own_and_sees_what_it_should(toy: Toy) -> 
     assert run_stage(stages["score@a"], where, False, None, result, shard).skipped
 
 
+def test_what_is_half_done_outlives_the_copy(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For stages of this project; a stage removes it when it is done."""
+    for where, kept in ((place(toy), "half"), (place(toy, cache="/of/another/project"), None)):
+        with _copy(place(toy)) as copy:
+            (copy / where.runs() / "unfinished/train").mkdir(exist_ok=True)
+            (copy / where.runs() / "unfinished/train/step").write_text("half")
+        with _copy(where) as copy:
+            path = copy / where.runs() / "unfinished/train/step"
+            assert (path.read_text() if path.is_file() else None) == kept
+    monkeypatch.chdir(ROOT)
+    for name in ("toyland", "smoke"):
+        of_profile = replace(place(toy), folder=folder_of(name).as_posix())
+        assert of_profile.runs() == load_params(name).runs()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a disk that is soon full")
 def test_a_full_disk_fails_the_stage_and_leaves_no_record(toy: Toy) -> None:
     cache = toy.desk / "cache"
@@ -273,6 +290,22 @@ def test_addresses_where_there_is_no_cluster(toy: Toy, address: str, message: st
             repro_on_cluster(DEFAULT_PROFILE, Options(address))
         connect(address)
     assert time.monotonic() - start < 5  # Ray would try for minutes
+
+
+@pytest.mark.parametrize("path", ["dvc.lock", "dvc.yaml", "cells/one/dvc.lock"])
+def test_a_file_that_was_cut_is_told(toy: Toy, path: str) -> None:
+    toy.repro()
+    content = (toy.root / path).read_bytes()
+    (toy.root / path).write_bytes(content[: len(content) // 2] + b"\n  [")
+    with pytest.raises(BenchError, match=r"dvc\.(lock|yaml).*`bench doctor` says what to do"):
+        repro_on_cluster(DEFAULT_PROFILE, Options(dry=True))
+
+
+@pytest.mark.parametrize("path", ["dvc.yaml", ".dvc/config"])
+def test_a_profile_without_stages_is_told(toy: Toy, path: str) -> None:
+    (toy.root / path).unlink()
+    with pytest.raises(BenchError, match="has no stages yet: run `bench pipelines`"):
+        repro_on_cluster(DEFAULT_PROFILE, Options(dry=True))
 
 
 def test_check_names_what_a_machine_lacks(toy: Toy) -> None:
