@@ -2,15 +2,18 @@
 
 As `eval.papers.claims`, but paired by prompt within a sequence: two methods after the last task, or
 a method then and when each concept was just learned. For any concept (a sequence has few), and for
-other prompts of these. Of image-alignment, which is where concepts are lost.
+other prompts of these. Of image-alignment, which is where concepts are lost; what the same
+comparison is of text-alignment stands beside it. The last few were written down before anything was
+run.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from eval.continual import SequenceResults
-from eval.metrics.continual import Terms, known, transfer
+from eval.metrics.continual import Terms, known, learned, transfer
 from eval.papers.claims import (
     Claim,
     Relation,
@@ -25,7 +28,10 @@ from eval.tables.stale import marked
 from eval.tables.table import Cell, Column, Table
 
 JUST_LEARNED = "when just learned"  # stands for the second method
-KIND, METRIC = "sequence", "image_alignment"
+ALONE = "its concepts' own adapters"  # likewise
+# What is compared of two methods: a claim's `kind`.
+LAST, LEARNED, TRANSFER = "after the last task", "just learned", "backward transfer"
+METRIC, TEXT = "image_alignment", "text_alignment"
 RIVALS = (
     "custom_diffusion_sequential",
     "custom_diffusion_ewc",
@@ -34,18 +40,28 @@ RIVALS = (
     "lora_compose",
     "c_lora",
 )
-# A row of CIDM's ablation has all that the row before has, and a part more.
+# A row of CIDM's ablation has all that the row before has, and a part more, and nothing else.
 ABLATION = (
-    ("weights by prompt beat equal ones", "ed_lora_ewa", "lora_merge"),
+    ("weights by prompt beat equal ones", "ed_lora_ewa", "ed_lora_equal"),
     ("the term on factors helps", "cidm", "ed_lora_ewa"),
     ("the shared subspace helps", "cidm_subspace", "ed_lora_ewa"),
-    ("both terms beat that on factors", "cidm_paper", "cidm"),
-    ("both terms beat the shared subspace", "cidm_paper", "cidm_subspace"),
+    ("both terms beat that on factors", "cidm_both", "cidm"),
+    ("both terms beat the shared subspace", "cidm_both", "cidm_subspace"),
 )
+GUARDED = ("custom_diffusion_ewc", "custom_diffusion_lwf")
+EXPECTED = "expected here"
 
 
-def _claim(name: str, says: str, where: str, first: str, relation: Relation, second: str) -> Claim:
-    return Claim(name, says, where, KIND, METRIC, first, relation, second)
+def _claim(
+    name: str,
+    says: str,
+    where: str,
+    first: str,
+    relation: Relation,
+    second: str,
+    kind: str = LAST,
+) -> Claim:
+    return Claim(name, says, where, kind, METRIC, first, relation, second)
 
 
 SEQUENCE_CLAIMS: tuple[Claim, ...] = (
@@ -107,29 +123,84 @@ SEQUENCE_CLAIMS: tuple[Claim, ...] = (
         Relation.AT_LEAST,
         "cidm",
     ),
+    _claim(
+        "the constrained merge loses little",
+        "A merge is made anew of all adapters, so that each further one costs the others little.",
+        EXPECTED,
+        "custom_diffusion_merge",
+        Relation.AT_LEAST,
+        JUST_LEARNED,
+    ),
+    _claim(
+        "weights by prompt fall short of one adapter",
+        "Mixed for a prompt, adapters show a concept less than its own does alone.",
+        EXPECTED,
+        "ed_lora_ewa",
+        Relation.LESS,
+        ALONE,
+    ),
+    *(
+        _claim(
+            f"what guards {guards}: {words(method)}",
+            f"Drawing weights to what they were {says} than training on.",
+            EXPECTED,
+            method,
+            relation,
+            "custom_diffusion_sequential",
+            kind,
+        )
+        for method in GUARDED
+        for guards, says, relation, kind in (
+            ("keeps more", "keeps more of earlier concepts", Relation.GREATER, TRANSFER),
+            ("learns less", "learns new ones less", Relation.LESS, LEARNED),
+        )
+    ),
 )
 
 
-def _difference(sequence: SequenceResults, claim: Claim) -> Differences | None:
+def _has_own(claim: Claim, alone: Mapping[str, str]) -> bool:
+    return claim.second == ALONE and claim.first in alone
+
+
+def _difference(
+    sequence: SequenceResults, claim: Claim, metric: str, alone: Mapping[str, str]
+) -> Differences | None:
     """First less second; None if one of them lacks a value."""
-    if claim.metric not in sequence.metrics:
+    if metric not in sequence.metrics:
         return None
     if claim.second == JUST_LEARNED:
-        return sequence.estimate(transfer(sequence.matrix(claim.first, claim.metric)))
-    one, other = (_last(sequence, m, claim.metric) for m in (claim.first, claim.second))
-    return sequence.estimate([a - b for a, b in zip(one, other)])
+        return sequence.estimate(transfer(sequence.matrix(claim.first, metric)))
+    one = _terms(sequence, claim.first, metric, claim.kind)
+    if claim.second == ALONE:
+        found = sequence.of_singles(alone[claim.first], metric)
+        other = None if found is None else list(found)
+    else:
+        other = _terms(sequence, claim.second, metric, claim.kind)
+    return sequence.estimate([a - b for a, b in zip(one, other)]) if other else None
 
 
-def _last(sequence: SequenceResults, method: str, metric: str) -> Terms:
+def _terms(sequence: SequenceResults, method: str, metric: str, kind: str) -> Terms:
     r = sequence.matrix(method, metric)
-    return known(r, len(r) - 1)
+    if kind == LAST:
+        return known(r, len(r) - 1)
+    return transfer(r) if kind == TRANSFER else learned(r)
 
 
-def sequence_claims(sequence: SequenceResults) -> Table:
-    """A row for each claim of which a method at least is in the sequence, with its verdicts."""
-    there = set(sequence.methods)
-    claims = [c for c in SEQUENCE_CLAIMS if {c.first, c.second} - {JUST_LEARNED} <= there]
-    found = [_difference(sequence, claim) for claim in claims]
+def sequence_claims(sequence: SequenceResults, alone: Mapping[str, str]) -> Table:
+    """A row for each claim whose methods are in the sequence, with its verdicts.
+
+    Args:
+        sequence: what was scored.
+        alone: by method, that whose adapters of single concepts it could have used instead.
+    """
+    there = {*sequence.methods, JUST_LEARNED}
+    claims = [
+        claim
+        for claim in SEQUENCE_CLAIMS
+        if claim.first in there and (claim.second in there or _has_own(claim, alone))
+    ]
+    found = [_difference(sequence, claim, claim.metric, alone) for claim in claims]
+    of_text = [_difference(sequence, claim, TEXT, alone) for claim in claims]
     margins = [margin(sequence.results, claim.metric) for claim in claims]
     anywhere, here = (findings(claims, [f and f[i] for f in found], margins) for i in (0, 1))
     columns = (
@@ -139,6 +210,7 @@ def sequence_claims(sequence: SequenceResults) -> Table:
         Column("comparison", "as measured"),
         Column("difference", "difference", digits=3),
         Column("margin", "counts as none", digits=3),
+        Column("text", "the same of text-alignment", digits=3),
         Column("interval", "95 % interval, any concept"),
         Column("p", "p (Holm)", digits=3, p_value=True),
         Column("interval_here", "95 % interval, these concepts"),
@@ -147,16 +219,17 @@ def sequence_claims(sequence: SequenceResults) -> Table:
         Column("verdict", "for any concept"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for one, two in zip(anywhere, here):
+    for one, two, text in zip(anywhere, here, of_text):
         directed = one.claim.relation in (Relation.GREATER, Relation.LESS)
         rows.append(
             (
                 one.claim.name,
                 one.claim.says,
                 one.claim.where,
-                comparison_text(one.claim),
+                f"{one.claim.kind}, {comparison_text(one.claim)}",
                 two.difference,
                 None if directed or math.isnan(one.margin) else one.margin,
+                text.here if text else None,
                 interval_text(one),
                 None if math.isnan(one.p) else one.p,
                 interval_text(two),
@@ -168,8 +241,15 @@ def sequence_claims(sequence: SequenceResults) -> Table:
     caption = (
         "Differences (first − second) ± standard error over prompts. “Any concept”: would others "
         f"show the same? With fewer than {LEAST_SUBJECTS} nobody can tell. “These concepts”: would "
-        "other prompts? The order of the concepts is one of many"
+        "other prompts? The order of the concepts is one of many, and all are of one training of "
+        "each task, whose luck nobody knows"
     )
     table = Table(caption, columns, tuple(rows), heading=sequence.results.heading())
-    about = [{(method, sequence.name) for method in (c.first, c.second)} for c in claims]
+    about = [
+        {
+            *((method, sequence.name) for method in (c.first, c.second)),
+            *((alone[c.first], s) for s in sequence.concepts if c.second == ALONE),
+        }
+        for c in claims
+    ]
     return marked(sequence.fresh, table, about)

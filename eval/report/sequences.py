@@ -80,7 +80,7 @@ def sequence_tables(
         tables[name] = measures(sequence, of)
         tables[f"{name}_cost"] = sequence_costs(sequence, params)
         tables[f"{name}_order"] = sequence_orders(sequence)
-        tables[f"{name}_claims"] = sequence_claims(sequence)
+        tables[f"{name}_claims"] = sequence_claims(sequence, of)
         for metric in sequence.metrics:
             tables[f"{name}_{metric}"] = matrix(sequence, metric, of)
             tables[f"{name}_{metric}_confusion"] = confusions(sequence, metric)

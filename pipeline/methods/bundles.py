@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pipeline.models.adapter import Adapter, Delta
     from pipeline.models.base import Base
 
-# As CIDM's released code weighs adapters, and as its paper's equation 3 does.
-Mix = Literal["released", "paper", "mean of predictions"]
+# As CIDM's released code weighs adapters, and as its paper's equation 3 does; for comparison, all
+# alike with the same sum as the former, and the adapter of the likest concept alone.
+Mix = Literal["released", "paper", "equal", "one-hot", "mean of predictions"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ class Bundled(How):
 
         if self.mixed == "mean of predictions":
             return composed(base, adapter)
-        if self.mixed == "released":
-            return routed(base, adapter, Router())
-        return routed(base, adapter, Router("dot", "mean_max", 2.0, 2.0, 1.0))
+        routers = {
+            "released": Router(),
+            "paper": Router("dot", "mean_max", 2.0, 2.0, 1.0),
+            "equal": Router(power=0.0),
+            "one-hot": Router(power=1e6, scale=1.0),
+        }
+        return routed(base, adapter, routers[self.mixed])
 
 
 @dataclass(frozen=True)

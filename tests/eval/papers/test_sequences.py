@@ -16,7 +16,7 @@ from eval.continual import SequenceResults
 from eval.metrics import Values
 from eval.papers.compare import sequence_orders
 from eval.papers.reference import FOLDER, load_source, sequence_sources
-from eval.papers.sequences import SEQUENCE_CLAIMS, sequence_claims
+from eval.papers.sequences import ALONE, JUST_LEARNED, SEQUENCE_CLAIMS, sequence_claims
 from pipeline.common.errors import BenchError
 from pipeline.methods import method_names
 
@@ -39,6 +39,10 @@ class Drawn(SequenceResults):
 
     def matrix(self, method: str, metric: str) -> Values:
         return self.values[method]
+
+    def of_singles(self, method: str, metric: str) -> Values:
+        assert (method, metric) == ("ed_lora", "image_alignment")
+        return self.values["ed_lora_ewa"].diagonal().T
 
 
 def drawn(**about: tuple[float, float]) -> Drawn:
@@ -63,11 +67,11 @@ def drawn(**about: tuple[float, float]) -> Drawn:
 
 def test_verdicts_follow_the_values() -> None:
     sequence = drawn(
-        cidm=(0.8, 0.0), lora_merge=(0.8, 0.3), ed_lora_ewa=(0.8, 0.02),
+        cidm=(0.8, 0.0), lora_merge=(0.8, 0.3), ed_lora_ewa=(0.8, 0.02), ed_lora_equal=(0.8, 0.3),
         custom_diffusion_ewc=(0.85, 0.0), textual_inversion=(0.6, 0.0),
         custom_diffusion_sequential=(0.8, -0.1), custom_diffusion_merge=(0.8, 0.001),
     )  # fmt: skip
-    table = sequence_claims(sequence)
+    table = sequence_claims(sequence, {})
     keys = [column.key for column in table.columns]
     found = {row[0]: dict(zip(keys, row)) for row in table.rows}
     verdicts = {name: (row["verdict_here"], row["verdict"]) for name, row in found.items()}
@@ -80,19 +84,34 @@ def test_verdicts_follow_the_values() -> None:
     assert verdicts["means dilute: lora merge"] == holds
     assert verdicts["the constrained merge keeps what CIDM keeps"][0] == "holds"
     assert verdicts["weights by prompt beat equal ones"][0] == "holds"
+    # Nothing was forgotten by what went on unguarded either, which gained, and learned less.
+    assert verdicts["what guards keeps more: custom diffusion ewc"] == fails
+    assert verdicts["what guards learns less: custom diffusion ewc"] == fails
+    assert verdicts["the constrained merge loses little"] == holds
+    guarded = found["what guards learns less: custom diffusion ewc"]
+    assert guarded["difference"].mean == pytest.approx(0.05, abs=0.01)
+    assert guarded["comparison"].startswith("just learned, image-alignment: custom diffusion ewc <")
     # Without both methods nothing is said.
     assert "both terms beat that on factors" not in found
 
 
 def test_what_no_value_decides_is_undecided() -> None:
     sequence = drawn(cidm=(0.8, 0.0), ed_lora_ewa=(0.8, 0.0))
-    ((*_, here, anywhere),) = sequence_claims(sequence).rows
+    ((*_, here, anywhere),) = sequence_claims(sequence, {}).rows
     assert (here, anywhere) == ("undecided", "undecided")
+
+
+def test_a_mix_is_set_against_each_concepts_own_adapter() -> None:
+    """Of the method whose adapters it is made of."""
+    sequence = drawn(ed_lora_ewa=(0.8, 0.3), ed_lora_equal=(0.8, 0.0))
+    assert len(sequence_claims(sequence, {}).rows) == 1
+    (_, row) = sequence_claims(sequence, {"ed_lora_ewa": "ed_lora"}).rows
+    assert (row[0], row[-2]) == ("weights by prompt fall short of one adapter", "holds")
 
 
 def test_claims_are_of_methods_that_there_are() -> None:
     named = {name for claim in SEQUENCE_CLAIMS for name in (claim.first, claim.second)}
-    assert named - {"when just learned"} <= set(method_names())
+    assert named - {JUST_LEARNED, ALONE} <= set(method_names())
     assert len({claim.name for claim in SEQUENCE_CLAIMS}) == len(SEQUENCE_CLAIMS)
 
 

@@ -413,7 +413,9 @@ def test_lora_merge_is_the_mean_of_the_changes_in_factors(base, params, ed_loras
         torch.testing.assert_close(delta.dense(), mean)
 
 
-@pytest.mark.parametrize("name", ["ed_lora_ewa", "lora_compose"])
+@pytest.mark.parametrize(
+    "name", ["ed_lora_ewa", "ed_lora_equal", "ed_lora_one_hot", "lora_compose"]
+)
 def test_bundles_have_all_parts_as_they_were(base, params, ed_loras, name):
     made = learn_pairs(base, params, name, ed_loras)
     for own, part in zip(unbundled(made), ed_loras):
@@ -519,7 +521,9 @@ CIDM = MethodParams(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cidm", "cidm_orthogonal", "cidm_paper", "cidm_subspace"])
+@pytest.mark.parametrize(
+    "name", ["cidm", "cidm_both", "cidm_orthogonal", "cidm_paper", "cidm_subspace"]
+)
 def test_cidm_adds_parts_and_leaves_those_before_alone(base, params, ed_loras, name):
     made = learn(base, params, name, ed_loras, hyper=CIDM)
     first = unbundled(made[0])[0]
@@ -614,6 +618,6 @@ def test_joint_has_the_images_of_all_concepts_so_far(base, params):
 def test_every_method_with_sequences_is_tested_here():
     tested = {*CHAINS, "custom_diffusion_merge", "custom_diffusion_average", "textual_inversion"}
     tested |= {"lora_merge", "lora_compose", "ed_lora_ewa", "cidm", "cidm_orthogonal", "c_lora"}
-    tested |= {"cidm_paper", "cidm_subspace"}
+    tested |= {"cidm_both", "cidm_paper", "cidm_subspace", "ed_lora_equal", "ed_lora_one_hot"}
     tested |= {"orthogonal_adaptation", "joint"}
     assert {n for n in method_names() if load_method(n).sequence} == tested
