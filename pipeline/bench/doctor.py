@@ -277,10 +277,10 @@ def _columns(path: Path) -> list[str] | None:
 
     try:
         if path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 return next(csv.reader(file), None)
         return list(pq.read_schema(str(path)).names)
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error):
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error):
         return None
 
 
