@@ -15,6 +15,7 @@ from pathlib import Path
 from eval.metrics.catalogue import METRICS
 from eval.papers.claims import seeds_text
 from eval.results import KINDS, subjects_of
+from eval.scores.file import SCORES
 from eval.style import words
 from pipeline.common.errors import BenchError
 from pipeline.common.places import repro_command
@@ -132,10 +133,16 @@ def _or(numbers: Iterable[int]) -> str:
 
 
 def _seeds(params: Params, grid: Grid) -> str:
-    """With how many seeds the methods in which anything is random were trained."""
-    sizes = {len(grid.concepts_of(subject)) for subject in grid.subjects()}
-    found = [training_seeds(method, params, grid, n) for method in grid.methods for n in sizes]
-    counts = {len(seeds) for seeds in found if seeds and None not in seeds}
+    """With how many seeds the methods in which anything is random were trained and scored."""
+    counts = set()
+    for method in grid.methods:
+        for subject in grid.subjects():
+            seeds = training_seeds(method, params, grid, len(grid.concepts_of(subject)))
+            if None not in seeds:
+                counts.add(
+                    sum((params.record(method, subject, s) / SCORES).is_file() for s in seeds)
+                )
+    counts.discard(0)
     most = max(counts, default=1)
     if most == 1:
         return f"{seeds_text(most)}, so nothing is known about the luck of a training"
@@ -175,7 +182,14 @@ def rates(params: Params, grid: Grid) -> str:
             for row in _read(path / "trials.csv", name)
             if row["kind"] == "single" and row["chosen"] == "True"
         }
-        others = [m for m, (r, n) in mine.items() if (m, f"{r:.10g}", str(n)) not in chosen]
+        # A method that varies another, and is named so, is tuned with it.
+        rates_of = {(method, rate) for method, rate, _ in chosen}
+        others = [
+            m
+            for m, (r, n) in mine.items()
+            if (m, f"{r:.10g}", str(n)) not in chosen
+            and not any(m.startswith(f"{of}_") and f"{r:.10g}" == rate for of, rate in rates_of)
+        ]
         if len(others) == len(mine):
             continue
         # Of what was tried, which may be less than the profile has by now.

@@ -116,7 +116,7 @@ def best(evidence: Evidence, kind: str, metric: str) -> str:
         buts = [f"no test tells it from {named(open_)}"] if open_ else []
         buts += [f"{named(behind)} beat it where both were scored"] if behind else []
         best_mean = f"{words(first)} has the best mean {title} ({value})"
-        said = [f"Undecided: {best_mean}, but {listed(buts)}"]
+        said = [f"Undecided: {best_mean}, but {', and '.join(buts)}"]
         said += [f"It is ahead of {named(ahead)} {where}"] if ahead else []
     if left := [method for method in others if method not in behind]:
         said.append(f"Not ranked, as other subjects of theirs were scored: {named(left)}")

@@ -243,6 +243,12 @@ def test_how_rates_were_tuned_is_read_from_the_trials() -> None:
     other = params.methods["dreambooth"].model_copy(update={"steps": 126})
     changed = params.model_copy(update={"methods": {**params.methods, "dreambooth": other}})
     assert rates(changed, grid).endswith("but for dreambooth not tuned")
+    variant = "custom_diffusion_no_augmentation"  # of Custom Diffusion, whose rate it has or not
+    for rate, said in ((1e-3, "picket gate)"), (2e-3, "but for custom diffusion no aug")):
+        about = params.methods["custom_diffusion"].model_copy(update={"learning_rate": rate})
+        both = params.model_copy(update={"methods": {**params.methods, variant: about}})
+        more = grid.model_copy(update={"rows": [*grid.methods, variant]})
+        assert said in rates(both, more)
     elsewhere = params.base.model_copy(update={"path": "another/base"})
     moved = params.model_copy(update={"base": elsewhere})
     assert rates(moved, grid) == "learning rates that were not tuned here"
