@@ -53,13 +53,13 @@ def orders(folder: Path) -> str:
         found = [row for row in rows if row["kind"] == kind]
         if found:
             counts = listed(f"{METRICS[r['metric']].title} {_pairs(r)}" for r in found)
-            said.append(f"of {found[0]['pairs']} by {title}, {counts}")
+            said.append(f"of {found[0]['pairs']} pairs on {title}, {counts}")
     if not said:
         return ""
     return (
-        "Pairs of methods that learn which a metric has in the order of what is there (likeness "
-        "in that of the thing, text-alignment in that of what prompts ask for): "
-        f"{'; '.join(said)}; in brackets 95 % of draws of subjects."
+        "Does a metric put two methods that learn in the order in which classifiers do (image-"
+        "alignment and identity by how often the thing is there, text-alignment by how much of the "
+        f"prompt)? So it does {'; '.join(said)}; in brackets 95 % of draws of subjects."
     )
 
 
