@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.analyses.agreement import FACTS, THING
 from eval.metrics.catalogue import METRICS
-from eval.report.evidence import listed
+from eval.report.evidence import counted, listed
 from eval.results import KINDS
 from eval.statistics import Estimate, mean_over_groups
 from eval.tables.table import Column, Table
@@ -53,7 +53,7 @@ def orders(folder: Path) -> str:
         found = [row for row in rows if row["kind"] == kind]
         if found:
             counts = listed(f"{METRICS[r['metric']].title} {_pairs(r)}" for r in found)
-            said.append(f"of {found[0]['pairs']} pairs on {title}, {counts}")
+            said.append(f"of {counted(int(found[0]['pairs']), 'pair')} on {title}, {counts}")
     if not said:
         return ""
     return (

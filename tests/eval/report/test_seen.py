@@ -63,7 +63,7 @@ def test_orders_are_counted_in_pairs_and_a_second_ranking_is_left_out(folder: Pa
         "of 3 pairs on single concepts, text-alignment 3 [2, 3] and image-alignment 1 [1, 3]"
         in said
     )
-    assert "of 1 by compositions, image-alignment 0.5;" in said
+    assert "of 1 pair on compositions, image-alignment 0.5;" in said
     assert "top-1" not in said
 
 
