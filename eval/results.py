@@ -323,21 +323,35 @@ class Results:
             )
         return said
 
-    def by_chance(self, kinds: Iterable[str], metrics: Iterable[str]) -> list[str]:
-        """Says what metrics that rank would be with galleries in random order."""
+    def by_chance(
+        self,
+        kinds: Iterable[str],
+        metrics: Iterable[str],
+        subjects: Collection[str] | None = None,
+    ) -> list[str]:
+        """Says what metrics that rank would be with galleries in random order.
+
+        Args:
+            kinds: of subjects.
+            metrics: those that rank are told of.
+            subjects: those that the means are over; all if not given.
+        """
         said = []
         for metric in metrics:
             if not isinstance(METRICS[metric], OfGallery):
                 continue
             # Of a method's images: the oracle's gallery is smaller by one.
             rows = self.scores[(self.scores["metric"] == metric) & self.scores["sample"].notna()]
-            subjects = rows.groupby("subject")["chance"].mean()
+            chances = rows.groupby("subject")["chance"].mean()
             for kind in kinds:
-                shown = [s for s in self.averaged(kind, metric) if s in subjects.index]
+                shown = [s for s in self.averaged(kind, metric) if s in chances.index]
+                whole = subjects is None or set(shown) <= {*subjects}
+                shown = [s for s in shown if subjects is None or s in subjects]
                 if shown:
                     about = METRICS[metric]
-                    value = f"{subjects[shown].mean():.{about.digits}f}"
-                    said.append(f"By chance {about.title} of {KINDS[kind]} is {value}")
+                    value = f"{chances[shown].mean():.{about.digits}f}"
+                    of = KINDS[kind] if whole else ", ".join(map(words, shown))
+                    said.append(f"By chance {about.title} of {of} is {value}")
         return said
 
     def left_out(self) -> str:

@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from eval.continual import SequenceResults
 from eval.metrics.continual import Terms, known, learned, transfer
 from eval.papers.claims import (
+    DIRECTIONS,
     Claim,
     Relation,
     comparison_text,
     findings,
     interval_text,
     margin,
+    margin_cells,
 )
 from eval.results import LEAST_SUBJECTS, Differences
 from eval.style import words
@@ -48,7 +50,10 @@ ABLATION = (
     ("both terms beat that on factors", "cidm_both", "cidm"),
     ("both terms beat the shared subspace", "cidm_both", "cidm_subspace"),
 )
-GUARDED = ("custom_diffusion_ewc", "custom_diffusion_lwf")
+GUARDED = {
+    "custom_diffusion_ewc": "Drawing weights to what they were",
+    "custom_diffusion_lwf": "Drawing predictions for old prompts to what they were",
+}
 EXPECTED = "expected here"
 
 
@@ -142,14 +147,14 @@ SEQUENCE_CLAIMS: tuple[Claim, ...] = (
     *(
         _claim(
             f"what guards {guards}: {words(method)}",
-            f"Drawing weights to what they were {says} than training on.",
+            f"{how} {says} than training on.",
             EXPECTED,
             method,
             relation,
             "custom_diffusion_sequential",
             kind,
         )
-        for method in GUARDED
+        for method, how in GUARDED.items()
         for guards, says, relation, kind in (
             ("keeps more", "keeps more of earlier concepts", Relation.GREATER, TRANSFER),
             ("learns less", "learns new ones less", Relation.LESS, LEARNED),
@@ -183,7 +188,8 @@ def _terms(sequence: SequenceResults, method: str, metric: str, kind: str) -> Te
     r = sequence.matrix(method, metric)
     if kind == LAST:
         return known(r, len(r) - 1)
-    return transfer(r) if kind == TRANSFER else learned(r)
+    # The first task is the same adapter for all that go on from it: nothing was learned on top.
+    return transfer(r) if kind == TRANSFER else learned(r)[1:]
 
 
 def sequence_claims(sequence: SequenceResults, alone: Mapping[str, str]) -> Table:
@@ -220,7 +226,7 @@ def sequence_claims(sequence: SequenceResults, alone: Mapping[str, str]) -> Tabl
     )
     rows: list[tuple[Cell, ...]] = []
     for one, two, text in zip(anywhere, here, of_text):
-        directed = one.claim.relation in (Relation.GREATER, Relation.LESS)
+        directed = one.claim.relation in DIRECTIONS
         rows.append(
             (
                 one.claim.name,
@@ -249,6 +255,7 @@ def sequence_claims(sequence: SequenceResults, alone: Mapping[str, str]) -> Tabl
         {
             *((method, sequence.name) for method in (c.first, c.second)),
             *((alone[c.first], s) for s in sequence.concepts if c.second == ALONE),
+            *(() if c.relation in DIRECTIONS else margin_cells(sequence.results, c.metric)),
         }
         for c in claims
     ]

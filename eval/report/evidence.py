@@ -18,6 +18,7 @@ from eval.results import KINDS, subjects_of
 from eval.scores.file import SCORES
 from eval.style import words
 from pipeline.common.errors import BenchError
+from pipeline.common.failures import failure_of
 from pipeline.common.places import repro_command
 from pipeline.concepts.concept import load_subject, styles_of
 from pipeline.methods import training_seeds
@@ -139,9 +140,8 @@ def _seeds(params: Params, grid: Grid) -> str:
         for subject in grid.subjects():
             seeds = training_seeds(method, params, grid, len(grid.concepts_of(subject)))
             if None not in seeds:
-                counts.add(
-                    sum((params.record(method, subject, s) / SCORES).is_file() for s in seeds)
-                )
+                paths = [params.record(method, subject, seed) / SCORES for seed in seeds]
+                counts.add(sum(path.is_file() and not failure_of(path) for path in paths))
     counts.discard(0)
     most = max(counts, default=1)
     if most == 1:
@@ -182,13 +182,17 @@ def rates(params: Params, grid: Grid) -> str:
             for row in _read(path / "trials.csv", name)
             if row["kind"] == "single" and row["chosen"] == "True"
         }
-        # A method that varies another, and is named so, is tuned with it.
+        # A method that varies another, and is named so, is tuned with it, if not by itself.
         rates_of = {(method, rate) for method, rate, _ in chosen}
+        alone = {method for method, _ in rates_of}
         others = [
             m
             for m, (r, n) in mine.items()
             if (m, f"{r:.10g}", str(n)) not in chosen
-            and not any(m.startswith(f"{of}_") and f"{r:.10g}" == rate for of, rate in rates_of)
+            and (
+                m in alone
+                or not any(m.startswith(f"{of}_") and f"{r:.10g}" == rate for of, rate in rates_of)
+            )
         ]
         if len(others) == len(mine):
             continue

@@ -161,9 +161,13 @@ def drift(evidence: Evidence) -> str:
     better = [m for m, by in decided.items() if by.ahead > 0]
     open_ = [m for m in found if m not in (*worse, *better, *same)]
     title, of_base = METRICS[metric].title, f"the pretrained model's {_value(base, metric)}"
+    over = evidence.scored.get(("single", metric), {})
+    fewer = [m for m in found if over.get(m) != over.get(PRETRAINED)]
 
     def named(methods: Sequence[str]) -> str:
-        return listed(_with(method, found, metric) for method in methods)
+        return listed(
+            f"{_with(m, found, metric)}{' of other subjects' * (m in fewer)}" for m in methods
+        )
 
     said = []
     if worse:

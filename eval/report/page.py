@@ -136,7 +136,11 @@ def render(
         sheets=sheets,
         findings=list(zip(*found)),
         verdicts={
-            name: {v: n for v in Verdict if (n := sum(f.verdict is v for f in part))}
+            name: {
+                v: n
+                for v in Verdict
+                if v is not Verdict.NOT_ASKED and (n := sum(f.verdict is v for f in part))
+            }
             for name, part in found._asdict().items()
             if name != "stale"
         },
@@ -149,7 +153,11 @@ def render(
         sequences=sequences,
         failed=by_failure(results.failed),
         stale=[
-            *results.fresh.notes(STALE, everyone, results.grid.subjects()),
+            *results.fresh.notes(
+                STALE,
+                {*everyone, *results.grid.all_methods()},
+                {*results.grid.subjects(), *results.grid.sequences},
+            ),
             *(note for part in sequences for note in part.stale),
             *analyses_said(stale_of_analyses),
         ],

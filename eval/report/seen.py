@@ -53,14 +53,18 @@ def orders(folder: Path) -> str:
         found = [row for row in rows if row["kind"] == kind]
         if found:
             counts = listed(f"{METRICS[r['metric']].title} {_pairs(r)}" for r in found)
-            said.append(f"of {counted(int(found[0]['pairs']), 'pair')} on {title}, {counts}")
+            said.append(f"of {counted(int(found[0]['pairs']), 'pair')} on {title} {counts}")
     if not said:
         return ""
     return (
-        "Does a metric put two methods that learn in the order in which classifiers do (image-"
-        "alignment and identity by how often the thing is there, text-alignment by how much of the "
-        f"prompt)? So it does {'; '.join(said)}; in brackets 95 % of draws of subjects."
+        "How many pairs of methods that learn does a metric put in the order in which classifiers "
+        "do (image-alignment and identity by how often the thing is there, text-alignment by how "
+        f"much of the prompt)? {_sentence('; '.join(said))}; in brackets 95 % of draws of subjects."
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _pairs(row: dict[str, str]) -> str:

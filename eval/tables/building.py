@@ -164,7 +164,7 @@ def by_subject(results: Results, kind: str, subjects: Sequence[str] | None = Non
     table = Table(caption, tuple(columns), tuple(rows), heading=results.heading())
     table = marked(results.fresh, table, cells)
     refused = results.refused(subjects, metrics)
-    chance = results.by_chance([kind], metrics)
+    chance = results.by_chance([kind], metrics, subjects)
     return _credited(results, replace(table, notes=(*table.notes, *refused, *chance)), 1)
 
 

@@ -275,6 +275,7 @@ def test_methods_whose_sequence_is_not_there_are_named(
     failed, lacking = METHODS
     write_failure(RECORDS / failed / "two/scores.csv", Failure("diverged", "cat: no number"))
     (RECORDS / lacking / "two/scores.csv").unlink()
+    assert load_results().failed.keys() == {(failed, "two")}
     print_claims("toyland", write=True)
     write_report("toyland")
     out = capsys.readouterr().out

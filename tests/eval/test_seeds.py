@@ -219,6 +219,16 @@ def test_tables_say_what_is_decided_for_other_trainings(trained) -> None:
     assert as_csv(by_subject(results, "single"))
 
 
+def test_a_training_that_failed_says_nothing_of_luck(trained) -> None:
+    print_claims(write=True)
+    write_report("toyland")
+    assert "3 training seeds, so that the luck" in " ".join(read_evidence("toyland").basis)
+    for path in Path("reports/cells").glob("*/*/seed-*/scores.csv"):
+        write_failure(path, Failure("diverged", "no number"))
+    said = " ".join(read_evidence("toyland").basis)
+    assert "one training seed, so nothing is known about the luck of a training" in said
+
+
 def test_tables_of_one_training_say_nothing_of_others(profile: Path) -> None:
     results: Results = load_results()
     text = as_text(comparison(results)) + as_csv(comparison(results))

@@ -137,15 +137,15 @@ def test_without_two_means_over_the_same_nothing_is_compared() -> None:
 
 def test_a_method_with_a_cell_that_failed_is_told_to_forget() -> None:
     """It has a paired test on what it shares with the base, and no place in a race of means."""
-    means = {"pretrained": 5.0, "lora": 6.0, "dreambooth": 9.0}
+    means = {"pretrained": 5.0, "lora": 6.0, "dreambooth": 4.5}  # others are harder
     tests: Tests = {
         "lora − pretrained": (1.0, 0.5, 0.5),
         "dreambooth − pretrained": (4.0, 0.01, 0.01),
     }
     found = over(evidence(means, tests, "kid"), "kid", dreambooth=FEWER)
     assert drift(found) == (
-        "Dreambooth (9.00) by KID × 10³, against the pretrained model's 5.00, for these subjects "
-        "and for others. Undecided: lora (6.00)."
+        "Dreambooth (4.50) of other subjects by KID × 10³, against the pretrained model's 5.00, "
+        "for these subjects and for others. Undecided: lora (6.00)."
     )
 
 
@@ -249,6 +249,10 @@ def test_how_rates_were_tuned_is_read_from_the_trials() -> None:
         both = params.model_copy(update={"methods": {**params.methods, variant: about}})
         more = grid.model_copy(update={"rows": [*grid.methods, variant]})
         assert said in rates(both, more)
+    alone = params.methods["custom_diffusion"].model_copy(update={"steps": 999})
+    other = params.model_copy(update={"methods": {**params.methods, "custom_diffusion_all": alone}})
+    more = grid.model_copy(update={"rows": [*grid.methods, "custom_diffusion_all"]})
+    assert rates(other, more).endswith("but for custom diffusion all not tuned")  # it has its own
     elsewhere = params.base.model_copy(update={"path": "another/base"})
     moved = params.model_copy(update={"base": elsewhere})
     assert rates(moved, grid) == "learning rates that were not tuned here"

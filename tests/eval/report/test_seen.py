@@ -60,10 +60,9 @@ def test_the_table_has_the_mean_over_subjects(folder: Path) -> None:
 def test_orders_are_counted_in_pairs_and_a_second_ranking_is_left_out(folder: Path) -> None:
     said = orders(folder)
     assert (
-        "of 3 pairs on single concepts, text-alignment 3 [2, 3] and image-alignment 1 [1, 3]"
-        in said
+        "Of 3 pairs on single concepts text-alignment 3 [2, 3] and image-alignment 1 [1, 3]" in said
     )
-    assert "of 1 pair on compositions, image-alignment 0.5;" in said
+    assert "of 1 pair on compositions image-alignment 0.5;" in said
     assert "top-1" not in said
 
 

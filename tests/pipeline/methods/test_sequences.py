@@ -435,6 +435,20 @@ def test_bundles_have_all_parts_as_they_were(base, params, ed_loras, name):
     assert without.tobytes() != alone.tobytes()
 
 
+@pytest.mark.parametrize(("name", "whole"), [("ed_lora_equal", 0.8), ("ed_lora_one_hot", 1.0)])
+def test_mixes_to_compare_with_weigh_all_alike_or_one_alone(base, params, ed_loras, name, whole):
+    made = learn_pairs(base, params, name, ed_loras)
+    with load_method(name).composition.open(base, made) as session:
+        asked = session.condition([f"a {made.provenance.references[0]}", "a chair"])
+        weights = session.router.scale * asked.weights
+    torch.testing.assert_close(weights.sum(-1), torch.full_like(weights[..., 0], whole))
+    if name == "ed_lora_equal":
+        torch.testing.assert_close(weights, torch.full_like(weights, whole / 3))
+    else:
+        assert torch.equal(weights, weights.round())
+        assert weights[0].argmax(-1).eq(0).all()  # its own tokens are in the prompt
+
+
 def ups(draw: torch.Generator, count: int) -> list[dict[str, Tensor]]:
     return [{n: torch.randn((6, 2), generator=draw) for n in "ab"} for _ in range(count)]
 
