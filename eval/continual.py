@@ -32,7 +32,7 @@ from eval.statistics import (
 from pipeline.common.errors import BenchError
 from pipeline.common.failures import Failure, failure_of
 from pipeline.common.places import repro_command
-from pipeline.settings.profile import Params, load_params
+from pipeline.settings.profile import Params, load_grid, load_params
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,17 @@ def load_sequences(results: Results) -> list[SequenceResults]:
             )
         )
     return found
+
+
+def failed_sequences(profile: str) -> dict[tuple[str, str], Failure]:
+    """By method and sequence, why no task could be made: of others `SequenceResults` has rows."""
+    params, grid = load_params(profile), load_grid(profile)
+    return {
+        (method, name): failure
+        for name, sequence in grid.sequences.items()
+        for method in sequence.methods
+        if (failure := failure_of(params.record(method, name) / SCORES))
+    }
 
 
 def _check_order(params: Params, name: str, concepts: Sequence[str], scores: pd.DataFrame) -> None:

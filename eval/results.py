@@ -19,7 +19,7 @@ import pandas as pd
 
 from eval.freshness import Freshness, freshness
 from eval.metrics.catalogue import METRICS, OfGallery
-from eval.scores.file import ORACLE, SCORES, left_out
+from eval.scores.file import ORACLE, left_out
 from eval.scores.reading import failed_cells, load_scores, main_training
 from eval.statistics import (
     Estimate,
@@ -34,7 +34,7 @@ from eval.statistics import (
 )
 from eval.style import words
 from pipeline.common.errors import BenchError
-from pipeline.common.failures import Failure, failure_of
+from pipeline.common.failures import Failure
 from pipeline.common.places import DEFAULT_PROFILE, repro_command
 from pipeline.concepts.concept import styles_of
 from pipeline.settings.external import External, is_external, load_external
@@ -82,7 +82,7 @@ class Results:
     protocol: Protocol
     profile: str = DEFAULT_PROFILE
     fresh: Freshness = field(default_factory=Freshness)
-    # Why cells could not be made, by method and subject, or sequence.
+    # Why cells could not be made, by method and subject.
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
     # What made the images, by method, if that was not this project.
     external: Mapping[str, External] = field(default_factory=dict)
@@ -372,10 +372,6 @@ def load_results(profile: str = DEFAULT_PROFILE) -> Results:
     """
     params, grid = load_params(profile), load_grid(profile)
     scores, failed = load_scores(profile), failed_cells(profile)
-    for name, sequence in grid.sequences.items():
-        for method in sequence.methods:
-            if failure := failure_of(params.record(method, name) / SCORES):
-                failed[method, name] = failure
     if scores.empty and not failed:
         raise BenchError(f"profile {profile!r} has no scores yet: run `{repro_command(profile)}`")
     return Results(

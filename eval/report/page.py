@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.analyses.stages import analyses_of
-from eval.freshness import stale_analyses
+from eval.continual import failed_sequences
+from eval.freshness import freshness, stale_analyses
 from eval.metrics.catalogue import METRICS
 from eval.papers.claims import (
     Verdict,
@@ -103,6 +104,7 @@ def render(
     ]
     found = check_claims(results)
     stale_of_analyses = stale_analyses(params, params.analyses)
+    lost = failed_sequences(params.profile)
     beside = comparable(results, params)
     printed: dict[str, float] = {}  # by column and row; of several tables the first counts
     for _, table, numbers in beside:
@@ -151,12 +153,11 @@ def render(
         analyses=_analyses(params, folder, stale_of_analyses),
         missing=missing,
         sequences=sequences,
-        failed=by_failure(results.failed),
+        failed=by_failure({**results.failed, **lost}),
         stale=[
-            *results.fresh.notes(
-                STALE,
-                {*everyone, *results.grid.all_methods()},
-                {*results.grid.subjects(), *results.grid.sequences},
+            *results.fresh.notes(STALE, everyone, results.grid.subjects()),
+            *freshness(params.profile, results.scores[:0], lost).notes(
+                STALE, results.grid.all_methods(), results.grid.sequences
             ),
             *(note for part in sequences for note in part.stale),
             *analyses_said(stale_of_analyses),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from eval.continual import failed_sequences
 from eval.metrics.catalogue import METRICS
 from eval.report.missing import missing_cells
 from eval.results import load_results
@@ -69,8 +70,8 @@ def print_table(
     if format == "text" and missing:
         print(not_run(missing))
     if format == "text":
-        asked = chosen_methods if methods else {key[0] for key in results.failed}
-        failed = {key: why for key, why in results.failed.items() if key[0] in asked}
+        failed = {**results.failed, **failed_sequences(profile)}
+        failed = {k: why for k, why in failed.items() if not methods or k[0] in chosen_methods}
         print("".join(f"{line}\n" for line in could_not_be_made(failed)), end="")
 
 

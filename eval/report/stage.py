@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from eval.continual import load_sequences
+from eval.continual import failed_sequences, load_sequences
 from eval.report.cost import cost_table
 from eval.report.figures import save_chart, write_figures
 from eval.report.grids import (
@@ -101,7 +101,8 @@ def write_report(profile: str) -> None:
     print(FORMATS["text"](tables["comparison"]), end="")
     if missing:
         print(not_run(missing))
-    print("".join(f"{line}\n" for line in could_not_be_made(results.failed)), end="")
+    failed = {**results.failed, **failed_sequences(profile)}
+    print("".join(f"{line}\n" for line in could_not_be_made(failed)), end="")
     cells = len(results.scores[["method", "subject", "seed"]].drop_duplicates())
     seconds = time.monotonic() - start
     print(

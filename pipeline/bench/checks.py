@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 
 from pipeline.common.errors import BenchError
-from pipeline.common.schema import read_yaml
-from pipeline.concepts.concept import DATASETS
 from pipeline.settings.profile import NAME, Grid, Params, profile_folder
 
 
@@ -45,20 +43,3 @@ def check_profile(params: Params, grid: Grid) -> None:
             f"{settings}: corpus.url_table: stage `table` writes {written}: name that, or remove "
             "the section `world` to use a table of your own"
         )
-
-
-def check_prompts(grid: Grid) -> None:
-    """Finds out whether concepts have their prompts where stages look for changes of them.
-
-    Raises:
-        BenchError: one has them elsewhere.
-    """
-    for name in grid.all_concepts():
-        path = DATASETS / "concepts" / name / "concept.yaml"
-        content = read_yaml(path) if path.is_file() else None
-        said = content.get("prompts") if isinstance(content, dict) else None
-        if said not in (None, own := f"prompts/{name}.txt"):
-            raise BenchError(
-                f"{path}: prompts: {said}: stages would see no change of that file: copy it to "
-                f"{DATASETS / own}, and write {own}"
-            )

@@ -27,13 +27,14 @@ from eval.freshness import files_of
 from eval.papers.claims import ANALYSED
 from eval.report.evidence import trials
 from eval.results import KINDS, subjects_of
-from pipeline.bench.checks import check_profile, check_prompts
+from pipeline.bench.checks import check_profile
 from pipeline.bench.closure import ROOT, in_project, rooms
 from pipeline.bench.digest import digest_path
 from pipeline.common.errors import BenchError
 from pipeline.common.files import atomic
 from pipeline.common.places import DEFAULT_PROFILE, folder_of
-from pipeline.concepts.concept import styles_of
+from pipeline.common.schema import read_yaml
+from pipeline.concepts.concept import DATASETS, styles_of
 from pipeline.corpus.gallery import stand_ins
 from pipeline.methods import Needs, check_methods, load_method, method_files, training_seeds
 from pipeline.settings.external import ABOUT, external_folder, is_external
@@ -217,11 +218,12 @@ def pipelines(profile: str) -> dict[Path, str]:
 
     Raises:
         BenchError: a method is unknown, or made of adapters of one that is not in the grid, or is
-            trained with fewer seeds; or as `check_profile` and `check_prompts`.
+            trained with fewer seeds, or a concept has its prompts where stages see no change of
+            them; or as `check_profile`.
     """
     params, grid, folder = load_params(profile), load_grid(profile), profile_folder(profile)
     check_profile(params, grid)
-    check_prompts(grid)
+    _check_prompts(grid)
     check_methods(grid, profile)
     default, analyses, styles = profile == DEFAULT_PROFILE, analyses_of(params), styles_of(grid)
 
@@ -338,6 +340,23 @@ def pipelines(profile: str) -> dict[Path, str]:
         generated=_generated(params, grid, kinds, analyses),
     )
     return {folder / "dvc.yaml": contents, **texts}
+
+
+def _check_prompts(grid: Grid) -> None:
+    """Finds out whether concepts have their prompts where stages look for changes of them.
+
+    Raises:
+        BenchError: one has them elsewhere.
+    """
+    for name in grid.all_concepts():
+        path = DATASETS / "concepts" / name / "concept.yaml"
+        content = read_yaml(path) if path.is_file() else None
+        said = content.get("prompts") if isinstance(content, dict) else None
+        if said not in (None, own := f"prompts/{name}.txt"):
+            raise BenchError(
+                f"{path}: prompts: {said}: stages would see no change of that file: copy it to "
+                f"{DATASETS / own}, and write {own}"
+            )
 
 
 def _from_here(file: Path) -> Path:

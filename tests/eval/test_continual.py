@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from eval.continual import SequenceResults, load_sequences
+from eval.continual import SequenceResults, failed_sequences, load_sequences
 from eval.freshness import Freshness
 from eval.metrics.continual import averages, mean_of, transfer
 from eval.papers.claims import print_claims
@@ -275,7 +275,7 @@ def test_methods_whose_sequence_is_not_there_are_named(
     failed, lacking = METHODS
     write_failure(RECORDS / failed / "two/scores.csv", Failure("diverged", "cat: no number"))
     (RECORDS / lacking / "two/scores.csv").unlink()
-    assert load_results().failed.keys() == {(failed, "two")}
+    assert failed_sequences("toyland").keys() == {(failed, "two")}
     print_claims("toyland", write=True)
     write_report("toyland")
     out = capsys.readouterr().out
